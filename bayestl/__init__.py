@@ -1,0 +1,20 @@
+"""Bayesian transfer learning for materials and chemistry data that are scarce and scattered over several sources."""
+
+from bayestl.errors import DataError, FitError
+from bayestl.kernels import GPyTorchKernel, Kernel, Matern52
+from bayestl.models.base import Model
+from bayestl.models.difference import Difference
+from bayestl.models.latent import LatentTask
+from bayestl.models.multitask import MultiTask
+from bayestl.models.single import SingleTask
+from bayestl.posterior import Posterior, fit
+from bayestl.table import TaskData
+
+load = Posterior.load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DataError", "Difference", "FitError", "GPyTorchKernel", "Kernel", "LatentTask", "Matern52", "Model", "MultiTask",
+    "Posterior", "SingleTask", "TaskData", "fit", "load",
+]  # fmt: skip

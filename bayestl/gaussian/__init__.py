@@ -1,0 +1,1 @@
+"""The Gaussian engine: everything that is closed-form once theta is given."""

@@ -1,0 +1,148 @@
+"""Exact Gaussian-process algebra: the marginal likelihood with its own gradient, conditioning, leave-one-out."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+FAILED = -1e10  # log density of a theta whose covariance has no Cholesky factor: never accepted, never fatal
+
+
+class _LogMarginal(torch.autograd.Function):
+    """``log N(r; 0, K)``, with ``d/dK = (alpha alpha^T - K^-1)/2``, ``d/dr = -alpha`` and ``alpha = K^-1 r``.
+
+    Rasmussen & Williams 2006, eqs. 2.30 and 5.9. Three to four times faster than backpropagation through Cholesky.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, covariance: Tensor, residual: Tensor) -> Tensor:
+        factor, info = torch.linalg.cholesky_ex(covariance)
+        bad = info > 0
+        if bad.any():
+            eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+            factor = torch.where(bad[..., None, None], eye, factor)
+        alpha = torch.cholesky_solve(residual.expand(factor.shape[:-1]).unsqueeze(-1), factor).squeeze(-1)
+        ctx.save_for_backward(factor, alpha, bad)
+        value = (
+            -0.5 * (residual * alpha).sum(-1)
+            - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            - 0.5 * factor.shape[-1] * math.log(2 * math.pi)
+        )
+        return torch.where(bad, FAILED, value)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        factor, alpha, bad = ctx.saved_tensors
+        gradient = torch.where(bad, 0.0, gradient)
+        d_covariance = torch.cholesky_inverse(factor)
+        torch.sub(alpha.unsqueeze(-1) * alpha.unsqueeze(-2), d_covariance, out=d_covariance)
+        d_covariance *= 0.5 * gradient[..., None, None]
+        return d_covariance, -alpha * gradient[..., None]
+
+
+class GaussianMarginal(TorchDistribution):
+    """Multivariate normal ``N(mean, covariance)`` as a Pyro distribution, batched over draws.
+
+    The same as `torch.distributions.MultivariateNormal`, but with a closed-form gradient and, where the covariance of one
+    particle of a batch is not positive definite, a very low density for that particle instead of an error for all.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, mean: Float[Tensor, "*draws n"], covariance: Float[Tensor, "*draws n n"]) -> None:
+        self.mean_, self.covariance = mean, covariance
+        super().__init__(covariance.shape[:-2], covariance.shape[-1:], validate_args=False)
+
+    def log_prob(self, value: Float[Tensor, "*draws n"]) -> Float[Tensor, "*draws"]:
+        return _LogMarginal.apply(self.covariance, value - self.mean_)  # type: ignore[no-any-return]
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        white = torch.randn(shape, dtype=self.covariance.dtype, device=self.covariance.device)
+        return self.mean_ + (robust_cholesky(self.covariance)[0] @ white.unsqueeze(-1)).squeeze(-1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> GaussianMarginal:
+        shape = torch.Size(batch_shape)
+        return GaussianMarginal(
+            self.mean_.expand(shape + self.event_shape), self.covariance.expand(shape + self.event_shape * 2)
+        )
+
+
+def robust_cholesky(covariance: Float[Tensor, "*draws n n"]) -> tuple[Float[Tensor, "*draws n n"], float]:
+    """Cholesky factor of a matrix that is positive semi-definite up to rounding, and the least jitter that it took."""
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None]
+    jitter = 0.0
+    for more in (1e-12, 1e-10, 1e-8, 1e-6):
+        if not (info > 0).any():
+            break
+        jitter = more
+        factor, info = torch.linalg.cholesky_ex(covariance + torch.diag_embed((jitter * size).expand(covariance.shape[:-1])))
+    if (info > 0).any():
+        raise torch.linalg.LinAlgError(
+            "A covariance matrix is not positive definite even with a jitter of 1e-6 of its diagonal. "
+            "Check a user-given kernel for positive definiteness."
+        )
+    return factor, jitter
+
+
+class Conditioned:
+    """A Gaussian vector ``y = f + e`` solved once, ready to condition other Gaussian vectors on it.
+
+    Parameters
+    ----------
+    covariance : ``K = Cov[y]``, noise included
+    residual : ``y - E[y]``
+    """
+
+    def __init__(self, covariance: Float[Tensor, "*draws n n"], residual: Float[Tensor, "*draws n"]) -> None:
+        self.factor, jitter = robust_cholesky(covariance)
+        if jitter:
+            warnings.warn(
+                f"A jitter of {jitter:.0e} of its mean was added to the diagonal of a covariance of observations. Rows that "
+                "repeat with tiny known errors can cause it.",
+                stacklevel=2,
+            )
+        self.alpha = torch.cholesky_solve(residual.expand(covariance.shape[:-1]).unsqueeze(-1), self.factor).squeeze(-1)
+
+    def __getitem__(self, draw: int) -> Conditioned:
+        """Pick one draw of a batch."""
+        one = object.__new__(Conditioned)
+        one.factor, one.alpha = self.factor[draw], self.alpha[draw]
+        return one
+
+    def whiten(self, cross: Float[Tensor, "*draws m n"]) -> Float[Tensor, "*draws n m"]:
+        """``L^-1 Cov[y, f*]``."""
+        return torch.linalg.solve_triangular(self.factor, cross.mT, upper=False)
+
+    def mean(self, cross: Float[Tensor, "*draws m n"]) -> Float[Tensor, "*draws m"]:
+        """``E[f* | y] - E[f*]``."""
+        return (cross @ self.alpha.unsqueeze(-1)).squeeze(-1)
+
+    def variance(
+        self, prior: Float[Tensor, "*draws m"], cross: Float[Tensor, "*draws m n"]
+    ) -> Float[Tensor, "*draws m"]:
+        """``Var[f* | y]``, elementwise."""
+        return (prior - self.whiten(cross).square().sum(-2)).clamp_min(0.0)
+
+    def covariance(
+        self, prior: Float[Tensor, "*draws m m"], cross: Float[Tensor, "*draws m n"]
+    ) -> Float[Tensor, "*draws m m"]:
+        """``Cov[f* | y]``."""
+        white = self.whiten(cross)
+        return prior - white.mT @ white
+
+    def leave_one_out(self) -> tuple[Float[Tensor, "*draws n"], Float[Tensor, "*draws n"]]:
+        """Residual and variance of each ``y_i`` given all the others (Rasmussen & Williams 2006, eq. 5.12)."""
+        precision = torch.cholesky_inverse(self.factor).diagonal(dim1=-2, dim2=-1)
+        return self.alpha / precision, 1.0 / precision

@@ -1,0 +1,76 @@
+"""Finite mixtures of normals with equal weights: moments and exact quantiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def moments(
+    mean: Float[Tensor, "S *shape"], variance: Float[Tensor, "S *shape"]
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """Mean and standard deviation: ``Var = E[variance] + Var[mean]``."""
+    return mean.mean(0), (variance.mean(0) + mean.var(0, correction=0)).sqrt()
+
+
+def cdf(
+    y: Float[Tensor, "*shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"]
+) -> Float[Tensor, "*shape"]:
+    """Probability below y."""
+    return torch.special.ndtr((y - mean) / std).mean(0)
+
+
+def log_density(
+    y: Float[Tensor, "*shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"]
+) -> Float[Tensor, "*shape"]:
+    """Log of the mixture density at y."""
+    each = -0.5 * ((y - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
+    return torch.logsumexp(each, 0) - math.log(len(mean))
+
+
+def crps(
+    y: Float[Tensor, "*shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"]
+) -> Float[Tensor, "*shape"]:
+    """Continuous ranked probability score ``E|Y - y| - E|Y - Y'|/2`` (Grimit et al. 2006, doi 10.1256/qj.05.235)."""
+    first = _absolute_moment(y - mean, std).mean(0)
+    second = torch.zeros_like(first)
+    for m, s in zip(mean, std, strict=True):
+        second += _absolute_moment(mean - m, (std.square() + s.square()).sqrt()).mean(0)
+    return first - second / (2 * len(mean))
+
+
+def _absolute_moment(mean: Tensor, std: Tensor) -> Tensor:
+    """``E|X|`` for ``X ~ N(mean, std^2)``."""
+    z = mean / std
+    density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+    return mean * (2 * torch.special.ndtr(z) - 1) + 2 * std * density
+
+
+def quantiles(
+    mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"], levels: Sequence[float]
+) -> Float[Tensor, "P *shape"]:
+    """Solve ``cdf(y) = level`` by Newton steps kept inside a shrinking bracket, to 1e-10 of the spread."""
+    std = std.clamp_min(1e-150)
+    centre, spread = moments(mean, std.square())
+    found = []
+    for level in levels:
+        z = torch.special.ndtri(torch.tensor(level, dtype=mean.dtype))
+        low, high = (mean + z * std).amin(0), (mean + z * std).amax(0)  # each component's quantile bounds the mixture's
+        y = (centre + z * spread).clamp(low, high)
+        for _ in range(60):
+            u = (y - mean) / std
+            excess = torch.special.ndtr(u).mean(0) - level
+            low, high = torch.where(excess <= 0, y, low), torch.where(excess >= 0, y, high)
+            density = (torch.exp(-0.5 * u.square()) / std).mean(0) / math.sqrt(2 * math.pi)
+            step = y - excess / density.clamp_min(1e-300)
+            inside = (step > low) & (step < high)
+            new = torch.where(inside, step, (low + high) / 2)
+            moved, y = (new - y).abs(), new
+            if (moved <= 1e-10 * spread).all():
+                break
+        found.append(y)
+    return torch.stack(found)

@@ -1,0 +1,1 @@
+"""Inference of theta: the functions are integrated out, what remains is a few dozen numbers."""

@@ -1,0 +1,147 @@
+"""Run a Pyro program in prior-whitened coordinates, batched: the one door between Pyro and the optimisers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Float
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import AbsTransform, Independent, Normal, TransformedDistribution, biject_to
+
+from bayestl.errors import FitError
+from bayestl.priors import Theta
+
+MATRIX_BYTES = 16e6  # batches are cut so that one (particles, n, n) array stays near the size of the caches
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a sample site lives in the flat vector, and how it is unwhitened when its prior is not a pushed normal."""
+
+    columns: slice
+    shape: tuple[int, ...]
+    centre: Tensor | None = None
+    width: Tensor | None = None
+
+
+class Coordinates:
+    """The map ``theta = T(v)`` of a Pyro program, with ``v ~ N(0, I)`` a priori wherever the prior allows it.
+
+    Sites whose prior is a bijection of a normal (all of ours but one) are whitened exactly, site by site as the program
+    runs, so that hierarchical priors work. Other continuous sites live in their unconstrained space, centred and scaled
+    by draws from their prior, with their exact density.
+    """
+
+    def __init__(self, program: Callable[[], Any], size: int = 1) -> None:
+        self.program = program
+        self.chunk = max(1, int(MATRIX_BYTES / (8 * size * size)))
+        self.sites: dict[str, Site] = {}
+        self.evaluations = 0
+        start = 0
+        with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
+            torch.manual_seed(0)
+            nodes = pyro.poutine.trace(program).get_trace().nodes
+            for name, node in nodes.items():
+                if node["type"] != "sample" or node["is_observed"] or node["infer"].get("_deterministic"):
+                    continue
+                fn = node["fn"]
+                if not fn.support.is_discrete and _pushed_normal(fn) is not None:
+                    site = Site(slice(start, start + node["value"].numel()), tuple(node["value"].shape))
+                elif not fn.support.is_discrete:
+                    free = biject_to(fn.support).inv(fn.sample((1000,)))
+                    site = Site(slice(start, start + free[0].numel()), tuple(free.shape[1:]), free.mean(0), free.std(0))
+                else:
+                    raise FitError(f"Site {name!r} is discrete; only continuous parameters can be inferred.")
+                self.sites[name] = site
+                start = site.columns.stop
+        self.dim = start
+
+    def run(self, v: Float[Tensor, "S D"]) -> tuple[Theta, Float[Tensor, " S"]]:
+        """Run the program at every row of v; returns the values of all sites and the log joint density in v."""
+        with pyro.validation_enabled(False), _Whitened(self, v) as handler:
+            self.program()
+        return handler.theta, handler.log_density
+
+    def theta(self, v: Float[Tensor, "S D"]) -> Theta:
+        """Values of all sites, without the data."""
+        with torch.no_grad(), pyro.validation_enabled(False), _Whitened(self, v, observe=False) as handler:
+            self.program()
+        return handler.theta
+
+    def density(self, v: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:
+        """Log joint density at every row."""
+        self.evaluations += len(v)
+        with torch.no_grad():
+            return torch.cat([self.run(part)[1] for part in v.split(self.chunk)])
+
+    def gradient(self, v: Float[Tensor, "S D"]) -> tuple[Float[Tensor, " S"], Float[Tensor, "S D"]]:
+        """Log joint density and its gradient at every row; both finite whatever v."""
+        self.evaluations += len(v)
+        values, gradients = [], []
+        for part in v.split(self.chunk):
+            leaf = part.detach().requires_grad_()
+            value = self.run(leaf)[1]
+            (slope,) = torch.autograd.grad(value.sum(), leaf)
+            values.append(value.detach())
+            gradients.append(slope)
+        value, slope = torch.cat(values), torch.cat(gradients)
+        sound = value.isfinite() & slope.isfinite().all(-1)
+        return torch.where(sound, value, -1e10), torch.where(sound[:, None], slope, 0.0)
+
+
+class _Whitened(Messenger):
+    def __init__(self, coordinates: Coordinates, v: Tensor, observe: bool = True) -> None:
+        super().__init__()
+        self.coordinates, self.v, self.observe = coordinates, v, observe
+        self.theta: Theta = {}
+        self.log_density = -0.5 * (v.square() + math.log(2 * math.pi)).sum(-1)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["infer"].get("_deterministic"):
+            return
+        site, fn = self.coordinates.sites[msg["name"]], msg["fn"]
+        u = self.v[:, site.columns].reshape(-1, *site.shape)
+        if site.centre is None:
+            base, transforms = _pushed_normal(fn)  # type: ignore[misc]
+            value = base.loc + base.scale * u
+            for transform in transforms:
+                value = transform(value)
+        else:
+            free = site.centre + site.width * u
+            transform = biject_to(fn.support)
+            value = transform(free)
+            jacobian = transform.log_abs_det_jacobian(free, value)
+            extra = fn.log_prob(value) - _normal_log_density(u, len(site.shape))
+            self.log_density = self.log_density + extra + jacobian.reshape(len(u), -1).sum(-1) + site.width.log().sum()
+        msg["value"], msg["done"] = value, True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] or msg["infer"].get("_deterministic"):
+            self.theta[msg["name"]] = msg["value"]
+        elif self.observe:
+            self.log_density = self.log_density + msg["fn"].log_prob(msg["value"])
+
+
+def _normal_log_density(u: Tensor, dims: int) -> Tensor:
+    return -0.5 * (u.square() + math.log(2 * math.pi)).reshape(len(u), -1).sum(-1)
+
+
+def _pushed_normal(fn: Any) -> tuple[Normal, list[Any]] | None:
+    """Write a distribution as bijections of a normal, if it is so written."""
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    if isinstance(fn, Normal):
+        return fn, []
+    if isinstance(fn, TransformedDistribution):
+        base = fn.base_dist
+        while isinstance(base, Independent):
+            base = base.base_dist
+        if isinstance(base, Normal) and not any(isinstance(t, AbsTransform) for t in fn.transforms):
+            return base, fn.transforms
+    return None

@@ -1,0 +1,171 @@
+"""From a problem to draws of theta, and the record of how they came about."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from bayestl.inference import nuts
+from bayestl.inference.coordinates import Coordinates
+from bayestl.inference.mode import Mode, climb, curvature
+from bayestl.inference.variational import Gaussian, Schedule, normal_points, pareto_k, refine
+from bayestl.models.base import Problem
+from bayestl.priors import Theta
+
+Method = Literal["variational", "map", "nuts"]
+
+
+@dataclass(frozen=True, eq=False)
+class FitRecord:
+    """How a posterior came about.
+
+    Attributes
+    ----------
+    method, seed : as asked for
+    parameters : dimension of theta
+    evaluations : of the log density, with or without its gradient
+    seconds : per stage, and in `total`
+    elbo : estimates of the evidence lower bound, one per variational step
+    modes : log density of the mode that each start reached
+    pareto_k : of the importance ratios of the draws; below 0.7 they are as good as exact
+    divergences : of the NUTS reference
+    interrupted : whether the fit was stopped by the user before its end
+    """
+
+    method: str
+    seed: int
+    parameters: int
+    evaluations: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    elbo: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    modes: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    pareto_k: float = float("nan")
+    divergences: int = 0
+    interrupted: bool = False
+
+
+class Inferred(NamedTuple):
+    """Draws of theta with equal weights, and the record."""
+
+    theta: Theta
+    record: FitRecord
+
+
+def schedule(rows: int, parameters: int) -> tuple[Schedule, int]:
+    """Choose the variational work, and the number of draws, by what it costs and what it buys.
+
+    Few rows leave theta uncertain and its posterior skewed, and are cheap; with many it is nearly Gaussian and dear.
+    """
+    if rows <= 250:
+        return Schedule(steps=60, particles=8), 64
+    if rows <= 1200:
+        return Schedule(steps=30, particles=4), 32
+    return Schedule(steps=15, particles=4), 16
+
+
+def infer(
+    problem: Problem,
+    method: Method = "variational",
+    seed: int = 0,
+    draws: int | None = None,
+    warmup: int = 300,
+    progress: bool = True,
+) -> Inferred:
+    """Infer theta. See `bayestl.fit`."""
+    if method not in ("variational", "map", "nuts"):
+        raise ValueError(f"`method` must be 'variational', 'map' or 'nuts'; got {method!r}.")
+    if draws is not None and draws < 1:
+        raise ValueError(f"`draws` must be at least 1; got {draws}.")
+    began = time.perf_counter()
+    rows = len(problem.values)
+    coordinates = Coordinates(problem.program, rows)
+    generator = torch.Generator().manual_seed(seed)
+    plan, default_draws = schedule(rows, coordinates.dim)
+    seconds: dict[str, float] = {}
+
+    def lap(stage: str) -> None:
+        seconds[stage] = time.perf_counter() - began - sum(seconds.values())
+
+    with tqdm(
+        desc="fit: mode", total=plan.steps, leave=False, delay=2.0, disable=not (progress and sys.stderr.isatty())
+    ) as bar:
+        try:
+            starts = _starts(coordinates.dim, rows, generator)
+            points, heights = climb(coordinates, starts, 1e-6 if method == "map" else 1e-3)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("The fit was interrupted before it had found a mode: there is no posterior.") from None
+        lap("mode")
+        best = int(heights.argmax())
+        record = FitRecord(method, seed, coordinates.dim, modes=heights.numpy(), seconds=seconds)
+        v, interrupted, trace, k, divergences = points[best : best + 1], False, list[float](), float("nan"), 0
+        if method != "map":
+            try:
+                bar.set_description("fit: curvature")
+                mode = _best_mode(coordinates, points, heights)
+                lap("curvature")
+                if method == "variational":
+                    bar.set_description("fit: variational")
+                    q, trace, interrupted = refine(coordinates, mode, plan, generator, bar.update)
+                    v, k = _draw(coordinates, q, draws or default_draws, seed)
+                else:
+                    v, divergences = nuts.sample(
+                        coordinates, mode, draws or 1000, warmup, seed, progress and sys.stderr.isatty()
+                    )
+                lap(method)
+            except KeyboardInterrupt:
+                interrupted = True
+    if interrupted:
+        warnings.warn(
+            "The fit was interrupted. The posterior is usable but "
+            + ("stands on an unfinished variational run." if trace else "is only the mode: its intervals are too narrow."),
+            stacklevel=3,
+        )
+    if k > 1.0:
+        warnings.warn(
+            f"The variational posterior of theta fits badly (Pareto k-hat {k:.2f} > 1). Predictions are usually still "
+            'sound; compare with method="nuts" before relying on parameters or on the width of intervals.',
+            stacklevel=3,
+        )
+    seconds["total"] = time.perf_counter() - began
+    record = FitRecord(
+        method, seed, coordinates.dim, coordinates.evaluations, seconds, np.array(trace), heights.numpy(), k,
+        divergences, interrupted,
+    )  # fmt: skip
+    return Inferred(_without_batch_noise(coordinates.theta(v)), record)
+
+
+def _starts(dim: int, rows: int, generator: torch.Generator) -> torch.Tensor:
+    """Starting points in whitened coordinates, all a little off the prior's centre, which can be a saddle."""
+    count = 3 if rows <= 250 else 1
+    noise = torch.randn(count, dim, dtype=torch.float64, generator=generator)
+    return noise * torch.tensor([0.3, 1.0, 1.0][:count], dtype=torch.float64)[:, None]
+
+
+def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Tensor) -> Mode:
+    """The mode with the most posterior mass around it, of those that are distinct."""
+    distinct: list[int] = []
+    for i in heights.argsort(descending=True).tolist():
+        if heights[i] > heights.max() - 10 and all((heights[i] - heights[j]).abs() > 0.05 for j in distinct):
+            distinct.append(i)
+    modes = [curvature(coordinates, points[i], heights[i].item()) for i in distinct]
+    return max(modes, key=lambda mode: mode.log_evidence)
+
+
+def _draw(coordinates: Coordinates, q: Gaussian, draws: int, seed: int) -> tuple[torch.Tensor, float]:
+    white = normal_points(draws, coordinates.dim, seed)
+    v = q.push(white)
+    log_density = coordinates.density(v)
+    sound = log_density > -1e9
+    return v[sound], pareto_k(log_density[sound] - q.log_density_of(white)[sound])
+
+
+def _without_batch_noise(theta: Theta) -> Theta:
+    return {name: value.contiguous() for name, value in theta.items()}

@@ -1,0 +1,314 @@
+"""Correlation functions of the inputs: Matern-5/2, any GPyTorch kernel, and their sums and products."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gpytorch
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayestl.errors import DataError, listed
+from bayestl.priors import Theta, full, length_scales, normal
+from bayestl.scaling import Layout
+
+ARD_LIMIT = 15
+
+
+class Kernel(ABC):
+    """A covariance function ``k(x, x')`` whose parameters are Pyro sites under a name given by the model."""
+
+    @abstractmethod
+    def prior(self, name: str, layout: Layout) -> Theta:
+        """Sample the parameters, as sites ``name.*``."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        theta: Theta,
+        name: str,
+        a: Float[Tensor, "n columns"],
+        b: Float[Tensor, "m columns"],
+        layout: Layout,
+    ) -> Float[Tensor, "*draws n m"]:
+        """Evaluate ``k(a, b)``, batched over the leading dimensions of theta."""
+
+    @abstractmethod
+    def diagonal(
+        self, theta: Theta, name: str, a: Float[Tensor, "n columns"], layout: Layout
+    ) -> Float[Tensor, "*draws n"]:
+        """Evaluate ``k(a_i, a_i)``."""
+
+    @property
+    def unscaled(self) -> frozenset[str]:
+        """Inputs that this kernel wants in the user's own units (bits and counts of a fingerprint, say)."""
+        return frozenset()
+
+    def __add__(self, other: Kernel) -> Kernel:
+        return Sum((self, other))
+
+    def __mul__(self, other: Kernel) -> Kernel:
+        return Product((self, other))
+
+
+def as_kernel(kernel: Kernel | gpytorch.kernels.Kernel | None) -> Kernel:
+    """Accept what users may pass as `kernel`: nothing, one of ours, or any GPyTorch kernel."""
+    if kernel is None:
+        return Matern52()
+    if isinstance(kernel, gpytorch.kernels.Kernel):
+        return GPyTorchKernel(kernel)
+    if isinstance(kernel, Kernel):
+        return kernel
+    raise ValueError(f"`kernel` must be a bayestl or GPyTorch kernel; got {type(kernel).__name__}.")
+
+
+@dataclass(frozen=True)
+class Matern52(Kernel):
+    r"""Matern covariance of smoothness 5/2 with unit variance.
+
+    ``k(x, x') = (1 + r + r^2/3) exp(-r)``, ``r^2 = 5 sum_j (x_j - x'_j)^2 / l_j^2``
+    (Rasmussen & Williams 2006, eq. 4.17, doi 10.7551/mitpress/3206.001.0001).
+
+    Up to 15 inputs each have a length scale of their own; beyond that the marginal likelihood of so many is multimodal,
+    and all share one.
+
+    Parameters
+    ----------
+    inputs : the inputs it depends on; all of them by default
+
+    Examples
+    --------
+    >>> import bayestl as btl
+    >>> kernel = btl.Matern52(["composition"]) * btl.Matern52(["temperature", "pressure"])
+    >>> model = btl.MultiTask(kernel=kernel)
+    """
+
+    inputs: tuple[str, ...] | None = None
+
+    def __init__(self, inputs: Sequence[str] | None = None) -> None:
+        object.__setattr__(self, "inputs", None if inputs is None else tuple(inputs))
+
+    def prior(self, name: str, layout: Layout) -> Theta:
+        site = f"{name}.length_scale"
+        count = len(positions(self.inputs, layout))
+        return {site: pyro.sample(site, length_scales(count, count if count <= ARD_LIMIT else 1))}
+
+    def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
+        chosen = positions(self.inputs, layout)
+        columns = [c for c, g in enumerate(layout.groups) if g in chosen]
+        if len(columns) < len(layout.groups):
+            a, b = a[..., columns], b[..., columns]
+        scale = theta[f"{name}.length_scale"]
+        if scale.shape[-1] > 1:
+            scale = scale[..., [chosen.index(layout.groups[c]) for c in columns]]
+        return matern52(a / scale[..., None, :], b / scale[..., None, :])
+
+    def diagonal(self, theta: Theta, name: str, a: Tensor, layout: Layout) -> Tensor:
+        return a.new_ones(theta[f"{name}.length_scale"].shape[:-1] + a.shape[:1])
+
+
+class _Matern52(torch.autograd.Function):
+    """Matern-5/2 of scaled inputs; its gradient passes through ``dk/d(r^2)``, which is finite at zero distance."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        r = (a @ b.mT).mul_(-2.0).add_(a.square().sum(-1).unsqueeze(-1)).add_(b.square().sum(-1).unsqueeze(-2))
+        r.clamp_min_(0.0).mul_(5.0).sqrt_()
+        decay = (-r).exp_()
+        slope = (r + 1.0).mul_(decay)
+        k = decay.mul_(r).mul_(r).div_(3.0).add_(slope)
+        ctx.save_for_backward(a, b, slope)
+        return k
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        a, b, slope = ctx.saved_tensors
+        w = gradient * slope
+        w *= -5.0 / 3.0  # dk/d(d^2) = -(5/6)(1 + r) exp(-r), and d(d^2)/da = 2 (a - b)
+        return w.sum(-1).unsqueeze(-1) * a - w @ b, w.sum(-2).unsqueeze(-1) * b - w.mT @ a
+
+
+def matern52(a: Float[Tensor, "*draws n d"], b: Float[Tensor, "*draws m d"]) -> Float[Tensor, "*draws n m"]:
+    """``(1 + r + r^2/3) exp(-r)`` with ``r = sqrt(5) |a - b|``."""
+    return _Matern52.apply(a, b)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class GPyTorchKernel(Kernel):
+    """Any GPyTorch kernel, its hyperparameters joining theta.
+
+    A hyperparameter takes the GPyTorch prior registered for it, if any. Otherwise a length scale takes the default prior
+    of `Matern52`; a bounded one is logit-normal between its bounds; a positive one is log-normal and an unbounded one
+    normal, centred on the value that the object holds, one unit wide. The object itself is never changed.
+
+    Parameters
+    ----------
+    kernel : the GPyTorch kernel, built for the columns of `inputs`
+    inputs : the inputs it depends on; all of them by default
+    scaled : whether it wants the inputs scaled to unit range (False for counts and bits, Tanimoto kernels for example)
+    """
+
+    kernel: gpytorch.kernels.Kernel
+    inputs: tuple[str, ...] | None = None
+    scaled: bool = True
+
+    def __init__(
+        self, kernel: gpytorch.kernels.Kernel, inputs: Sequence[str] | None = None, scaled: bool = True
+    ) -> None:
+        if not scaled and inputs is None:
+            raise ValueError("With scaled=False the inputs must be named: GPyTorchKernel(kernel, inputs=[...]).")
+        object.__setattr__(self, "kernel", copy.deepcopy(kernel).double())
+        object.__setattr__(self, "inputs", None if inputs is None else tuple(inputs))
+        object.__setattr__(self, "scaled", scaled)
+
+    @property
+    def unscaled(self) -> frozenset[str]:
+        return frozenset() if self.scaled else frozenset(self.inputs or ())
+
+    def prior(self, name: str, layout: Layout) -> Theta:
+        theta = {}
+        for raw_name, raw in self.kernel.named_parameters():
+            site = f"{name}.{raw_name.replace('raw_', '')}"
+            theta[site] = pyro.sample(site, self._distribution(raw_name, raw.detach(), layout))
+        return theta
+
+    def _distribution(self, raw_name: str, raw: Tensor, layout: Layout) -> dist.TorchDistribution:
+        owner_name, _, short = raw_name.rpartition(".")
+        owner = self.kernel.get_submodule(owner_name)
+        registered = getattr(owner, short.replace("raw_", "") + "_prior", None)
+        if registered is not None:
+            return registered.expand(raw.shape).to_event(raw.dim())
+        shape = tuple(raw.shape)
+        if short == "raw_lengthscale":
+            inputs = len(positions(self.inputs, layout))
+            base = length_scales(inputs, 1 if shape[-1] == 1 else inputs).base_dist
+            return dist.LogNormal(base.loc[:1].expand(shape), base.scale[:1].expand(shape)).to_event(len(shape))
+        constraint = self.kernel.constraint_for_parameter_name(raw_name)
+        if constraint is None:
+            return dist.Normal(raw, full(1.0, shape)).to_event(len(shape))
+        value, low, high = constraint.transform(raw), constraint.lower_bound, constraint.upper_bound
+        maps = torch.distributions.transforms
+        if torch.isinf(high).all():
+            base, squash, width = dist.Normal((value - low).log(), full(1.0, shape)), maps.ExpTransform(), 1.0
+        else:
+            base, squash = dist.Normal(((value - low) / (high - value)).log(), full(1.0, shape)), maps.SigmoidTransform()
+            width = (high - low).double()
+        return dist.TransformedDistribution(base, [squash, maps.AffineTransform(low.double(), width)]).to_event(
+            len(shape)
+        )
+
+    def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
+        return self._evaluate(theta, name, a, b, layout, diagonal=False)
+
+    def diagonal(self, theta: Theta, name: str, a: Tensor, layout: Layout) -> Tensor:
+        return self._evaluate(theta, name, a, a, layout, diagonal=True)
+
+    def _evaluate(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout, diagonal: bool) -> Tensor:
+        chosen = positions(self.inputs, layout)
+        columns = [c for c, g in enumerate(layout.groups) if g in chosen]
+        a, b = a[:, columns], b[:, columns]
+        shapes = {raw_name: raw.shape for raw_name, raw in self.kernel.named_parameters()}
+        raws = {}
+        for raw_name in shapes:
+            value = theta[f"{name}.{raw_name.replace('raw_', '')}"].double()
+            constraint = self.kernel.constraint_for_parameter_name(raw_name)
+            raws[f"kernel.{raw_name}"] = value if constraint is None else constraint.inverse_transform(value)
+        module = _Dense(self.kernel)
+        batch = next((raws[f"kernel.{n}"].shape[: -len(s) or None] for n, s in shapes.items()), torch.Size())
+        if not batch:
+            return torch.func.functional_call(module, raws, (a, b, diagonal))
+        flat = {key: raw.reshape(-1, *raw.shape[len(batch) :]) for key, raw in raws.items()}
+        draws = [
+            torch.func.functional_call(module, {key: raw[s] for key, raw in flat.items()}, (a, b, diagonal))
+            for s in range(batch.numel())
+        ]
+        return torch.stack(draws).reshape(*batch, *draws[0].shape)
+
+
+class _Dense(torch.nn.Module):
+    """Evaluates a kernel at once: GPyTorch would do so lazily, after the parameters have been put back."""
+
+    def __init__(self, kernel: gpytorch.kernels.Kernel) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, a: Tensor, b: Tensor, diagonal: bool) -> Tensor:
+        if diagonal:
+            return self.kernel(a, b, diag=True)
+        return self.kernel(a, b).to_dense()
+
+
+@dataclass(frozen=True)
+class Sum(Kernel):
+    """``k = sum_i w_i k_i`` with ``w = softmax(N(0, 1.5^2))``, so that the sum keeps unit variance."""
+
+    parts: tuple[Kernel, ...]
+
+    @property
+    def unscaled(self) -> frozenset[str]:
+        return frozenset().union(*(part.unscaled for part in self.parts))
+
+    def prior(self, name: str, layout: Layout) -> Theta:
+        site = f"{name}.logit"
+        theta = {site: pyro.sample(site, normal(0.0, 1.5, len(self.parts)))}
+        for i, part in enumerate(self.parts):
+            theta |= part.prior(f"{name}.{i}", layout)
+        return theta
+
+    def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
+        weights = theta[f"{name}.logit"].softmax(-1)[..., None, None]
+        return sum(  # type: ignore[return-value]
+            weights[..., i, :, :] * part(theta, f"{name}.{i}", a, b, layout) for i, part in enumerate(self.parts)
+        )
+
+    def diagonal(self, theta: Theta, name: str, a: Tensor, layout: Layout) -> Tensor:
+        weights = theta[f"{name}.logit"].softmax(-1)[..., None]
+        return sum(  # type: ignore[return-value]
+            weights[..., i, :] * part.diagonal(theta, f"{name}.{i}", a, layout) for i, part in enumerate(self.parts)
+        )
+
+
+@dataclass(frozen=True)
+class Product(Kernel):
+    """``k = prod_i k_i``."""
+
+    parts: tuple[Kernel, ...]
+
+    @property
+    def unscaled(self) -> frozenset[str]:
+        return frozenset().union(*(part.unscaled for part in self.parts))
+
+    def prior(self, name: str, layout: Layout) -> Theta:
+        theta: Theta = {}
+        for i, part in enumerate(self.parts):
+            theta |= part.prior(f"{name}.{i}", layout)
+        return theta
+
+    def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
+        k = self.parts[0](theta, f"{name}.0", a, b, layout)
+        for i, part in enumerate(self.parts[1:], start=1):
+            k = k * part(theta, f"{name}.{i}", a, b, layout)
+        return k
+
+    def diagonal(self, theta: Theta, name: str, a: Tensor, layout: Layout) -> Tensor:
+        k = self.parts[0].diagonal(theta, f"{name}.0", a, layout)
+        for i, part in enumerate(self.parts[1:], start=1):
+            k = k * part.diagonal(theta, f"{name}.{i}", a, layout)
+        return k
+
+
+def positions(names: tuple[str, ...] | None, layout: Layout) -> list[int]:
+    """Positions of the named inputs; all of them when None."""
+    if names is None:
+        return list(range(len(layout.inputs)))
+    if unknown := [name for name in names if name not in layout.inputs]:
+        raise DataError(f"The kernel names inputs {listed(unknown)}; the data have {listed(layout.inputs, 20)}.")
+    return [layout.inputs.index(name) for name in names]

@@ -1,0 +1,176 @@
+"""Difference: each fidelity is its cheaper parents, scaled, plus a correction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import gpytorch
+import numpy as np
+import pyro
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayestl import priors
+from bayestl.errors import DataError, listed
+from bayestl.kernels import Kernel, as_kernel
+from bayestl.models.base import Model, Term, noise
+from bayestl.priors import Theta
+from bayestl.scaling import Layout, Scaling, share_a_scale, task_means, task_spreads
+from bayestl.table import TaskData
+
+
+@dataclass(frozen=True, init=False)
+class Difference(Model):
+    r"""A directed acyclic graph of fidelities: ``f_o(x) = sum_{p in parents(o)} rho_op f_p(x) + delta_o(x)``.
+
+    ``delta_o ~ GP(m_o, s_o^2 k_o)``, ``m_o ~ N(0, 1)`` integrated out. With P the matrix of the rho and ``R = (I - P)^-1``,
+    ``Cov[f_o(x), f_o'(x')] = sum_s R_os R_o's (s_s^2 k_s(x, x') + 1)``: closed form for any graph, whether or not the
+    tasks were observed at the same x (Kennedy & O'Hagan 2000, doi 10.1093/biomet/87.1.1, generalised from a chain).
+
+    Values of all tasks are measured with one ruler, the spread of the tasks without parents, so that ``rho = 1`` with a
+    smooth delta is the difference architecture of Hutchinson et al. 2017; where declared units differ, or spreads by more
+    than a factor of ten, each task has its own. Priors: ``rho ~ N(1, 1)``, which holds a sign-flipped and an irrelevant
+    source too; ``s ~ LogNormal(-0.1, 0.5)`` for a task without parents and ``LogNormal(-0.7, 0.8)`` for a correction;
+    ``noise ~ LogNormal(-2, 1)``.
+
+    Parameters
+    ----------
+    parents : mapping from a task to the tasks it is built on, as ``{"exp": ["hse"], "hse": ["pbe"]}``; by default a chain
+        of the tasks in the order of the data, the cheapest first
+    kernel : of every delta, each with parameters of its own
+    rho : a number fixes every rho (1.0: the paper's difference); None infers them
+
+    Raises
+    ------
+    DataError
+        For a cycle (named), and when fitting for a task that the data do not hold.
+
+    Examples
+    --------
+    >>> import bayestl as btl
+    >>> btl.Difference({"exp": ["hse"], "hse": ["pbe"]}) == btl.Difference.chain("pbe", "hse", "exp")
+    True
+    """
+
+    parents: tuple[tuple[str, tuple[str, ...]], ...] | None
+    kernel: Kernel
+    rho: float | None
+
+    def __init__(
+        self,
+        parents: Mapping[str, Sequence[str]] | None = None,
+        kernel: Kernel | gpytorch.kernels.Kernel | None = None,
+        rho: float | None = None,
+    ) -> None:
+        object.__setattr__(self, "parents", None if parents is None else _canonical(parents))
+        object.__setattr__(self, "kernel", as_kernel(kernel))
+        object.__setattr__(self, "rho", rho)
+
+    @classmethod
+    def chain(
+        cls, *tasks: str, kernel: Kernel | gpytorch.kernels.Kernel | None = None, rho: float | None = None
+    ) -> Difference:
+        """Build a chain of fidelities, the cheapest first."""
+        return cls({child: [parent] for parent, child in zip(tasks, tasks[1:], strict=False)}, kernel, rho)
+
+    def graph(self, tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Parents of each task."""
+        if self.parents is None:
+            return {task: tuple(tasks[max(i - 1, 0) : i]) for i, task in enumerate(tasks)}
+        given = dict(self.parents)
+        return {task: given.get(task, ()) for task in tasks}
+
+    def edges(self, tasks: Sequence[str]) -> list[tuple[int, int]]:
+        """(child, parent) index pairs, in task order."""
+        graph = self.graph(tasks)
+        return [(o, list(tasks).index(p)) for o, task in enumerate(tasks) for p in graph[task]]
+
+    def check(self, data: TaskData) -> None:
+        named = [name for child, parents in self.parents or () for name in (child, *parents)]
+        if unknown := [name for name in dict.fromkeys(named) if name not in data.names]:
+            raise DataError(
+                f"The fidelity graph names tasks that the data do not hold: {listed(unknown)}. "
+                f"The data hold {listed(data.names, 20)}."
+            )
+        units = {task.unit for task in data.tasks}
+        if self.rho is not None and len(units) > 1:
+            raise DataError(f"A fixed rho needs all tasks in one unit; the data declare {listed(sorted(map(str, units)))}.")
+
+    def scaling(self, data: TaskData) -> Scaling:
+        spreads = task_spreads(data)
+        if self.rho is not None or share_a_scale(data):
+            graph = self.graph(data.names)
+            roots = [o for o, task in enumerate(data.names) if not graph[task]]
+            spreads = np.full_like(spreads, np.sqrt(np.mean(spreads[roots] ** 2)))
+        return Scaling.of_inputs(data, task_means(data), spreads, self.kernel.unscaled)
+
+    def prior(self, layout: Layout) -> Theta:
+        edges, count = self.edges(layout.tasks), len(layout.tasks)
+        children = {o for o, _ in edges}
+        loc = torch.tensor([-0.7 if o in children else -0.1 for o in range(count)], dtype=torch.float64)
+        width = torch.tensor([0.8 if o in children else 0.5 for o in range(count)], dtype=torch.float64)
+        theta = {
+            "amplitude": pyro.sample("amplitude", pyro.distributions.LogNormal(loc, width).to_event(1)),
+            "noise": noise(layout),
+        }
+        if edges and self.rho is None:
+            theta["rho"] = pyro.sample("rho", priors.normal(1.0, 1.0, len(edges)))
+        for task in layout.tasks:
+            theta |= self.kernel.prior(task, layout)
+        return theta
+
+    def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
+        r = self.propagation(theta, layout)
+        yield Term(r @ r.mT)
+        for s, task in enumerate(layout.tasks):
+            column = r[..., :, s] * theta["amplitude"][..., s, None]
+            weights = column.unsqueeze(-1) * column.unsqueeze(-2)
+            yield Term(weights, self.kernel, task, self._heirs(s, layout))
+
+    def propagation(self, theta: Theta, layout: Layout) -> Float[Tensor, "*draws T T"]:
+        """Give ``R = (I - P)^-1``."""
+        amplitude, edges = theta["amplitude"], self.edges(layout.tasks)
+        eye = torch.eye(len(layout.tasks), dtype=amplitude.dtype, device=amplitude.device)
+        p = amplitude.new_zeros(*amplitude.shape[:-1], *eye.shape)
+        if edges:
+            children, parents = zip(*edges, strict=True)
+            p[..., list(children), list(parents)] = theta["rho"] if self.rho is None else self.rho
+        return torch.linalg.inv(eye - p)
+
+    def _heirs(self, s: int, layout: Layout) -> tuple[int, ...]:
+        """The task s and everything built on it: the outputs that delta_s reaches."""
+        reached, edges = {s}, self.edges(layout.tasks)
+        while grown := {o for o, p in edges if p in reached} - reached:
+            reached |= grown
+        return tuple(sorted(reached))
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        return {"amplitude": ("task",), "noise": ("task",), "rho": ("edge",)}
+
+
+def _canonical(parents: Mapping[str, Sequence[str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Sort the graph, so that equal graphs are equal models, and refuse cycles."""
+    graph: dict[str, tuple[str, ...]] = {}
+    for child, of in parents.items():
+        if isinstance(of, str):
+            raise DataError(f"The parents of {child!r} must be a list of tasks; got the string {of!r}. Write [{of!r}].")
+        if len(set(of)) < len(of):
+            raise DataError(f"The parents of {child!r} repeat a task: {listed(list(of))}.")
+        graph[child] = tuple(of)
+    done: set[str] = set()
+
+    def visit(task: str, path: tuple[str, ...]) -> None:
+        if task in path:
+            cycle = " -> ".join(repr(t) for t in (*path[path.index(task) :], task))
+            raise DataError(f"The fidelities form a cycle: {cycle}. A task cannot be built on itself; remove one link.")
+        if task not in done:
+            for parent in graph.get(task, ()):
+                visit(parent, (*path, task))
+            done.add(task)
+
+    for task in graph:
+        visit(task, ())
+    return tuple(sorted((child, of) for child, of in graph.items() if of))

@@ -1,0 +1,136 @@
+"""Latent task: what distinguishes the tasks is a point in a hidden space, inferred with the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import gpytorch
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayestl import priors
+from bayestl.kernels import Kernel, as_kernel
+from bayestl.models.base import Model, Term
+from bayestl.models.multitask import lower_trapezoid
+from bayestl.priors import Theta
+from bayestl.scaling import Layout, Scaling, share_a_scale, task_means, task_spreads
+from bayestl.table import TaskData
+
+NOISE_SPREAD = 0.5
+
+
+@dataclass(frozen=True, init=False)
+class LatentTask(Model):
+    r"""A function of the input and of a hidden task vector: ``f_t(x) = m_t + f(x, z_t) + p h_t(x)``.
+
+    ``Cov[f(x, z), f(x', z')] = (c^2 + s^2 z . z') k(x, x')``, ``h_t ~ GP(0, k')``, ``z_t ~ N(W phi_t, I)`` with optional
+    task descriptors phi, ``m_t ~ N(m, tau^2)``, ``m ~ N(0, 1)``. The c-term is what all tasks have in common, the s-term lets
+    them differ and even run opposite to one another (a stationary kernel of z cannot: its correlations are positive), p
+    is private to the task. In the family of Dai, Alvarez & Lawrence 2017 (arXiv:1705.09862) and Zhang et al. 2020
+    (doi 10.1080/00401706.2019.1638834), with the linear kernel in z.
+
+    Tasks are exchangeable: a new one is a new z, drawn from its prior when there is nothing else to go by
+    (`Posterior.new_task`). So values of all tasks are standardised together, unless declared units differ or spreads by
+    more than a factor of ten. Rotations of z, which leave the model unchanged, are removed by writing the hidden parts of
+    the z as a lower-trapezoidal matrix with ``chi^2`` and normal entries (Bartlett 1933,
+    doi 10.1017/S0370164600015096), which has the same prior on ``Z Z^T``.
+
+    Priors: ``c, s ~ LogNormal(-0.1, 0.5)``, ``p ~ LogNormal(-1.5, 0.7)``, ``tau ~ LogNormal(-1, 0.7)``, noise hierarchical,
+    ``log noise_t ~ N(level, 0.5^2)``, ``level ~ N(-2, 1)``.
+
+    Parameters
+    ----------
+    dim : dimension of the hidden space
+    kernel : of the shared and of the private functions
+    """
+
+    dim: int
+    kernel: Kernel
+
+    def __init__(self, dim: int = 2, kernel: Kernel | gpytorch.kernels.Kernel | None = None) -> None:
+        if dim < 1:
+            raise ValueError(f"`dim` must be at least 1; got {dim}.")
+        object.__setattr__(self, "dim", dim)
+        object.__setattr__(self, "kernel", as_kernel(kernel))
+
+    def scaling(self, data: TaskData) -> Scaling:
+        means, spreads = task_means(data), task_spreads(data)
+        if share_a_scale(data):
+            spread = data.values.std() if data.values.std() > 1e-10 * np.abs(data.values).max() else spreads[0]
+            means, spreads = np.full_like(means, data.values.mean()), np.full_like(spreads, spread)
+        return Scaling.of_inputs(data, means, spreads, self.kernel.unscaled)
+
+    def prior(self, layout: Layout) -> Theta:
+        count = len(layout.tasks)
+        dim = min(self.dim, count)
+        below = count * dim - dim * (dim + 1) // 2
+        theta = {
+            "common": pyro.sample("common", priors.amplitude()),
+            "amplitude": pyro.sample("amplitude", priors.amplitude()),
+            "private": pyro.sample("private", priors.log_normal(-1.5, 0.7)),
+            "mean_spread": pyro.sample("mean_spread", priors.log_normal(-1.0, 0.7)),
+            "noise_level": pyro.sample("noise_level", priors.normal(-2.0, 1.0)),
+        }
+        offset = pyro.sample("noise_offset", priors.normal(0.0, NOISE_SPREAD, count))
+        theta["noise"] = pyro.deterministic(
+            "noise", (theta["noise_level"].unsqueeze(-1) + offset).exp(), event_dim=1
+        )
+        degrees = torch.arange(dim, 0, -1, dtype=torch.float64)
+        length = pyro.sample("embedding_square", dist.Chi2(degrees).to_event(1)).sqrt()
+        entries = pyro.sample("embedding_entry", priors.normal(0.0, 1.0, below)) if below else length[..., :0]
+        z = lower_trapezoid(length, entries, count)[..., torch.tensor(layout.by_count).argsort(), :]
+        if layout.descriptors is not None:
+            phi = torch.tensor(layout.descriptors, dtype=torch.float64)
+            size = phi.shape[1]
+            weights = pyro.sample("descriptor_weight", priors.normal(0.0, size**-0.5, size, dim))
+            theta["descriptor_weight"] = weights
+            z = z + phi @ weights
+        theta["embedding"] = pyro.deterministic("embedding", z, event_dim=2)
+        return theta | self.kernel.prior("shared", layout) | self.kernel.prior("separate", layout)
+
+    def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
+        z = theta["embedding"]
+        eye = torch.eye(len(layout.tasks), dtype=z.dtype, device=z.device)
+        yield Term(1.0 + _matrix(theta["mean_spread"]).square() * eye)
+        weights = _matrix(theta["common"]).square() + _matrix(theta["amplitude"]).square() * (z @ z.mT)
+        yield Term(weights, self.kernel, "shared")
+        yield Term(_matrix(theta["private"]).square() * eye, self.kernel, "separate")
+
+    def with_new_task(
+        self, theta: Theta, layout: Layout, descriptors: tuple[float, ...] | None, white: Float[Tensor, "*draws size"]
+    ) -> Theta:
+        """Extend theta by a new task drawn from the population.
+
+        `white` holds standard normals: the hidden part of z and the noise offset of the new task, per draw.
+        """
+        z = theta["embedding"]
+        dim = z.shape[-1]
+        new = white[..., :dim]
+        if descriptors is not None:
+            new = new + torch.tensor(descriptors, dtype=z.dtype) @ theta["descriptor_weight"]
+        noise = (theta["noise_level"] + NOISE_SPREAD * white[..., dim]).exp()
+        batch = noise.shape
+        return theta | {
+            "embedding": torch.cat([z.expand(*batch, *z.shape[-2:]), new.unsqueeze(-2)], -2),
+            "noise": torch.cat([theta["noise"].expand(*batch, -1), noise.unsqueeze(-1)], -1),
+        }
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        return {
+            "noise": ("task",),
+            "noise_offset": ("task",),
+            "embedding": ("task", "latent"),
+            "embedding_square": ("latent",),
+            "embedding_entry": ("embedding_entry",),
+            "descriptor_weight": ("descriptor", "latent"),
+        }
+
+
+def _matrix(scalar: Tensor) -> Tensor:
+    return scalar[..., None, None]

@@ -1,0 +1,125 @@
+"""Multi-task: all tasks are combinations of the same hidden functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import gpytorch
+import pyro
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayestl import priors
+from bayestl.kernels import Kernel, as_kernel
+from bayestl.models.base import Model, Term, constants, noise
+from bayestl.priors import Theta
+from bayestl.scaling import Layout
+
+FULL_RANK_LIMIT = 5
+
+
+@dataclass(frozen=True, init=False)
+class MultiTask(Model):
+    r"""Coregionalisation: ``f_o(x) = m_o + sum_q A_oq g_q(x) + kappa_o h_o(x)``, ``g_q ~ GP(0, k)``, ``h_o ~ GP(0, k')``.
+
+    ``Cov[f_o(x), f_o'(x')] = (A A^T)_oo' k(x, x') + kappa_o^2 1[o = o'] k'(x, x')`` (Alvarez, Rosasco & Lawrence 2012,
+    doi 10.1561/2200000036), with ``m_o ~ N(0, 1)`` integrated out.
+
+    The shared functions and the private ones have length scales of their own, so a task that has nothing in common with
+    the rest keeps its own smoothness as well. Up to five tasks ``A A^T`` is ``s_o C_oo' s_o'`` with C a correlation matrix
+    written in canonical partial correlations ``tanh(N(0, 1))`` (Lewandowski, Kurowicka & Joe 2009,
+    doi 10.1016/j.jmva.2009.04.008): every correlation, of either sign, has a positive density, none is preferred. Beyond,
+    A is lower-trapezoidal with `rank` columns, the tasks with the most rows first: ``A_qq ~ LogNormal(-0.2, 0.5)``, below
+    the diagonal ``N(0, 1)``. Both forms are identified: no rotation of the hidden functions leaves them unchanged.
+
+    Priors, on values standardised per task: ``s_o ~ LogNormal(-0.1, 0.5)``, ``kappa_o ~ LogNormal(-1.5, 0.7)`` (a fifth of
+    the spread), ``noise_o ~ LogNormal(-2, 1)``.
+
+    Parameters
+    ----------
+    kernel : of the shared and of the private functions
+    rank : number of hidden functions; by default one per task up to five tasks, two beyond
+    """
+
+    kernel: Kernel
+    rank: int | None
+
+    def __init__(self, kernel: Kernel | gpytorch.kernels.Kernel | None = None, rank: int | None = None) -> None:
+        if rank is not None and rank < 1:
+            raise ValueError(f"`rank` must be at least 1; got {rank}.")
+        object.__setattr__(self, "kernel", as_kernel(kernel))
+        object.__setattr__(self, "rank", rank)
+
+    def prior(self, layout: Layout) -> Theta:
+        count = len(layout.tasks)
+        theta = {"noise": noise(layout)}
+        if self._full_rank(layout):
+            theta["amplitude"] = pyro.sample("amplitude", priors.amplitude(count))
+            if count > 1:
+                pairs = count * (count - 1) // 2
+                theta["partial_correlation"] = pyro.sample(
+                    "partial_correlation", priors.partial_correlations(1.0, pairs)
+                )
+        else:
+            rank = min(self.rank or 2, count)
+            below = count * rank - rank * (rank + 1) // 2
+            theta["own_loading"] = pyro.sample("own_loading", priors.log_normal(-0.2, 0.5, rank))
+            theta["loading"] = pyro.sample("loading", priors.normal(0.0, 1.0, below))
+        theta["private"] = pyro.sample("private", priors.log_normal(-1.5, 0.7, count))
+        return theta | self.kernel.prior("shared", layout) | self.kernel.prior("separate", layout)
+
+    def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
+        loadings = self.loadings(theta, layout)
+        yield constants(layout, theta)
+        yield Term(loadings @ loadings.mT, self.kernel, "shared")
+        yield Term(torch.diag_embed(theta["private"].square()), self.kernel, "separate")
+
+    def loadings(self, theta: Theta, layout: Layout) -> Float[Tensor, "*draws T Q"]:
+        """Give the matrix A."""
+        if self._full_rank(layout):
+            partial = theta.get("partial_correlation", theta["amplitude"][..., :0])
+            return theta["amplitude"].unsqueeze(-1) * correlation_factor(partial, len(layout.tasks))
+        own = theta["own_loading"]
+        trapezoid = lower_trapezoid(own, theta["loading"], len(layout.tasks))
+        return trapezoid[..., torch.tensor(layout.by_count).argsort(), :]
+
+    def _full_rank(self, layout: Layout) -> bool:
+        return self.rank is None and len(layout.tasks) <= FULL_RANK_LIMIT
+
+    @property
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        return {
+            "amplitude": ("task",),
+            "noise": ("task",),
+            "private": ("task",),
+            "partial_correlation": ("task_pair",),
+            "own_loading": ("factor",),
+            "loading": ("loading_entry",),
+        }
+
+
+def correlation_factor(partial: Float[Tensor, "*draws pairs"], count: int) -> Float[Tensor, "*draws T T"]:
+    """Cholesky factor of the correlation matrix with these canonical partial correlations (rows of the lower triangle).
+
+    ``L_ij = p_ij prod_{k<j} sqrt(1 - p_ik^2)``, ``L_ii = prod_{k<i} sqrt(1 - p_ik^2)``.
+    """
+    rows, columns = torch.tril_indices(count, count, -1)
+    p = partial.new_zeros(*partial.shape[:-1], count, count)
+    p[..., rows, columns] = partial
+    remaining = (1 - p.square()).clamp_min(1e-12).sqrt().cumprod(-1)
+    before = torch.cat([torch.ones_like(remaining[..., :1]), remaining[..., :-1]], -1)
+    return p * before + torch.diag_embed(before.diagonal(dim1=-2, dim2=-1))
+
+
+def lower_trapezoid(
+    diagonal: Float[Tensor, "*draws Q"], below: Float[Tensor, "*draws entries"], count: int
+) -> Float[Tensor, "*draws T Q"]:
+    """(T, Q) matrix, zero above its diagonal, from the diagonal and the entries below it, row by row."""
+    rank = diagonal.shape[-1]
+    out = diagonal.new_zeros(*diagonal.shape[:-1], count, rank)
+    rows, columns = torch.tril_indices(count, rank, -1)
+    out[..., rows, columns] = below
+    out[..., torch.arange(rank), torch.arange(rank)] = diagonal
+    return out

@@ -1,0 +1,156 @@
+"""From the user's units to the model's and back: inputs to [-1/2, 1/2], values to zero mean and unit spread."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayestl.table import TaskData
+
+
+class Pairs(NamedTuple):
+    """Points ``(x, output)`` at which latent functions are evaluated, in the model's units."""
+
+    x: Float[Tensor, "n columns"]
+    output: Int[Tensor, " n"]
+
+    def take(self, rows: Int[Tensor, " m"]) -> Pairs:
+        """Select rows."""
+        return Pairs(self.x[rows], self.output[rows])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a model must know of the data to write its prior: names and sizes, no values.
+
+    Attributes
+    ----------
+    tasks : names of the tasks
+    inputs : names of the inputs
+    groups : for each encoded column the position of the input it encodes (categories take one column per level)
+    counts : rows of each task
+    descriptors : (T, p) standardised task descriptors as nested tuples, or None
+    """
+
+    tasks: tuple[str, ...]
+    inputs: tuple[str, ...]
+    groups: tuple[int, ...]
+    counts: tuple[int, ...]
+    descriptors: tuple[tuple[float, ...], ...] | None = None
+
+    @property
+    def by_count(self) -> list[int]:
+        """Tasks from the richest in rows to the poorest."""
+        return sorted(range(len(self.counts)), key=lambda t: -self.counts[t])
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """The affine maps between the user's units and the model's, learned from the training rows only.
+
+    Numeric inputs go to [-1/2, 1/2] by their training range. A categorical input becomes one column per level, at
+    ``1/sqrt(2)``, so that two distinct levels are at unit distance. Values become ``(y - location) / scale`` per task.
+    """
+
+    levels: tuple[int, ...]
+    centre: NDArray[np.float64]
+    width: NDArray[np.float64]
+    location: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    @classmethod
+    def of_inputs(
+        cls, data: TaskData, location: NDArray[np.float64], scale: NDArray[np.float64], unscaled: Set[str] = frozenset()
+    ) -> Scaling:
+        """Learn the inputs' ranges; those named in `unscaled` reach the kernel as they are."""
+        low, high = data.x.min(0), data.x.max(0)
+        centre, width = low + (high - low) / 2, high - low
+        width = np.where(width > 0, width, np.where(centre != 0, np.abs(centre), 1.0))
+        raw = np.array([column.levels is None and column.name in unscaled for column in data.inputs])
+        return cls(
+            levels=tuple(0 if column.levels is None else len(column.levels) for column in data.inputs),
+            centre=np.where(raw, 0.0, centre),
+            width=np.where(raw, 1.0, width),
+            location=np.asarray(location, dtype=np.float64),
+            scale=np.asarray(scale, dtype=np.float64),
+        )
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Input that each encoded column belongs to."""
+        return tuple(j for j, count in enumerate(self.levels) for _ in range(max(count, 1)))
+
+    def inputs(self, x: NDArray[np.float64]) -> Float[Tensor, "n columns"]:
+        """Encode (n, d) inputs in the user's units."""
+        blocks = []
+        for j, count in enumerate(self.levels):
+            if count:
+                blocks.append((x[:, [j]] == np.arange(count)) / np.sqrt(2.0))
+            else:
+                blocks.append((x[:, [j]] - self.centre[j]) / self.width[j])
+        return torch.from_numpy(np.ascontiguousarray(np.concatenate(blocks, axis=1)))
+
+    def values(self, data: TaskData) -> Float[Tensor, " n"]:
+        """Standardised values."""
+        return torch.from_numpy((data.values - self.location[data.task_index]) / self.scale[data.task_index])
+
+    def errors(self, data: TaskData) -> Float[Tensor, " n"]:
+        """Known errors in standardised units, NaN where unknown."""
+        return torch.from_numpy(data.errors / self.scale[data.task_index])
+
+    def pairs(self, data: TaskData) -> Pairs:
+        """Encode the observed points."""
+        return Pairs(self.inputs(data.x), torch.from_numpy(data.task_index.copy()))
+
+    def layout(self, data: TaskData) -> Layout:
+        """Names and sizes for the model."""
+        descriptors = None
+        if data.descriptors is not None:
+            table = data.descriptors.to_numpy(dtype=float)
+            spread = table.std(0)
+            table = (table - table.mean(0)) / np.where(spread > 0, spread, 1.0)
+            descriptors = tuple(map(tuple, table.tolist()))
+        return Layout(
+            tasks=data.names,
+            inputs=tuple(column.name for column in data.inputs),
+            groups=self.groups,
+            counts=tuple(int(count) for count in data.counts),
+            descriptors=descriptors,
+        )
+
+
+def task_means(data: TaskData) -> NDArray[np.float64]:
+    """Mean value of each task."""
+    return np.array([data.values[data.task_index == t].mean() for t in range(len(data.tasks))])
+
+
+def task_spreads(data: TaskData) -> NDArray[np.float64]:
+    """Standard deviation of each task, never zero.
+
+    A task of one row, or whose values are equal up to rounding, has no spread of its own: it takes the median of the
+    others' when units agree, else the size of its value, else 1.
+    """
+    spreads = np.full(len(data.tasks), np.nan)
+    sizes = np.zeros(len(data.tasks))
+    for t in range(len(data.tasks)):
+        y = data.values[data.task_index == t]
+        sizes[t] = np.abs(y).max()
+        if y.std() > 1e-10 * sizes[t]:
+            spreads[t] = y.std()
+    same_unit = len({task.unit for task in data.tasks}) == 1
+    common = np.nanmedian(spreads) if same_unit and np.isfinite(spreads).any() else np.nan
+    fallback = np.where(np.isfinite(common), common, np.where(sizes > 0, sizes, 1.0))
+    return np.where(np.isfinite(spreads), spreads, fallback)
+
+
+def share_a_scale(data: TaskData) -> bool:
+    """Whether values of all tasks can be measured with one ruler: one declared unit, spreads within a factor of 10."""
+    spreads = task_spreads(data)
+    return len({task.unit for task in data.tasks}) == 1 and bool(spreads.max() <= 10 * spreads.min())

@@ -1,0 +1,480 @@
+"""TaskData: observations of any task anywhere, checked at the border and immutable inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayestl.errors import DataError, listed
+
+Table = pd.DataFrame | xr.Dataset | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input column: numeric (`levels` is None) or categorical with its levels, in the order of their codes."""
+
+    name: str
+    levels: tuple[Any, ...] | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task (a property from one source) and the unit of its values."""
+
+    name: str
+    unit: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """Observations ``(x_i, task_i, y_i)``, each with or without a known measurement error.
+
+    Build it with `from_long` or `from_wide`. Arrays are read-only and the caller's table is never changed.
+
+    Attributes
+    ----------
+    inputs, tasks : tuples of `Input` and of `Task`
+    x : (n, d) inputs in the user's units; a categorical input holds the codes of its levels
+    task_index : (n,) index into `tasks`
+    values : (n,) values in the units of their task
+    errors : (n,) known standard deviation of the measurement error, NaN where it is to be inferred
+    rows : (n,) labels of the caller's rows
+    descriptors : (T, p) table of task descriptors, or None
+    """
+
+    inputs: tuple[Input, ...]
+    tasks: tuple[Task, ...]
+    x: NDArray[np.float64]
+    task_index: NDArray[np.int64]
+    values: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    rows: NDArray[np.object_]
+    descriptors: pd.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("x", "task_index", "values", "errors", "rows"):
+            frozen = np.array(getattr(self, name))
+            frozen.setflags(write=False)
+            object.__setattr__(self, name, frozen)
+        if self.descriptors is not None:
+            object.__setattr__(self, "descriptors", self.descriptors.copy())
+
+    # -- building ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_long(
+        cls,
+        table: Table,
+        *,
+        inputs: Sequence[str],
+        task: str,
+        value: str,
+        error: str | None = None,
+        tasks: Sequence[str] | None = None,
+        units: Mapping[str, str] | None = None,
+        categorical: Sequence[str] = (),
+        task_descriptors: pd.DataFrame | None = None,
+    ) -> TaskData:
+        """Read one observation per row.
+
+        Parameters
+        ----------
+        table : pandas DataFrame, xarray Dataset or mapping of columns
+        inputs : the input columns; text, boolean and pandas-categorical columns are categorical
+        task, value, error : the columns that hold the task's name, the value, and (optionally) its known standard
+            error; an empty error means that the noise of that row is inferred
+        tasks : the tasks and their order; by default all of them, in order of appearance
+        units : unit of each task and input, by name
+        categorical : numeric columns to be treated as categories
+        task_descriptors : numeric table indexed by task, for `LatentTask`
+
+        Raises
+        ------
+        DataError
+            Naming the column, the rows and the task, and what to do.
+
+        Examples
+        --------
+        >>> import pandas as pd, bayestl as btl
+        >>> frame = pd.DataFrame({"x": [0.0, 1.0, 0.5], "source": ["pbe", "pbe", "exp"], "gap": [1.0, 2.0, 1.9]})
+        >>> data = btl.TaskData.from_long(frame, inputs=["x"], task="source", value="gap", units={"pbe": "eV"})
+        >>> data.names
+        ('pbe', 'exp')
+        """
+        frame = _frame(table)
+        _require_columns(frame, [*inputs, task, value, *([error] if error else [])])
+        if len(frame) == 0:
+            raise DataError("The table has no rows. Expected at least one observation.")
+        labels = frame[task]
+        if labels.isna().any():
+            raise DataError(f"Column {task!r} names no task in rows {_where(labels.isna(), frame)}. Fill or drop them.")
+        present = list(dict.fromkeys(labels.tolist()))
+        names = _distinct(present if tasks is None else tasks, "tasks")
+        if unknown := [t for t in present if t not in names]:
+            raise DataError(
+                f"Column {task!r} holds tasks that `tasks` does not list: {listed(unknown)}. "
+                "List them, or drop their rows."
+            )
+        if absent := [t for t in names if t not in present]:
+            raise DataError(f"Tasks without a row in column {task!r}: {listed(absent)}. Leave them out of `tasks`.")
+        index = labels.map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
+        values = _numbers(frame, value)
+        if np.isnan(values).any():
+            missing = np.isnan(values)
+            which = listed([names[i] for i in np.unique(index[missing])])
+            raise DataError(
+                f"Column {value!r} is empty in rows {_where(missing, frame)} (tasks {which}). A long table holds one "
+                f"observation per row: drop them with table.dropna(subset=[{value!r}])."
+            )
+        return cls._build(
+            frame, inputs, names, np.arange(len(frame)), index, values,
+            _errors(frame, error) if error else np.full(len(frame), np.nan),
+            _units(table, [*inputs, *names], units), categorical, task_descriptors,
+        )  # fmt: skip
+
+    @classmethod
+    def from_wide(
+        cls,
+        table: Table,
+        *,
+        inputs: Sequence[str],
+        tasks: Sequence[str],
+        errors: Mapping[str, str] | None = None,
+        units: Mapping[str, str] | None = None,
+        categorical: Sequence[str] = (),
+        task_descriptors: pd.DataFrame | None = None,
+    ) -> TaskData:
+        """Read a table with one column per task; an empty cell is simply not an observation.
+
+        `errors` maps a task to the column of its known standard errors. For the rest see `from_long`.
+
+        Examples
+        --------
+        >>> import pandas as pd, bayestl as btl
+        >>> frame = pd.DataFrame({"x": [0.0, 0.5, 1.0], "pbe": [1.0, 1.4, 2.0], "exp": [None, 1.9, None]})
+        >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["pbe", "exp"], units={"exp": "eV"})
+        >>> data.counts.tolist()
+        [3, 1]
+        """
+        frame = _frame(table)
+        errors = dict(errors or {})
+        names = _distinct(tasks, "tasks")
+        if unknown := [t for t in errors if t not in names]:
+            raise DataError(f"`errors` names tasks that `tasks` does not list: {listed(unknown)}.")
+        _require_columns(frame, [*inputs, *names, *errors.values()])
+        if len(frame) == 0:
+            raise DataError("The table has no rows. Expected at least one observation.")
+        columns = [_numbers(frame, name) for name in names]
+        position, index, values, error = [], [], [], []
+        for t, (name, column) in enumerate(zip(names, columns, strict=True)):
+            seen = ~np.isnan(column)
+            if not seen.any():
+                raise DataError(f"Task {name!r} has no value in any row. Leave it out of `tasks`.")
+            known = _errors(frame, errors[name]) if name in errors else np.full(len(frame), np.nan)
+            if (stray := ~np.isnan(known) & ~seen).any():
+                raise DataError(
+                    f"Column {errors[name]!r} gives an error where task {name!r} has no value, in rows "
+                    f"{_where(stray, frame)}. Clear those cells."
+                )
+            position.append(np.flatnonzero(seen))
+            index.append(np.full(seen.sum(), t))
+            values.append(column[seen])
+            error.append(known[seen])
+        return cls._build(
+            frame, inputs, names, np.concatenate(position), np.concatenate(index), np.concatenate(values),
+            np.concatenate(error), _units(table, [*inputs, *names], units), categorical, task_descriptors,
+        )  # fmt: skip
+
+    @classmethod
+    def _build(
+        cls,
+        frame: pd.DataFrame,
+        inputs: Sequence[str],
+        names: list[str],
+        position: NDArray[Any],
+        index: NDArray[Any],
+        values: NDArray[Any],
+        errors: NDArray[Any],
+        units: Mapping[str, str | None],
+        categorical: Sequence[str],
+        task_descriptors: pd.DataFrame | None,
+    ) -> TaskData:
+        inputs = _distinct(inputs, "inputs")
+        if not inputs:
+            raise DataError("`inputs` is empty. Expected at least one input column.")
+        if clash := [name for name in inputs if name in names]:
+            raise DataError(f"Columns used both as an input and as a task: {listed(clash)}. Choose one.")
+        if stray := [name for name in categorical if name not in inputs]:
+            raise DataError(f"`categorical` names columns that are not inputs: {listed(stray)}.")
+        read = tuple(_read_input(frame[name], name, name in categorical, units[name]) for name in inputs)
+        data = cls(
+            inputs=read,
+            tasks=tuple(Task(name, units[name]) for name in names),
+            x=np.empty((0, len(read))),
+            task_index=index,
+            values=values,
+            errors=errors,
+            rows=np.asarray(frame.index, dtype=object)[position],
+            descriptors=_descriptors(task_descriptors, names),
+        )
+        return replace(data, x=data.encode(frame)[position])
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the tasks, in order."""
+        return tuple(task.name for task in self.tasks)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Number of observations of each task."""
+        return np.bincount(self.task_index, minlength=len(self.tasks))
+
+    def index_of(self, task: str) -> int:
+        """Position of a task; a `DataError` lists the known ones."""
+        if task not in self.names:
+            raise DataError(f"Unknown task {task!r}. The tasks are {listed(self.names, 20)}.")
+        return self.names.index(task)
+
+    def encode(self, table: Table) -> NDArray[np.float64]:
+        """Check the input columns of `table` against these data and return them as (m, d) numbers."""
+        frame = _frame(table)
+        names = [column.name for column in self.inputs]
+        _require_columns(frame, names)
+        x = np.empty((len(frame), len(names)))
+        for j, column in enumerate(self.inputs):
+            if column.levels is None:
+                x[:, j] = _numbers(frame, column.name)
+                bad = ~np.isfinite(x[:, j])
+                if bad.any():
+                    raise DataError(
+                        f"Input {column.name!r} is missing or infinite in rows {_where(bad, frame)}. "
+                        "Inputs must be finite: fill them or drop the rows."
+                    )
+            else:
+                codes = {level: i for i, level in enumerate(column.levels)}
+                cells = frame[column.name].astype(object)
+                mapped = cells.map(codes)
+                if cells.isna().any():
+                    raise DataError(
+                        f"Categorical input {column.name!r} is missing in rows {_where(cells.isna(), frame)}. "
+                        "Give the missing value a level of its own, or drop the rows."
+                    )
+                if (new := mapped.isna()).any():
+                    raise DataError(
+                        f"Input {column.name!r} has levels never seen in the data: "
+                        f"{listed(sorted(set(cells[new]), key=str))} in rows {_where(new, frame)}. "
+                        f"The known levels are {listed(column.levels, 20)}."
+                    )
+                x[:, j] = mapped.to_numpy(dtype=float)
+        return x
+
+    def decode(self, x: NDArray[np.float64]) -> pd.DataFrame:
+        """Inverse of `encode`: the input columns in the user's own terms."""
+        return pd.DataFrame(
+            {
+                column.name: x[:, j] if column.levels is None else [column.levels[int(code)] for code in x[:, j]]
+                for j, column in enumerate(self.inputs)
+            }
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Give the observations as a long table: the inputs, `task`, `value`, `error`, indexed by the caller's rows."""
+        frame = self.decode(self.x)
+        frame.index = pd.Index(self.rows, name="row")
+        return frame.assign(task=[self.names[t] for t in self.task_index], value=self.values, error=self.errors)
+
+    def where(self, mask: NDArray[np.bool_]) -> TaskData:
+        """Keep the observations for which `mask` (n,) is true; every task must keep at least one.
+
+        Examples
+        --------
+        >>> import pandas as pd, bayestl as btl
+        >>> frame = pd.DataFrame({"x": [0.0, 0.5, 1.0], "pbe": [1.0, 1.4, 2.0], "exp": [0.9, 1.9, None]})
+        >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["pbe", "exp"])
+        >>> len(data.where(data.x[:, 0] > 0))
+        3
+        """
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.shape != (len(self),):
+            raise DataError(f"`mask` must be boolean of shape ({len(self)},); got {mask.dtype} of shape {mask.shape}.")
+        kept = replace(
+            self, x=self.x[mask], task_index=self.task_index[mask], values=self.values[mask],
+            errors=self.errors[mask], rows=self.rows[mask],
+        )  # fmt: skip
+        if empty := [name for name, count in zip(self.names, kept.counts, strict=True) if count == 0]:
+            raise DataError(f"The selection leaves no row for tasks {listed(empty)}. Select those tasks away first.")
+        return kept
+
+    def select(self, tasks: Iterable[str]) -> TaskData:
+        """Keep only the named tasks, in that order."""
+        names = _distinct(list(tasks), "tasks")
+        old = [self.index_of(name) for name in names]
+        renumber = np.full(len(self.tasks), -1)
+        renumber[old] = np.arange(len(old))
+        mask = renumber[self.task_index] >= 0
+        return replace(
+            self, tasks=tuple(self.tasks[i] for i in old), x=self.x[mask],
+            task_index=renumber[self.task_index[mask]], values=self.values[mask], errors=self.errors[mask],
+            rows=self.rows[mask], descriptors=None if self.descriptors is None else self.descriptors.iloc[old],
+        )  # fmt: skip
+
+    def append(self, more: TaskData) -> TaskData:
+        """Add the observations of `more`, whose inputs, levels and tasks must all be known here."""
+        if [i.name for i in more.inputs] != [i.name for i in self.inputs]:
+            raise DataError(
+                f"The new rows have inputs {listed([i.name for i in more.inputs], 20)}; "
+                f"expected {listed([i.name for i in self.inputs], 20)}."
+            )
+        index = np.array([self.index_of(name) for name in more.names], dtype=np.int64)
+        for task in more.tasks:
+            known = self.tasks[self.index_of(task.name)]
+            if task.unit is not None and known.unit is not None and task.unit != known.unit:
+                raise DataError(f"Task {task.name!r} has unit {task.unit!r} in the new rows; expected {known.unit!r}.")
+        frame = more.decode(more.x)
+        frame.index = pd.Index(more.rows)
+        return replace(
+            self,
+            x=np.concatenate([self.x, self.encode(frame)]),
+            task_index=np.concatenate([self.task_index, index[more.task_index]]),
+            values=np.concatenate([self.values, more.values]),
+            errors=np.concatenate([self.errors, more.errors]),
+            rows=np.concatenate([self.rows, more.rows]),
+        )
+
+    def summary(self) -> pd.DataFrame:
+        """Rows, distinct inputs, replicates, known errors, range and overlaps, one line per task.
+
+        ``shared with T`` counts the distinct inputs at which both tasks were observed.
+        """
+        points = [np.unique(self.x[self.task_index == t], axis=0) for t in range(len(self.tasks))]
+        sets = [{row.tobytes() for row in p} for p in points]
+        lines = {}
+        for t, task in enumerate(self.tasks):
+            own = self.task_index == t
+            y = self.values[own]
+            lines[task.name] = {
+                "unit": task.unit or "",
+                "rows": len(y),
+                "distinct inputs": len(sets[t]),
+                "known errors": int((~np.isnan(self.errors[own])).sum()),
+                **({"min": y.min(), "mean": y.mean(), "max": y.max(), "std": y.std()} if len(y) else {}),
+                **{f"shared with {o.name}": len(sets[t] & sets[s]) for s, o in enumerate(self.tasks)},
+            }  # fmt: skip
+        return pd.DataFrame(lines).T.infer_objects().rename_axis("task")
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(f"{name}: {count}" for name, count in zip(self.names, self.counts, strict=True))
+        return f"TaskData({len(self)} observations of {len(self.tasks)} tasks ({tasks}); {len(self.inputs)} inputs)"
+
+
+def _frame(table: Table) -> pd.DataFrame:
+    if isinstance(table, pd.DataFrame):
+        return table
+    if isinstance(table, xr.Dataset):
+        return table.to_dataframe().reset_index()
+    if isinstance(table, Mapping):
+        return pd.DataFrame(dict(table))
+    raise DataError(
+        f"Expected a pandas DataFrame, an xarray Dataset or a mapping of columns; got {type(table).__name__}. "
+        "Columns need names: wrap an array as pandas.DataFrame(array, columns=[...])."
+    )
+
+
+def _where(mask: Any, frame: pd.DataFrame) -> str:
+    return listed(frame.index[np.asarray(mask)].tolist())
+
+
+def _distinct(names: Sequence[str], what: str) -> list[str]:
+    if isinstance(names, str):
+        raise DataError(f"`{what}` must be a list of names; got the single string {names!r}. Write [{names!r}].")
+    names = list(names)
+    if repeated := sorted({str(n) for n in names if names.count(n) > 1}):
+        raise DataError(f"`{what}` repeats {listed(repeated)}.")
+    if odd := [n for n in names if not isinstance(n, str)]:
+        raise DataError(f"`{what}` must be strings; got {listed([repr(n) for n in odd])}. Rename them with str(...).")
+    return names
+
+
+def _require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    if missing := [n for n in dict.fromkeys(names) if n not in frame.columns]:
+        raise DataError(f"The table lacks columns {listed(missing)}. It has {listed(list(map(str, frame.columns)), 20)}.")
+    if double := [n for n in dict.fromkeys(names) if (frame.columns == n).sum() > 1]:
+        raise DataError(f"The table has several columns named {listed(double)}. Rename or drop the extra ones.")
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """Return a numeric column as float64, NaN where empty; refuse text, dates, booleans, complex and infinities."""
+    column = frame[name]
+    if column.dtype == object:
+        odd = column.map(lambda cell: not (pd.isna(cell) or isinstance(cell, int | float | np.number)))
+        odd |= column.map(lambda cell: isinstance(cell, bool | np.bool_ | complex | np.complexfloating))
+    else:
+        real = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+        odd = pd.Series(not (real and not pd.api.types.is_complex_dtype(column)), index=column.index) & column.notna()
+    if np.asarray(odd).any():
+        examples = listed([repr(v) for v in column[np.asarray(odd)].unique()[:3]])
+        raise DataError(
+            f"Column {name!r} must hold numbers; got {examples} in rows {_where(odd, frame)}. "
+            "Convert it with pandas.to_numeric."
+        )
+    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    if (bad := np.isinf(values)).any():
+        raise DataError(f"Column {name!r} is infinite in rows {_where(bad, frame)}. Correct or drop those cells.")
+    return values
+
+
+def _errors(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    errors = _numbers(frame, name)
+    if (bad := errors < 0).any():
+        raise DataError(
+            f"Column {name!r} holds negative errors in rows {_where(bad, frame)}. An error is a standard deviation, "
+            "zero or more; leave the cell empty where it is unknown."
+        )
+    return errors
+
+
+def _units(table: Table, names: Sequence[str], units: Mapping[str, str] | None) -> dict[str, str | None]:
+    if stray := [name for name in (units or {}) if name not in names]:
+        raise DataError(f"`units` names neither a task nor an input: {listed(stray)}.")
+    attributes = {n: table[n].attrs.get("units") for n in names if n in table} if isinstance(table, xr.Dataset) else {}
+    return {name: (units or {}).get(name, attributes.get(name)) for name in names}
+
+
+def _read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> Input:
+    if not forced and pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return Input(name, None, unit)
+    if not forced and column.dtype == object and column.map(lambda c: isinstance(c, int | float) or pd.isna(c)).all():
+        return Input(name, None, unit)
+    if pd.api.types.is_datetime64_any_dtype(column):
+        raise DataError(f"Input {name!r} holds dates. Convert it to a number (days since a start, say).")
+    present = column.dropna().unique().tolist()
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        levels = [level for level in column.cat.categories if level in present]
+    else:
+        levels = sorted(present, key=lambda level: (str(type(level)), level))
+    return Input(name, tuple(levels), unit)
+
+
+def _descriptors(table: pd.DataFrame | None, names: list[str]) -> pd.DataFrame | None:
+    if table is None:
+        return None
+    if missing := [name for name in names if name not in table.index]:
+        raise DataError(f"`task_descriptors` has no row for tasks {listed(missing)}. Index it by task name.")
+    chosen = table.loc[names]
+    numbers = np.column_stack([_numbers(chosen, str(column)) for column in chosen.columns])
+    if not np.isfinite(numbers).all():
+        raise DataError("`task_descriptors` must be finite; it holds missing or infinite cells.")
+    return pd.DataFrame(numbers, index=pd.Index(names), columns=chosen.columns)
