@@ -77,7 +77,8 @@ def unpack(
         _restore_model(settings["model"], model),
         TaskData(
             inputs=tuple(
-                Input(i["name"], None if i["levels"] is None else tuple(i["levels"]), i["unit"]) for i in settings["inputs"]
+                Input(i["name"], None if i["levels"] is None else tuple(i["levels"]), i["unit"])
+                for i in settings["inputs"]
             ),
             tasks=tasks,
             rows=rows,
@@ -213,8 +214,6 @@ def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
     """Parameters with named dimensions; noise in the tasks' units, length scales of numeric inputs in theirs."""
     data, scaling, layout = posterior.data, posterior.scaling, posterior._problem.layout
     coords: dict[str, Any] = {"chain": [0], "draw": np.arange(posterior.draws), "task": list(data.names)}
-    if len(data.tasks) > 1:
-        coords["task_pair"] = [f"{b}~{a}" for i, b in enumerate(data.names) for a in data.names[:i]]
     if isinstance(posterior.model, Difference):
         coords["edge"] = [f"{data.names[o]}<-{data.names[p]}" for o, p in posterior.model.edges(data.names)]
     if data.descriptors is not None:

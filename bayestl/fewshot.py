@@ -110,16 +110,16 @@ def _evidence(
     return torch.stack(out)
 
 
-def describe_new(
-    table: pd.DataFrame | None, name: str, descriptors: Mapping[str, float] | None
-) -> pd.DataFrame | None:
+def describe_new(table: pd.DataFrame | None, name: str, descriptors: Mapping[str, float] | None) -> pd.DataFrame | None:
     """Add the new task's line to the table of descriptors."""
     if table is None:
         if descriptors is not None:
             raise DataError("The model was fitted without task descriptors; leave `descriptors` out.")
         return None
     if descriptors is None or set(map(str, table.columns)) != set(descriptors):
-        raise DataError(f"Give `descriptors` for the new task: a mapping with keys {', '.join(map(str, table.columns))}.")
+        raise DataError(
+            f"Give `descriptors` for the new task: a mapping with keys {', '.join(map(str, table.columns))}."
+        )
     values = [float(descriptors[str(column)]) for column in table.columns]
     if not all(math.isfinite(value) for value in values):
         raise DataError("`descriptors` must be finite numbers.")

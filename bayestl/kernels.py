@@ -37,13 +37,13 @@ class Kernel(ABC):
         a: Float[Tensor, "n columns"],
         b: Float[Tensor, "m columns"],
         layout: Layout,
-    ) -> Float[Tensor, "*draws n m"]:
+    ) -> Float[Tensor, "*#draws n m"]:
         """Evaluate ``k(a, b)``, batched over the leading dimensions of theta."""
 
     @abstractmethod
     def diagonal(
         self, theta: Theta, name: str, a: Float[Tensor, "n columns"], layout: Layout
-    ) -> Float[Tensor, "*draws n"]:
+    ) -> Float[Tensor, "*#draws n"]:
         """Evaluate ``k(a_i, a_i)``."""
 
     @property
@@ -136,7 +136,7 @@ class _Matern52(torch.autograd.Function):
         return w.sum(-1).unsqueeze(-1) * a - w @ b, w.sum(-2).unsqueeze(-1) * b - w.mT @ a
 
 
-def matern52(a: Float[Tensor, "*draws n d"], b: Float[Tensor, "*draws m d"]) -> Float[Tensor, "*draws n m"]:
+def matern52(a: Float[Tensor, "*#draws n d"], b: Float[Tensor, "*#draws m d"]) -> Float[Tensor, "*#draws n m"]:
     """``(1 + r + r^2/3) exp(-r)`` with ``r = sqrt(5) |a - b|``."""
     return _Matern52.apply(a, b)  # type: ignore[no-any-return]
 
@@ -199,7 +199,10 @@ class GPyTorchKernel(Kernel):
         if torch.isinf(high).all():
             base, squash, width = dist.Normal((value - low).log(), full(1.0, shape)), maps.ExpTransform(), 1.0
         else:
-            base, squash = dist.Normal(((value - low) / (high - value)).log(), full(1.0, shape)), maps.SigmoidTransform()
+            base, squash = (
+                dist.Normal(((value - low) / (high - value)).log(), full(1.0, shape)),
+                maps.SigmoidTransform(),
+            )
             width = (high - low).double()
         return dist.TransformedDistribution(base, [squash, maps.AffineTransform(low.double(), width)]).to_event(
             len(shape)

@@ -180,10 +180,10 @@ class Posterior:
         at = Pairs(x, torch.from_numpy(index))
         mean, variance = self._marginals(at)
         scale, location = torch.from_numpy(self.scaling.scale[index]), torch.from_numpy(self.scaling.location[index])
-        known = torch.from_numpy(test.errors) / scale
+        known = torch.tensor(test.errors) / scale
         noise = self._problem.future_noise_variance(self.theta, at.output)
         std = (variance + torch.where(known.isnan(), noise, known.square())).sqrt()
-        y = (torch.from_numpy(test.values) - location) / scale
+        y = (torch.tensor(test.values) - location) / scale
         centre = mean.mean(0) * scale + location
         return xr.Dataset(
             {
@@ -370,8 +370,9 @@ class Posterior:
             raise DataError(f"`rows` must hold the task {name!r} alone; got {', '.join(map(repr, rows.names))}.")
         if np.ptp(self.scaling.scale) > 0 or np.ptp(self.scaling.location) > 0:
             raise DataError(
-                "The tasks differ in unit, or in spread by more than a factor of ten, and are standardised each by itself, "
-                "so nothing is known of the scale of a new one. Bring them to one unit before fitting."
+                "The tasks differ in unit (or declare none, and differ in spread by more than a factor of ten) and are "
+                "standardised each by itself, so nothing is known of the scale of a new one. Bring them to one unit and "
+                "declare it: TaskData.from_long(..., units={...})."
             )
         table = fewshot.describe_new(self.data.descriptors, name, descriptors)
         unit = rows.tasks[0].unit if rows is not None else None

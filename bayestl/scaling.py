@@ -151,6 +151,12 @@ def task_spreads(data: TaskData) -> NDArray[np.float64]:
 
 
 def share_a_scale(data: TaskData) -> bool:
-    """Whether values of all tasks can be measured with one ruler: one declared unit, spreads within a factor of 10."""
-    spreads = task_spreads(data)
-    return len({task.unit for task in data.tasks}) == 1 and bool(spreads.max() <= 10 * spreads.min())
+    """Whether the values of all tasks can be measured with one ruler.
+
+    They can when all declare the same unit. When none declares any, spreads within a factor of ten are taken to say so.
+    """
+    units = {task.unit for task in data.tasks}
+    if units == {None}:
+        spreads = task_spreads(data)
+        return bool(spreads.max() <= 10 * spreads.min())
+    return len(units) == 1

@@ -410,7 +410,9 @@ def _distinct(names: Sequence[str], what: str) -> list[str]:
 
 def _require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
     if missing := [n for n in dict.fromkeys(names) if n not in frame.columns]:
-        raise DataError(f"The table lacks columns {listed(missing)}. It has {listed(list(map(str, frame.columns)), 20)}.")
+        raise DataError(
+            f"The table lacks columns {listed(missing)}. It has {listed(list(map(str, frame.columns)), 20)}."
+        )
     if double := [n for n in dict.fromkeys(names) if (frame.columns == n).sum() > 1]:
         raise DataError(f"The table has several columns named {listed(double)}. Rename or drop the extra ones.")
 

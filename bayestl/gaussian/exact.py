@@ -59,11 +59,11 @@ class GaussianMarginal(TorchDistribution):
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, mean: Float[Tensor, "*draws n"], covariance: Float[Tensor, "*draws n n"]) -> None:
+    def __init__(self, mean: Float[Tensor, "*#draws n"], covariance: Float[Tensor, "*#draws n n"]) -> None:
         self.mean_, self.covariance = mean, covariance
         super().__init__(covariance.shape[:-2], covariance.shape[-1:], validate_args=False)
 
-    def log_prob(self, value: Float[Tensor, "*draws n"]) -> Float[Tensor, "*draws"]:
+    def log_prob(self, value: Float[Tensor, "*#draws n"]) -> Float[Tensor, "*#draws"]:
         return _LogMarginal.apply(self.covariance, value - self.mean_)  # type: ignore[no-any-return]
 
     def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
@@ -78,7 +78,7 @@ class GaussianMarginal(TorchDistribution):
         )
 
 
-def robust_cholesky(covariance: Float[Tensor, "*draws n n"]) -> tuple[Float[Tensor, "*draws n n"], float]:
+def robust_cholesky(covariance: Float[Tensor, "*#draws n n"]) -> tuple[Float[Tensor, "*#draws n n"], float]:
     """Cholesky factor of a matrix that is positive semi-definite up to rounding, and the least jitter that it took."""
     factor, info = torch.linalg.cholesky_ex(covariance)
     size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None]
@@ -87,7 +87,9 @@ def robust_cholesky(covariance: Float[Tensor, "*draws n n"]) -> tuple[Float[Tens
         if not (info > 0).any():
             break
         jitter = more
-        factor, info = torch.linalg.cholesky_ex(covariance + torch.diag_embed((jitter * size).expand(covariance.shape[:-1])))
+        factor, info = torch.linalg.cholesky_ex(
+            covariance + torch.diag_embed((jitter * size).expand(covariance.shape[:-1]))
+        )
     if (info > 0).any():
         raise torch.linalg.LinAlgError(
             "A covariance matrix is not positive definite even with a jitter of 1e-6 of its diagonal. "
@@ -105,7 +107,7 @@ class Conditioned:
     residual : ``y - E[y]``
     """
 
-    def __init__(self, covariance: Float[Tensor, "*draws n n"], residual: Float[Tensor, "*draws n"]) -> None:
+    def __init__(self, covariance: Float[Tensor, "*#draws n n"], residual: Float[Tensor, "*#draws n"]) -> None:
         self.factor, jitter = robust_cholesky(covariance)
         if jitter:
             warnings.warn(
@@ -121,28 +123,28 @@ class Conditioned:
         one.factor, one.alpha = self.factor[draw], self.alpha[draw]
         return one
 
-    def whiten(self, cross: Float[Tensor, "*draws m n"]) -> Float[Tensor, "*draws n m"]:
+    def whiten(self, cross: Float[Tensor, "*#draws m n"]) -> Float[Tensor, "*#draws n m"]:
         """``L^-1 Cov[y, f*]``."""
         return torch.linalg.solve_triangular(self.factor, cross.mT, upper=False)
 
-    def mean(self, cross: Float[Tensor, "*draws m n"]) -> Float[Tensor, "*draws m"]:
+    def mean(self, cross: Float[Tensor, "*#draws m n"]) -> Float[Tensor, "*#draws m"]:
         """``E[f* | y] - E[f*]``."""
         return (cross @ self.alpha.unsqueeze(-1)).squeeze(-1)
 
     def variance(
-        self, prior: Float[Tensor, "*draws m"], cross: Float[Tensor, "*draws m n"]
-    ) -> Float[Tensor, "*draws m"]:
+        self, prior: Float[Tensor, "*#draws m"], cross: Float[Tensor, "*#draws m n"]
+    ) -> Float[Tensor, "*#draws m"]:
         """``Var[f* | y]``, elementwise."""
         return (prior - self.whiten(cross).square().sum(-2)).clamp_min(0.0)
 
     def covariance(
-        self, prior: Float[Tensor, "*draws m m"], cross: Float[Tensor, "*draws m n"]
-    ) -> Float[Tensor, "*draws m m"]:
+        self, prior: Float[Tensor, "*#draws m m"], cross: Float[Tensor, "*#draws m n"]
+    ) -> Float[Tensor, "*#draws m m"]:
         """``Cov[f* | y]``."""
         white = self.whiten(cross)
         return prior - white.mT @ white
 
-    def leave_one_out(self) -> tuple[Float[Tensor, "*draws n"], Float[Tensor, "*draws n"]]:
+    def leave_one_out(self) -> tuple[Float[Tensor, "*#draws n"], Float[Tensor, "*#draws n"]]:
         """Residual and variance of each ``y_i`` given all the others (Rasmussen & Williams 2006, eq. 5.12)."""
         precision = torch.cholesky_inverse(self.factor).diagonal(dim1=-2, dim2=-1)
         return self.alpha / precision, 1.0 / precision

@@ -18,14 +18,14 @@ def moments(
 
 
 def cdf(
-    y: Float[Tensor, "*shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"]
+    y: Float[Tensor, "*#shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"]
 ) -> Float[Tensor, "*shape"]:
     """Probability below y."""
     return torch.special.ndtr((y - mean) / std).mean(0)
 
 
 def log_density(
-    y: Float[Tensor, "*shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"]
+    y: Float[Tensor, "*#shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"]
 ) -> Float[Tensor, "*shape"]:
     """Log of the mixture density at y."""
     each = -0.5 * ((y - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
@@ -33,7 +33,7 @@ def log_density(
 
 
 def crps(
-    y: Float[Tensor, "*shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"]
+    y: Float[Tensor, "*#shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"]
 ) -> Float[Tensor, "*shape"]:
     """Continuous ranked probability score ``E|Y - y| - E|Y - Y'|/2`` (Grimit et al. 2006, doi 10.1256/qj.05.235)."""
     first = _absolute_moment(y - mean, std).mean(0)

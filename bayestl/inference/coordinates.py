@@ -69,10 +69,10 @@ class Coordinates:
         return handler.theta, handler.log_density
 
     def theta(self, v: Float[Tensor, "S D"]) -> Theta:
-        """Values of all sites, without the data."""
-        with torch.no_grad(), pyro.validation_enabled(False), _Whitened(self, v, observe=False) as handler:
-            self.program()
-        return handler.theta
+        """Values of all sites."""
+        with torch.no_grad():
+            parts = [self.run(part)[0] for part in v.split(self.chunk)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def density(self, v: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:
         """Log joint density at every row."""
@@ -85,9 +85,10 @@ class Coordinates:
         self.evaluations += len(v)
         values, gradients = [], []
         for part in v.split(self.chunk):
-            leaf = part.detach().requires_grad_()
-            value = self.run(leaf)[1]
-            (slope,) = torch.autograd.grad(value.sum(), leaf)
+            with torch.enable_grad():
+                leaf = part.detach().requires_grad_()
+                value = self.run(leaf)[1]
+                (slope,) = torch.autograd.grad(value.sum(), leaf)
             values.append(value.detach())
             gradients.append(slope)
         value, slope = torch.cat(values), torch.cat(gradients)
@@ -96,9 +97,9 @@ class Coordinates:
 
 
 class _Whitened(Messenger):
-    def __init__(self, coordinates: Coordinates, v: Tensor, observe: bool = True) -> None:
+    def __init__(self, coordinates: Coordinates, v: Tensor) -> None:
         super().__init__()
-        self.coordinates, self.v, self.observe = coordinates, v, observe
+        self.coordinates, self.v = coordinates, v
         self.theta: Theta = {}
         self.log_density = -0.5 * (v.square() + math.log(2 * math.pi)).sum(-1)
 
@@ -124,7 +125,7 @@ class _Whitened(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if not msg["is_observed"] or msg["infer"].get("_deterministic"):
             self.theta[msg["name"]] = msg["value"]
-        elif self.observe:
+        else:
             self.log_density = self.log_density + msg["fn"].log_prob(msg["value"])
 
 

@@ -65,7 +65,7 @@ def schedule(rows: int, parameters: int) -> tuple[Schedule, int]:
     Few rows leave theta uncertain and its posterior skewed, and are cheap; with many it is nearly Gaussian and dear.
     """
     if rows <= 250:
-        return Schedule(steps=60, particles=8), 64
+        return Schedule(steps=60, particles=16, full=parameters <= 30), 64
     if rows <= 1200:
         return Schedule(steps=30, particles=4), 32
     return Schedule(steps=15, particles=4), 16
@@ -101,7 +101,9 @@ def infer(
             starts = _starts(coordinates.dim, rows, generator)
             points, heights = climb(coordinates, starts, 1e-6 if method == "map" else 1e-3)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("The fit was interrupted before it had found a mode: there is no posterior.") from None
+            raise KeyboardInterrupt(
+                "The fit was interrupted before it had found a mode: there is no posterior."
+            ) from None
         lap("mode")
         best = int(heights.argmax())
         record = FitRecord(method, seed, coordinates.dim, modes=heights.numpy(), seconds=seconds)
@@ -125,7 +127,11 @@ def infer(
     if interrupted:
         warnings.warn(
             "The fit was interrupted. The posterior is usable but "
-            + ("stands on an unfinished variational run." if trace else "is only the mode: its intervals are too narrow."),
+            + (
+                "stands on an unfinished variational run."
+                if trace
+                else "is only the mode: its intervals are too narrow."
+            ),
             stacklevel=3,
         )
     if k > 1.0:
@@ -160,11 +166,14 @@ def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Te
 
 
 def _draw(coordinates: Coordinates, q: Gaussian, draws: int, seed: int) -> tuple[torch.Tensor, float]:
-    white = normal_points(draws, coordinates.dim, seed)
+    """Draws from q, and k-hat, judged on more points than are kept where that is cheap."""
+    judged = max(draws, 256) if coordinates.chunk >= 16 else draws
+    white = normal_points(judged, coordinates.dim, seed)
     v = q.push(white)
     log_density = coordinates.density(v)
     sound = log_density > -1e9
-    return v[sound], pareto_k(log_density[sound] - q.log_density_of(white)[sound])
+    k = pareto_k(log_density[sound] - q.log_density_of(white)[sound])
+    return v[:draws][sound[:draws]], k
 
 
 def _without_batch_noise(theta: Theta) -> Theta:

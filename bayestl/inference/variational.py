@@ -15,6 +15,9 @@ from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.mode import Mode
 
 
+FLOOR = 1e-2  # in the units of the Laplace posterior: gradients below it are noise, which Adam must not blow up
+
+
 @dataclass(frozen=True, eq=False)
 class Gaussian:
     """``q(v) = N(centre, factor factor^T)``."""
@@ -84,13 +87,14 @@ def refine(
         path = path * (limit / size.clamp_min(limit))
         outer = path.mT @ noise / len(noise)
         gradients = [path.mean(0), outer.diagonal() * log_scale.exp(), outer.tril(-1)]
-        entropy = log_det + log_scale.sum() + 0.5 * dim * (1 + math.log(2 * math.pi))
-        trace.append((value[sound].mean() + entropy).item() if sound.any() else -math.inf)
+        # log q at the same points rather than its exact mean: where q is exact the estimate then has no noise at all.
+        log_q = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(-1) - log_det - log_scale.sum()
+        trace.append((value - log_q)[sound].mean().item() if sound.any() else -math.inf)
         rate = schedule.rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
         for p, g, (first, second) in zip(state, gradients, moments, strict=False):
             first.mul_(0.9).add_(g, alpha=0.1)
             second.mul_(0.99).addcmul_(g, g, value=0.01)
-            p.add_(rate * (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.99 ** (step + 1))).sqrt() + 1e-8))
+            p.add_(rate * (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.99 ** (step + 1))).sqrt() + FLOOR))
         if step >= 0.75 * schedule.steps:
             averaged += 1
             for average, p in zip(averages, state, strict=True):

@@ -29,7 +29,7 @@ class Term(NamedTuple):
     `tasks` lists the outputs for which B is not zero (None: all of them), so that the rest need not be computed.
     """
 
-    weights: Float[Tensor, "*draws T T"]
+    weights: Float[Tensor, "*#draws T T"]
     kernel: Kernel | None = None
     name: str = ""
     tasks: tuple[int, ...] | None = None
@@ -64,11 +64,11 @@ class Model(ABC):
     def check(self, data: TaskData) -> None:
         """Refuse data that this model cannot describe."""
 
-    def mean(self, theta: Theta, a: Pairs, layout: Layout) -> Float[Tensor, "*draws n"]:
+    def mean(self, theta: Theta, a: Pairs, layout: Layout) -> Float[Tensor, "*#draws n"]:
         """Give ``E[f(a)]`` in standardised units: zero, for constants have normal priors and are integrated out."""
         return a.x.new_zeros(a.output.shape)
 
-    def covariance(self, theta: Theta, a: Pairs, b: Pairs, layout: Layout) -> Float[Tensor, "*draws n m"]:
+    def covariance(self, theta: Theta, a: Pairs, b: Pairs, layout: Layout) -> Float[Tensor, "*#draws n m"]:
         """Give ``Cov[f(a), f(b)] = sum_q B_q[o, o'] k_q(x, x')``, batched over the leading dimensions of theta."""
         total: Tensor | None = None
         n, m = len(a.output), len(b.output)
@@ -87,7 +87,7 @@ class Model(ABC):
         assert total is not None  # every model has a term for every output
         return total
 
-    def variance(self, theta: Theta, a: Pairs, layout: Layout) -> Float[Tensor, "*draws n"]:
+    def variance(self, theta: Theta, a: Pairs, layout: Layout) -> Float[Tensor, "*#draws n"]:
         """Give ``Var[f(a)]``, the diagonal of `covariance`."""
         total = a.x.new_zeros(a.output.shape)
         for term in self.terms(theta, layout):
@@ -97,7 +97,7 @@ class Model(ABC):
             total = total + own
         return total
 
-    def task_covariance(self, theta: Theta, layout: Layout) -> Float[Tensor, "*draws T T"]:
+    def task_covariance(self, theta: Theta, layout: Layout) -> Float[Tensor, "*#draws T T"]:
         """Give the prior ``Cov[f_o(x), f_o'(x)]`` at one x, without the constants, which have no variation to share."""
         return sum(term.weights for term in self.terms(theta, layout) if term.kernel is not None)  # type: ignore[return-value]
 
@@ -145,7 +145,7 @@ class Problem:
         """Distribution of the observed values given theta."""
         return GaussianMarginal(self.model.mean(theta, self.points, self.layout), self.observed_covariance(theta))
 
-    def observed_covariance(self, theta: Theta) -> Float[Tensor, "*draws n n"]:
+    def observed_covariance(self, theta: Theta) -> Float[Tensor, "*#draws n n"]:
         """``Cov[y] = Cov[f] + noise``."""
         covariance = self.model.covariance(theta, self.points, self.points, self.layout)
         covariance.diagonal(dim1=-2, dim2=-1).add_(self.noise_variance(theta))
@@ -156,7 +156,7 @@ class Problem:
         with torch.random.fork_rng(devices=[]):
             return tuple(self.model.prior(self.layout))
 
-    def future_noise_variance(self, theta: Theta, output: Int[Tensor, " m"]) -> Float[Tensor, "*draws m"]:
+    def future_noise_variance(self, theta: Theta, output: Int[Tensor, " m"]) -> Float[Tensor, "*#draws m"]:
         """Variance of the noise of an observation yet to be made.
 
         The inferred one; for a task whose errors were all known, the mean square of those errors.
@@ -168,7 +168,7 @@ class Problem:
         mean_square = (own * self.errors.nan_to_num().square()[:, None]).sum(0) / own.sum(0).clamp_min(1.0)
         return torch.where(all_known, mean_square, variance)[..., output] + NOISE_FLOOR
 
-    def noise_variance(self, theta: Theta) -> Float[Tensor, "*draws n"]:
+    def noise_variance(self, theta: Theta) -> Float[Tensor, "*#draws n"]:
         """Variance of each observation's noise: the known error's, or the task's inferred one."""
         inferred = theta["noise"].square()[..., self.points.output]
         return torch.where(self.errors.isnan(), inferred, self.errors.square()) + NOISE_FLOOR

@@ -30,8 +30,8 @@ class Difference(Model):
     tasks were observed at the same x (Kennedy & O'Hagan 2000, doi 10.1093/biomet/87.1.1, generalised from a chain).
 
     Values of all tasks are measured with one ruler, the spread of the tasks without parents, so that ``rho = 1`` with a
-    smooth delta is the difference architecture of Hutchinson et al. 2017; where declared units differ, or spreads by more
-    than a factor of ten, each task has its own. Priors: ``rho ~ N(1, 1)``, which holds a sign-flipped and an irrelevant
+    smooth delta is the difference architecture of Hutchinson et al. 2017; where declared units differ, or none are declared
+    and spreads differ by more than a factor of ten, each task has its own. Priors: ``rho ~ N(1, 1)``, which holds a sign-flipped and an irrelevant
     source too; ``s ~ LogNormal(-0.1, 0.5)`` for a task without parents and ``LogNormal(-0.7, 0.8)`` for a correction;
     ``noise ~ LogNormal(-2, 1)``.
 
@@ -96,7 +96,9 @@ class Difference(Model):
             )
         units = {task.unit for task in data.tasks}
         if self.rho is not None and len(units) > 1:
-            raise DataError(f"A fixed rho needs all tasks in one unit; the data declare {listed(sorted(map(str, units)))}.")
+            raise DataError(
+                f"A fixed rho needs all tasks in one unit; the data declare {listed(sorted(map(str, units)))}."
+            )
 
     def scaling(self, data: TaskData) -> Scaling:
         spreads = task_spreads(data)
@@ -129,7 +131,7 @@ class Difference(Model):
             weights = column.unsqueeze(-1) * column.unsqueeze(-2)
             yield Term(weights, self.kernel, task, self._heirs(s, layout))
 
-    def propagation(self, theta: Theta, layout: Layout) -> Float[Tensor, "*draws T T"]:
+    def propagation(self, theta: Theta, layout: Layout) -> Float[Tensor, "*#draws T T"]:
         """Give ``R = (I - P)^-1``."""
         amplitude, edges = theta["amplitude"], self.edges(layout.tasks)
         eye = torch.eye(len(layout.tasks), dtype=amplitude.dtype, device=amplitude.device)

@@ -35,8 +35,8 @@ class LatentTask(Model):
     (doi 10.1080/00401706.2019.1638834), with the linear kernel in z.
 
     Tasks are exchangeable: a new one is a new z, drawn from its prior when there is nothing else to go by
-    (`Posterior.new_task`). So values of all tasks are standardised together, unless declared units differ or spreads by
-    more than a factor of ten. Rotations of z, which leave the model unchanged, are removed by writing the hidden parts of
+    (`Posterior.new_task`). So values of all tasks are standardised together if they have one declared unit, or none and
+    spreads within a factor of ten. Rotations of z, which leave the model unchanged, are removed by writing the hidden parts of
     the z as a lower-trapezoidal matrix with ``chi^2`` and normal entries (Bartlett 1933,
     doi 10.1017/S0370164600015096), which has the same prior on ``Z Z^T``.
 
@@ -77,9 +77,7 @@ class LatentTask(Model):
             "noise_level": pyro.sample("noise_level", priors.normal(-2.0, 1.0)),
         }
         offset = pyro.sample("noise_offset", priors.normal(0.0, NOISE_SPREAD, count))
-        theta["noise"] = pyro.deterministic(
-            "noise", (theta["noise_level"].unsqueeze(-1) + offset).exp(), event_dim=1
-        )
+        theta["noise"] = pyro.deterministic("noise", (theta["noise_level"].unsqueeze(-1) + offset).exp(), event_dim=1)
         degrees = torch.arange(dim, 0, -1, dtype=torch.float64)
         length = pyro.sample("embedding_square", dist.Chi2(degrees).to_event(1)).sqrt()
         entries = pyro.sample("embedding_entry", priors.normal(0.0, 1.0, below)) if below else length[..., :0]
@@ -102,7 +100,7 @@ class LatentTask(Model):
         yield Term(_matrix(theta["private"]).square() * eye, self.kernel, "separate")
 
     def with_new_task(
-        self, theta: Theta, layout: Layout, descriptors: tuple[float, ...] | None, white: Float[Tensor, "*draws size"]
+        self, theta: Theta, layout: Layout, descriptors: tuple[float, ...] | None, white: Float[Tensor, "*#draws size"]
     ) -> Theta:
         """Extend theta by a new task drawn from the population.
 
@@ -122,14 +120,7 @@ class LatentTask(Model):
 
     @property
     def dims(self) -> Mapping[str, tuple[str, ...]]:
-        return {
-            "noise": ("task",),
-            "noise_offset": ("task",),
-            "embedding": ("task", "latent"),
-            "embedding_square": ("latent",),
-            "embedding_entry": ("embedding_entry",),
-            "descriptor_weight": ("descriptor", "latent"),
-        }
+        return {"noise": ("task",), "embedding": ("task", "latent"), "descriptor_weight": ("descriptor", "latent")}
 
 
 def _matrix(scalar: Tensor) -> Tensor:

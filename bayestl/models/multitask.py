@@ -29,7 +29,7 @@ class MultiTask(Model):
 
     The shared functions and the private ones have length scales of their own, so a task that has nothing in common with
     the rest keeps its own smoothness as well. Up to five tasks ``A A^T`` is ``s_o C_oo' s_o'`` with C a correlation matrix
-    written in canonical partial correlations ``tanh(N(0, 1))`` (Lewandowski, Kurowicka & Joe 2009,
+    written in canonical partial correlations ``tanh(N(0, 1.5^2))`` (Lewandowski, Kurowicka & Joe 2009,
     doi 10.1016/j.jmva.2009.04.008): every correlation, of either sign, has a positive density, none is preferred. Beyond,
     A is lower-trapezoidal with `rank` columns, the tasks with the most rows first: ``A_qq ~ LogNormal(-0.2, 0.5)``, below
     the diagonal ``N(0, 1)``. Both forms are identified: no rotation of the hidden functions leaves them unchanged.
@@ -55,52 +55,40 @@ class MultiTask(Model):
     def prior(self, layout: Layout) -> Theta:
         count = len(layout.tasks)
         theta = {"noise": noise(layout)}
-        if self._full_rank(layout):
-            theta["amplitude"] = pyro.sample("amplitude", priors.amplitude(count))
-            if count > 1:
-                pairs = count * (count - 1) // 2
-                theta["partial_correlation"] = pyro.sample(
-                    "partial_correlation", priors.partial_correlations(1.0, pairs)
-                )
+        if self.rank is None and count <= FULL_RANK_LIMIT:
+            amplitude = pyro.sample("amplitude", priors.amplitude(count))
+            pairs = count * (count - 1) // 2
+            partial = (
+                pyro.sample("partial_correlation", priors.partial_correlations(1.5, pairs))
+                if pairs
+                else amplitude[..., :0]
+            )
+            loading = amplitude.unsqueeze(-1) * correlation_factor(partial, count)
         else:
             rank = min(self.rank or 2, count)
             below = count * rank - rank * (rank + 1) // 2
-            theta["own_loading"] = pyro.sample("own_loading", priors.log_normal(-0.2, 0.5, rank))
-            theta["loading"] = pyro.sample("loading", priors.normal(0.0, 1.0, below))
+            diagonal = pyro.sample("loading_diagonal", priors.log_normal(-0.2, 0.5, rank))
+            entries = (
+                pyro.sample("loading_entry", priors.normal(0.0, 1.0, below)) if below else diagonal[..., :0]
+            )
+            trapezoid = lower_trapezoid(diagonal, entries, count)
+            loading = trapezoid[..., torch.tensor(layout.by_count).argsort(), :]
+        theta["loading"] = pyro.deterministic("loading", loading, event_dim=2)
         theta["private"] = pyro.sample("private", priors.log_normal(-1.5, 0.7, count))
         return theta | self.kernel.prior("shared", layout) | self.kernel.prior("separate", layout)
 
     def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
-        loadings = self.loadings(theta, layout)
+        a = theta["loading"]
         yield constants(layout, theta)
-        yield Term(loadings @ loadings.mT, self.kernel, "shared")
+        yield Term(a @ a.mT, self.kernel, "shared")
         yield Term(torch.diag_embed(theta["private"].square()), self.kernel, "separate")
-
-    def loadings(self, theta: Theta, layout: Layout) -> Float[Tensor, "*draws T Q"]:
-        """Give the matrix A."""
-        if self._full_rank(layout):
-            partial = theta.get("partial_correlation", theta["amplitude"][..., :0])
-            return theta["amplitude"].unsqueeze(-1) * correlation_factor(partial, len(layout.tasks))
-        own = theta["own_loading"]
-        trapezoid = lower_trapezoid(own, theta["loading"], len(layout.tasks))
-        return trapezoid[..., torch.tensor(layout.by_count).argsort(), :]
-
-    def _full_rank(self, layout: Layout) -> bool:
-        return self.rank is None and len(layout.tasks) <= FULL_RANK_LIMIT
 
     @property
     def dims(self) -> Mapping[str, tuple[str, ...]]:
-        return {
-            "amplitude": ("task",),
-            "noise": ("task",),
-            "private": ("task",),
-            "partial_correlation": ("task_pair",),
-            "own_loading": ("factor",),
-            "loading": ("loading_entry",),
-        }
+        return {"noise": ("task",), "private": ("task",), "loading": ("task", "factor")}
 
 
-def correlation_factor(partial: Float[Tensor, "*draws pairs"], count: int) -> Float[Tensor, "*draws T T"]:
+def correlation_factor(partial: Float[Tensor, "*#draws pairs"], count: int) -> Float[Tensor, "*#draws T T"]:
     """Cholesky factor of the correlation matrix with these canonical partial correlations (rows of the lower triangle).
 
     ``L_ij = p_ij prod_{k<j} sqrt(1 - p_ik^2)``, ``L_ii = prod_{k<i} sqrt(1 - p_ik^2)``.
@@ -114,8 +102,8 @@ def correlation_factor(partial: Float[Tensor, "*draws pairs"], count: int) -> Fl
 
 
 def lower_trapezoid(
-    diagonal: Float[Tensor, "*draws Q"], below: Float[Tensor, "*draws entries"], count: int
-) -> Float[Tensor, "*draws T Q"]:
+    diagonal: Float[Tensor, "*#draws Q"], below: Float[Tensor, "*#draws entries"], count: int
+) -> Float[Tensor, "*#draws T Q"]:
     """(T, Q) matrix, zero above its diagonal, from the diagonal and the entries below it, row by row."""
     rank = diagonal.shape[-1]
     out = diagonal.new_zeros(*diagonal.shape[:-1], count, rank)

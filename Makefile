@@ -1,0 +1,50 @@
+# Everything happens in .venv; nothing but Python 3.11+ and make is needed.
+#   make demo    install, then run the demo           make lint    ruff, mypy, import-linter
+#   make test    install, then run all tests          make bench   install the rivals, run all benchmarks
+
+VENV := .venv
+BIN := $(VENV)/bin
+NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	if $$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then echo $$p; break; fi; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+export PYTHONWARNINGS :=
+
+.PHONY: demo test lint bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/bayestl demo
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/lint.stamp
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks.all
+
+$(VENV)/python.stamp:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv was found. Install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Making $(VENV) with $(PYTHON) ..."
+	@$(PYTHON) -m venv $(VENV) && touch $@
+
+# torch goes first and alone, so that what needs it finds the pinned build installed.
+$(VENV)/torch.stamp: $(VENV)/python.stamp constraints.txt
+	@echo "Installing PyTorch ..."
+	@$(PIP) torch && touch $@
+
+$(VENV)/%.stamp: $(VENV)/torch.stamp pyproject.toml
+	@echo "Installing bayestl ($*) ..."
+	@$(PIP) --editable ".[$(EXTRAS_$*)]" && touch $@
+
+EXTRAS_demo := demo
+EXTRAS_test := demo,test
+EXTRAS_lint := demo,test,lint
+EXTRAS_bench := demo,test,benchmark
+
+clean:
+	rm -rf $(VENV) bayestl-demo

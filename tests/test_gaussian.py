@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+import torch
+
+from bayestl.gaussian import mixture
+from bayestl.gaussian.exact import FAILED, Conditioned, GaussianMarginal, robust_cholesky
+
+
+def random_covariance(n=7, batch=3, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    a = torch.randn(batch, n, n, dtype=torch.float64, generator=g)
+    return a @ a.mT + 0.1 * torch.eye(n), torch.randn(n, dtype=torch.float64, generator=g)
+
+
+def test_log_marginal_and_its_gradient_agree_with_torch():
+    covariance, y = random_covariance()
+    covariance.requires_grad_()
+    mean = torch.zeros(7, dtype=torch.float64, requires_grad=True)
+    ours = GaussianMarginal(mean, covariance).log_prob(y)
+    theirs = torch.distributions.MultivariateNormal(mean, covariance).log_prob(y)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours.sum(), [covariance, mean]),
+        torch.autograd.grad(theirs.sum(), [covariance, mean]),
+        strict=True,
+    ):
+        torch.testing.assert_close((a + a.mT) / 2 if a.dim() > 1 else a, (b + b.mT) / 2 if b.dim() > 1 else b)
+
+
+def test_one_bad_particle_does_not_stop_the_others():
+    covariance, y = random_covariance()
+    covariance[1] = -torch.eye(7)
+    covariance.requires_grad_()
+    value = GaussianMarginal(torch.zeros(7), covariance).log_prob(y)
+    (gradient,) = torch.autograd.grad(value.sum(), covariance)
+    assert value[1] == FAILED
+    assert (gradient[1] == 0).all()
+    assert value[[0, 2]].isfinite().all()
+    assert (gradient[[0, 2]] != 0).any()
+
+
+def test_samples_have_the_stated_moments():
+    covariance, _ = random_covariance(batch=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        draws = GaussianMarginal(torch.full((7,), 2.0, dtype=torch.float64), covariance[0]).rsample((60_000,))
+    torch.testing.assert_close(draws.mean(0), torch.full((7,), 2.0, dtype=torch.float64), atol=0.06, rtol=0)
+    torch.testing.assert_close(draws.T.cov(), covariance[0], atol=0.4, rtol=0.05)
+
+
+def test_conditioning_agrees_with_the_textbook():
+    covariance, y = random_covariance(n=10, batch=2)
+    prior, cross, observed = covariance[:, 7:, 7:], covariance[:, 7:, :7], covariance[:, :7, :7]
+    solved = Conditioned(observed, y[:7])
+    gain = cross @ torch.linalg.inv(observed)
+    torch.testing.assert_close(solved.mean(cross), gain @ y[:7])
+    expected = prior - gain @ cross.mT
+    torch.testing.assert_close(solved.covariance(prior, cross), expected)
+    torch.testing.assert_close(
+        solved.variance(prior.diagonal(dim1=-2, dim2=-1), cross), expected.diagonal(dim1=-2, dim2=-1)
+    )
+
+
+def test_leave_one_out_agrees_with_leaving_one_out():
+    covariance, y = random_covariance()
+    error, variance = Conditioned(covariance, y).leave_one_out()
+    for i in range(7):
+        rest = [j for j in range(7) if j != i]
+        alone = Conditioned(covariance[:, rest][:, :, rest], y[rest])
+        cross = covariance[:, [i]][:, :, rest]
+        torch.testing.assert_close(error[:, i], y[i] - alone.mean(cross)[:, 0])
+        torch.testing.assert_close(variance[:, i], alone.variance(covariance[:, [i], i], cross)[:, 0])
+
+
+def test_jitter_is_the_least_that_works_and_told():
+    singular = torch.ones(3, 3, dtype=torch.float64)
+    factor, jitter = robust_cholesky(singular)
+    assert 0 < jitter <= 1e-8
+    torch.testing.assert_close(factor @ factor.mT, singular, atol=1e-7, rtol=0)
+    with pytest.warns(UserWarning, match="jitter"):
+        Conditioned(singular, torch.ones(3, dtype=torch.float64))
+    with pytest.raises(torch.linalg.LinAlgError, match="not positive definite"):
+        robust_cholesky(-singular)
+
+
+MEAN = torch.tensor([[0.0, 1e6], [3.0, 1e6 + 1], [-20.0, 1e6]], dtype=torch.float64)
+STD = torch.tensor([[1.0, 1e-3], [0.1, 2.0], [1e-6, 1e-3]], dtype=torch.float64)
+
+
+def test_mixture_quantiles_invert_the_mixture():
+    levels = (0.001, 0.05, 0.3, 0.5, 0.9, 0.999)
+    found = mixture.quantiles(MEAN, STD, levels)
+    for level, y in zip(levels, found, strict=True):
+        torch.testing.assert_close(mixture.cdf(y, MEAN, STD), torch.full((2,), level).double(), atol=1e-6, rtol=0)
+    assert (found.diff(dim=0) > 0).all()
+
+
+def test_quantiles_of_one_component_are_the_normals():
+    levels = [0.01, 0.5, 0.975]
+    found = mixture.quantiles(MEAN[:1], STD[:1], levels)
+    expected = scipy.stats.norm.ppf(np.array(levels)[:, None], MEAN[0].numpy(), STD[0].numpy())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+
+
+def test_mixture_scores_agree_with_integration():
+    mean, std, y = torch.tensor([-1.0, 0.5, 2.0]).double(), torch.tensor([0.3, 1.0, 0.5]).double(), 0.7
+    density = scipy.stats.norm.pdf(y, mean, std).mean()
+    assert mixture.log_density(torch.tensor(y), mean, std).item() == pytest.approx(np.log(density))
+
+    def squared(t):
+        return (scipy.stats.norm.cdf(t, mean, std).mean() - (t >= y)) ** 2
+
+    expected = scipy.integrate.quad(squared, -6, y)[0] + scipy.integrate.quad(squared, y, 8)[0]
+    assert mixture.crps(torch.tensor(y).double(), mean, std).item() == pytest.approx(expected, rel=1e-6)

@@ -1,0 +1,248 @@
+import math
+import warnings
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import bayestl as btl
+from bayestl.inference.coordinates import Coordinates
+from bayestl.inference.infer import infer
+from bayestl.inference.mode import climb, curvature
+from bayestl.inference.variational import Gaussian, Schedule, normal_points, pareto_k, refine
+from bayestl.models.base import Problem
+
+from .conftest import MODELS, table
+
+
+def coordinates_of(problem: Problem) -> Coordinates:
+    return Coordinates(problem.program, len(problem.values))
+
+
+def test_density_is_pyros_times_the_jacobian(problem):
+    """log p(v) - log p(theta(v), y) is the log Jacobian of theta(v): checked against automatic differentiation."""
+    coordinates = coordinates_of(problem)
+    v = torch.randn(1, coordinates.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    theta, density = coordinates.run(v)
+    trace = pyro.poutine.trace(
+        pyro.poutine.condition(problem.program, {name: theta[name][0] for name in coordinates.sites})
+    ).get_trace()
+
+    def flat(u):
+        values = coordinates.run(u.unsqueeze(0))[0]
+        return torch.cat([values[name][0].reshape(-1) for name in coordinates.sites])
+
+    jacobian = torch.autograd.functional.jacobian(flat, v[0])
+    expected = trace.log_prob_sum() + torch.linalg.slogdet(jacobian)[1]
+    torch.testing.assert_close(density[0], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_gradient_agrees_with_differences(problem):
+    coordinates = coordinates_of(problem)
+    v = 0.5 * torch.randn(1, coordinates.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    _, gradient = coordinates.gradient(v)
+    step = 1e-5 * torch.eye(coordinates.dim, dtype=torch.float64)
+    numeric = (coordinates.density(v + step) - coordinates.density(v - step)) / 2e-5
+    torch.testing.assert_close(gradient[0], numeric, rtol=1e-4, atol=1e-4)
+
+
+def test_climbing_ends_where_the_gradient_vanishes(problem):
+    coordinates = coordinates_of(problem)
+    points, heights = climb(coordinates, torch.full((2, coordinates.dim), 0.1, dtype=torch.float64), tolerance=1e-9)
+    _, gradient = coordinates.gradient(points)
+    assert gradient.abs().max() < 0.02
+    torch.testing.assert_close(coordinates.density(points), heights)
+
+
+def hierarchical():
+    """A conjugate hierarchy: every posterior moment is known."""
+    m = pyro.sample("m", dist.Normal(torch.zeros(3).double(), 2.0).to_event(1))
+    pyro.sample("y", dist.Normal(m, 0.5).to_event(1), obs=torch.tensor([1.0, -2.0, 0.3]).double())
+
+
+def test_laplace_and_variational_are_exact_on_a_gaussian_posterior():
+    coordinates = Coordinates(hierarchical)
+    points, heights = climb(coordinates, torch.zeros(1, 3, dtype=torch.float64), tolerance=1e-10)
+    mode = curvature(coordinates, points[0], heights[0].item())
+    y = torch.tensor([1.0, -2.0, 0.3]).double()
+    variance = 1 / (1 / 4 + 1 / 0.25)
+    evidence = dist.Normal(0.0, math.sqrt(4.25)).log_prob(y).sum()
+    assert mode.log_evidence == pytest.approx(evidence.item(), abs=1e-6)
+    for full in (False, True):
+        q, elbo, _ = refine(coordinates, mode, Schedule(20, 4, full=full), torch.Generator().manual_seed(0))
+        torch.testing.assert_close(2.0 * q.centre, variance * y / 0.25, atol=1e-4, rtol=0)
+        torch.testing.assert_close(4.0 * q.factor @ q.factor.mT, variance * torch.eye(3).double(), atol=1e-4, rtol=0)
+        np.testing.assert_allclose(elbo, evidence.item(), atol=1e-3)
+
+
+def test_refinement_raises_the_elbo_of_a_skewed_posterior():
+    def skewed():
+        s = pyro.sample("s", dist.LogNormal(torch.zeros(1).double(), 2.0).to_event(1))
+        pyro.sample("y", dist.Poisson(s).to_event(1), obs=torch.tensor([0.0]).double())
+
+    coordinates = Coordinates(skewed)
+    points, heights = climb(coordinates, torch.zeros(1, 1, dtype=torch.float64))
+    mode = curvature(coordinates, points[0], heights[0].item())
+    laplace = Gaussian(mode.v, mode.basis)
+    q, _, _ = refine(coordinates, mode, Schedule(200, 16), torch.Generator().manual_seed(0))
+    white = normal_points(4096, 1, 0)
+
+    def elbo(g):
+        return (coordinates.density(g.push(white)) - g.log_density_of(white)).mean()
+
+    assert elbo(q) > elbo(laplace) + 0.01
+
+
+def test_priors_that_are_not_pushed_normals_keep_their_density():
+    def gamma():
+        pyro.sample("g", dist.Gamma(torch.full((1,), 2.0).double(), 3.0).to_event(1))
+
+    coordinates = Coordinates(gamma)
+    v = torch.linspace(-40, 40, 200_001, dtype=torch.float64).unsqueeze(-1)
+    mass = coordinates.density(v).exp()
+    assert torch.trapezoid(mass, v[:, 0]).item() == pytest.approx(1.0, abs=1e-6)
+    mean = torch.trapezoid(mass * coordinates.theta(v)["g"][:, 0], v[:, 0])
+    assert mean.item() == pytest.approx(2 / 3, abs=1e-6)
+
+
+def test_discrete_sites_are_refused():
+    with pytest.raises(btl.FitError, match="'k' is discrete"):
+        Coordinates(lambda: pyro.sample("k", dist.Poisson(3.0)))
+
+
+def test_quasi_random_normals_have_the_moments_of_normals():
+    z = normal_points(1024, 5, seed=0)
+    torch.testing.assert_close(z.mean(0), torch.zeros(5).double(), atol=0.01, rtol=0)
+    torch.testing.assert_close(z.T.cov(), torch.eye(5).double(), atol=0.03, rtol=0)
+    assert normal_points(64, 3, 1).shape == (64, 3)
+
+
+def test_k_hat_is_low_for_a_good_guide_and_high_for_a_bad_one():
+    z = normal_points(2048, 1, 0)[:, 0]
+    good = -0.5 * (z / 1.02) ** 2 + 0.5 * z**2
+    bad = -0.5 * (z / 4.0) ** 2 + 0.5 * z**2
+    assert pareto_k(good) < 0.5
+    assert pareto_k(bad) > 0.7
+
+
+def state():
+    return (
+        torch.random.get_rng_state().tolist(), np.random.get_state()[1].tolist(), torch.get_default_dtype(),
+        dict(pyro.get_param_store()), pyro.settings.get("validate_poutine"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["variational", "map", "nuts"])
+def test_same_seed_same_answer_and_no_trace_left(method):
+    before = state()
+    options = {"method": method, "draws": 8 if method == "nuts" else None, "warmup": 8}
+    first, again = (btl.fit(btl.MultiTask(), table(15), seed=3, **options) for _ in range(2))
+    for name, value in first.theta.items():
+        assert torch.equal(value, again.theta[name])
+    assert state() == before
+    assert first.record.method == method
+    assert first.draws == {"variational": 64, "map": 1, "nuts": 8}[method]
+    if method != "map":
+        other = btl.fit(btl.MultiTask(), table(15), seed=4, **options)
+        assert not torch.equal(first.theta["noise"], other.theta["noise"])
+
+
+def test_interrupted_while_refining_leaves_a_usable_posterior(monkeypatch, data):
+    calls = []
+
+    def gradient(self, v, original=Coordinates.gradient):
+        calls.append(len(v))
+        if len(v) == variational_batch and calls.count(variational_batch) > 20:
+            raise KeyboardInterrupt
+        return original(self, v)
+
+    variational_batch = 16
+    monkeypatch.setattr(Coordinates, "gradient", gradient)
+    with pytest.warns(UserWarning, match="interrupted"):
+        posterior = btl.fit(btl.MultiTask(), data)
+    assert posterior.record.interrupted
+    assert np.isfinite(posterior.predict({"x0": [0.5], "x1": [0.5], "phase": ["cubic"]})["mean"]).all()
+
+
+def test_interrupted_before_the_mode_says_so(monkeypatch, data):
+    monkeypatch.setattr(Coordinates, "gradient", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt, match="there is no posterior"):
+        btl.fit(btl.MultiTask(), data)
+
+
+def test_a_bad_guide_is_warned_about(monkeypatch, data):
+    monkeypatch.setattr("bayestl.inference.infer.pareto_k", lambda _: 1.7)
+    with pytest.warns(UserWarning, match="k-hat 1.70"):
+        btl.fit(btl.MultiTask(), data)
+
+
+def test_senseless_options_are_refused(data):
+    with pytest.raises(ValueError, match="`method` must be"):
+        btl.fit(btl.MultiTask(), data, method="exact")
+    with pytest.raises(ValueError, match="`draws` must be"):
+        btl.fit(btl.MultiTask(), data, draws=0)
+    with pytest.raises(ValueError, match="must be a TaskData"):
+        btl.fit(btl.MultiTask(), data.to_frame())
+    with pytest.raises(ValueError, match="must be a bayestl model"):
+        btl.fit("multitask", data)
+
+
+def test_variational_agrees_with_nuts():
+    """Moments of the predictions, within a tenth of their spread, and of the log noise."""
+    data = table(36)
+    new = {"x0": np.linspace(0, 1, 9), "x1": np.full(9, 0.4), "phase": ["cubic"] * 9}
+    vi = btl.fit(btl.MultiTask(), data, seed=0)
+    nuts = btl.fit(btl.MultiTask(), data, seed=0, method="nuts", draws=300, warmup=150)
+    ours, reference = vi.predict(new), nuts.predict(new)
+    assert (np.abs(ours["mean"] - reference["mean"]) / reference["std"]).mean() < 0.1
+    assert (np.abs(ours["std"] / reference["std"] - 1)).mean() < 0.12
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_ugly_tables_simply_work(name):
+    """One row in a task, constant columns, collinear and repeated rows, values of any size, 1 feature or 500."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    base = table(18).to_frame().reset_index(drop=True)
+    one_row = base[(base["task"] != "c") | (base.index == base.index[base["task"] == "c"][0])]
+    cases = {
+        "one row in a task": one_row,
+        "constant columns": base.assign(x1=3.0, phase="cubic"),
+        "constant values": base.assign(value=7.0),
+        "collinear": base.assign(x1=2 * base["x0"] - 1),
+        "repeated rows": pd.concat([base] * 3),
+        "tiny": base.assign(value=base["value"] * 1e-12, error=np.nan),
+        "huge": base.assign(value=base["value"] * 1e12, x0=base["x0"] * 1e12, error=np.nan),
+        "offset": base.assign(value=base["value"] + 1e9, error=np.nan),
+        "exact": base.assign(error=0.0),
+    }
+    for case, frame in cases.items():
+        data = btl.TaskData.from_long(
+            frame, inputs=["x0", "x1", "phase"], task="task", value="value", error="error", tasks=["a", "b", "c"]
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
+            posterior = btl.fit(MODELS[name], data, seed=0)
+            predicted = posterior.predict(frame.head(4))
+        assert np.isfinite(predicted["mean"]).all(), case
+        assert (predicted["std"] > 0).all(), case
+    for d in (1, 500):
+        names = [f"x{j}" for j in range(d)]
+        frame = pd.DataFrame(rng.random((21, d)), columns=names).assign(task=["a", "b", "c"] * 7)
+        frame["value"] = np.sin(4 * frame["x0"]) + 0.1 * rng.standard_normal(21)
+        data = btl.TaskData.from_long(frame, inputs=names, task="task", value="value")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
+            assert np.isfinite(btl.fit(MODELS[name], data).predict(frame)["std"]).all(), d
+
+
+def test_infer_reports_what_it_did(data):
+    theta, record = infer(Problem.of(btl.Difference.chain("a", "b", "c"), data))
+    assert len(record.elbo) == 60
+    assert {"mode", "curvature", "variational", "total"} <= set(record.seconds)
+    assert record.evaluations > 500
+    assert theta["rho"].shape == (64, 2)
+    assert isinstance(record.pareto_k, float)

@@ -1,0 +1,425 @@
+import dataclasses
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+import xarray as xr
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+import bayestl as btl
+from bayestl import storage
+from bayestl.scaling import Scaling
+
+from .conftest import MODELS, grid, table
+
+
+def test_one_draw_agrees_with_scikit_learn():
+    """A single task at fixed theta is scikit-learn's Gaussian process."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"p": rng.random(20), "q": rng.random(20)}).assign(y=lambda f: np.sin(5 * f["p"]) + f["q"])
+    data = btl.TaskData.from_wide(frame, inputs=["p", "q"], tasks=["y"])
+    scaling = Scaling.of_inputs(data, np.zeros(1), np.ones(1), unscaled={"p", "q"})
+    theta = {
+        "amplitude": torch.tensor([[1.3]]).double(),
+        "noise": torch.tensor([[0.1]]).double(),
+        "y.length_scale": torch.tensor([[0.4, 0.9]]).double(),
+    }
+    posterior = btl.Posterior(btl.SingleTask(), data, scaling, theta, None)
+    kernel = ConstantKernel(1.0) + ConstantKernel(1.69) * Matern([0.4, 0.9], nu=2.5) + WhiteKernel(0.01 + 1e-6)
+    theirs = GaussianProcessRegressor(kernel, optimizer=None, alpha=0.0).fit(frame[["p", "q"]], frame["y"])
+    new = pd.DataFrame(rng.random((5, 2)), columns=["p", "q"])
+    ours = posterior.predict(new, "y", quantiles=[0.1, 0.9])
+    mean, std = theirs.predict(new, return_std=True)
+    np.testing.assert_allclose(ours["mean"], mean, rtol=1e-8)
+    np.testing.assert_allclose(ours["std"], std, rtol=1e-7)
+    np.testing.assert_allclose(ours["quantile"][1], scipy.stats.norm.ppf(0.9, mean, std), rtol=1e-7)
+
+
+def test_predictions_are_labelled_and_coherent(posterior):
+    new = grid().set_index(pd.Index(list("abcdefg"), name="compound"))
+    out = posterior.predict(new, quantiles=[0.05, 0.25, 0.5, 0.75, 0.95])
+    assert out["mean"].dims == ("row", "task")
+    assert out["quantile"].dims == ("quantile_level", "row", "task")
+    assert out["row"].values.tolist() == list("abcdefg")
+    assert out["mean"].attrs["units"] == "eV"
+    assert (out["quantile"].diff("quantile_level") > 0).all()
+    one = posterior.predict(new, task="b", quantiles=[0.25])
+    assert one["mean"].dims == ("row",)
+    np.testing.assert_array_equal(one["mean"], out["mean"].sel(task="b"))
+    quiet = posterior.predict(new, noise=False)
+    assert (quiet["std"] < out["std"]).all()
+    np.testing.assert_allclose(quiet["mean"], out["mean"])
+
+
+def test_a_row_is_predicted_alike_alone_and_among_many(posterior):
+    new = grid(40)
+    together = posterior.predict(new)
+    alone = posterior.predict(new.iloc[[17]])
+    np.testing.assert_allclose(alone["mean"][0], together["mean"][17], rtol=1e-10)
+    np.testing.assert_allclose(alone["quantile"][:, 0], together["quantile"][:, 17], rtol=1e-8)
+
+
+def test_joint_draws_have_the_predicted_moments(posterior):
+    new = grid(3)
+    draws = posterior.sample(new, draws=8000, seed=1)
+    assert draws.dims == ("draw", "row", "task")
+    out = posterior.predict(new, noise=False)
+    error = out["std"] / np.sqrt(8000)
+    assert (np.abs(draws.mean("draw") - out["mean"]) < 5 * error).all()
+    np.testing.assert_allclose(draws.std("draw"), out["std"], rtol=0.05)
+    noisy = posterior.sample(new, "b", draws=8000, seed=1, noise=True)
+    np.testing.assert_allclose(noisy.std("draw"), posterior.predict(new, "b")["std"], rtol=0.05)
+    np.testing.assert_array_equal(draws, posterior.sample(new, draws=8000, seed=1))
+
+
+def test_derived_quantities_know_what_correlation_buys(posterior):
+    new = grid(5)
+    out = posterior.derive(lambda y: y["b"] - y["a"], new, draws=4000)
+    draws = posterior.sample(new, draws=4000)
+    np.testing.assert_allclose(out["std"], (draws.sel(task="b") - draws.sel(task="a")).std("draw"))
+    apart = np.hypot(draws.sel(task="a").std("draw"), draws.sel(task="b").std("draw"))
+    np.testing.assert_allclose(out["std_independent"], apart, rtol=0.06)
+    assert out["quantile"].dims == ("quantile_level", "row")
+    with pytest.raises(ValueError, match="keeps the dimension 'draw'"):
+        posterior.derive(lambda y: y["a"].mean("draw"), new)
+
+
+def test_task_correlation_is_a_correlation(posterior):
+    c = posterior.task_correlation()
+    np.testing.assert_allclose(np.diag(c["mean"]), 1.0)
+    np.testing.assert_allclose(c["mean"], c["mean"].T)
+    assert (np.abs(c["mean"]) <= 1 + 1e-12).all()
+    if isinstance(posterior.model, btl.SingleTask):
+        np.testing.assert_allclose(c["mean"], np.eye(3))
+
+
+def test_conditioning_is_a_fit_with_the_same_theta(posterior, data):
+    more = table(9, seed=5)
+    updated = posterior.condition(more)
+    whole = btl.Posterior(posterior.model, data.append(more), posterior.scaling, posterior.theta, posterior.record)
+    new = grid()
+    np.testing.assert_allclose(updated.predict(new)["mean"], whole.predict(new)["mean"], rtol=1e-9)
+    assert (updated.predict(new, noise=False)["std"] < posterior.predict(new, noise=False)["std"] + 1e-9).mean() > 0.7
+    assert len(posterior.data) == len(data)
+
+
+def test_order_of_conditioning_does_not_matter(posterior):
+    first, second, new = table(6, seed=5), table(6, seed=6), grid()
+    one, other = posterior.condition(first).condition(second), posterior.condition(second).condition(first)
+    np.testing.assert_allclose(one.predict(new)["mean"], other.predict(new)["mean"], rtol=1e-8)
+
+
+def test_units_do_not_matter(model):
+    """A fit in other units is the same fit: to the last bits for units that are powers of two."""
+    frame = table().to_frame().reset_index(drop=True)
+    options = {"inputs": ["x0", "x1", "phase"], "task": "task", "value": "value", "error": "error"}
+    small = btl.TaskData.from_long(frame, **options)
+    large = btl.TaskData.from_long(
+        frame.assign(x0=frame["x0"] * 1024, value=frame["value"] * 1024, error=frame["error"] * 1024), **options
+    )
+    new = grid()
+    ours, theirs = btl.fit(model, small).predict(new), btl.fit(model, large).predict(new.assign(x0=new["x0"] * 1024))
+    np.testing.assert_allclose(theirs["mean"] / 1024, ours["mean"], rtol=1e-9)
+    np.testing.assert_allclose(theirs["std"] / 1024, ours["std"], rtol=1e-9)
+
+
+def test_known_errors_are_used():
+    """The more precise of two contradicting rows wins, and a task of known errors predicts with those errors."""
+    frame = pd.DataFrame({"x": np.tile(np.linspace(0, 1, 8), 2), "y": np.r_[np.zeros(8), np.ones(8)], "e": [0.01] * 8 + [1.0] * 8})
+    data = btl.TaskData.from_long(frame.assign(task="t"), inputs=["x"], task="task", value="y", error="e")
+    posterior = btl.fit(btl.SingleTask(), data)
+    out = posterior.predict({"x": [0.5]}, "t", noise=False)
+    assert abs(float(out["mean"][0])) < 0.05
+    noisy = posterior.predict({"x": [0.5]}, "t")
+    expected = np.sqrt(np.mean(frame["e"] ** 2) + float(out["std"][0]) ** 2)
+    assert float(noisy["std"][0]) == pytest.approx(expected, rel=0.01)
+
+
+def test_log_likelihood_is_leave_one_out(posterior, data):
+    """exp of each entry is the density of that row under the posterior without it, at the same theta."""
+    ours = posterior.log_likelihood()
+    i = 4
+    rest = data.where(np.arange(len(data)) != i)
+    without = btl.Posterior(posterior.model, rest, posterior.scaling, posterior.theta, None)
+    only = data.to_frame().iloc[[i]]
+    at = without._at(without._inputs(only)[1], data.names[data.task_index[i]])
+    mean, variance = without._marginals(at)
+    variance = variance[:, 0] + posterior._problem.noise_variance(posterior.theta)[:, i]
+    scale, location = posterior.scaling.scale[data.task_index[i]], posterior.scaling.location[data.task_index[i]]
+    expected = scipy.stats.norm.logpdf(
+        data.values[i], mean[:, 0].numpy() * scale + location, np.sqrt(variance.numpy()) * scale
+    )
+    np.testing.assert_allclose(ours[:, i], expected, rtol=1e-7, atol=1e-7)
+
+
+def test_score_agrees_with_predict(posterior):
+    test = table(12, seed=9)
+    score = posterior.score(test)
+    for i in range(12):
+        row = test.to_frame().iloc[[i]]
+        level = float(score["pit"][i])
+        if np.isnan(test.errors[i]) and 1e-6 < level < 1 - 1e-6:
+            quantile = posterior.predict(row, task=row["task"].iloc[0], quantiles=[level])["quantile"]
+            assert float(quantile[0, 0]) == pytest.approx(test.values[i], abs=1e-6)
+    assert (score["crps"] <= np.abs(score["error"]) * 1.5 + 1).all()
+
+
+def test_wrong_questions_are_answered_clearly(posterior):
+    with pytest.raises(btl.DataError, match="Unknown task 'z'"):
+        posterior.predict(grid(), task="z")
+    with pytest.raises(btl.DataError, match="lacks columns 'phase'"):
+        posterior.predict(grid().drop(columns="phase"))
+    with pytest.raises(btl.DataError, match="never seen in the data: 'glass'"):
+        posterior.predict(grid().assign(phase="glass"))
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        posterior.predict(grid(), quantiles=[0.5, 1.0])
+    with pytest.raises(ValueError, match="at most 16,000"):
+        posterior.sample(grid(6000))
+    with pytest.raises(ValueError, match="`draws`"):
+        posterior.sample(grid(), draws=0)
+
+
+# -- new tasks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def family():
+    rng = np.random.default_rng(1)
+    x, z = rng.random((8, 9)), rng.normal(size=8)
+    y = np.sin(4 * x) + z[:, None] * np.cos(4 * x) + 0.05 * rng.standard_normal((8, 9))
+    frame = pd.DataFrame({"x": x.ravel(), "y": y.ravel(), "task": [f"t{t}" for t in range(8) for _ in range(9)]})
+    data = btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y")
+    return btl.fit(btl.LatentTask(dim=1), data, seed=0)
+
+
+def rows_of(z, count):
+    x = np.linspace(0.1, 0.9, count)
+    frame = pd.DataFrame({"x": x, "y": np.sin(4 * x) + z * np.cos(4 * x), "task": "new"})
+    return btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y")
+
+
+def test_a_new_task_is_wide_without_rows_and_narrows_with_them(family):
+    at = {"x": np.linspace(0, 1, 11)}
+    truth = np.sin(4 * at["x"]) - 1.5 * np.cos(4 * at["x"])
+    none = family.new_task("new")
+    few = family.new_task("new", rows_of(-1.5, 3))
+    assert none.predict(at, "new")["std"].mean() > 3 * few.predict(at, "new")["std"].mean()
+    assert np.abs(few.predict(at, "new")["mean"] - truth).mean() < 0.25
+    np.testing.assert_allclose(none.predict(at, "t0")["mean"], family.predict(at, "t0")["mean"], atol=0.05)
+    assert len(few.data) == len(family.data) + 3
+
+
+def test_new_task_agrees_with_weighing_by_brute_force(family):
+    """Moments of the prediction, from plain importance sampling of many prior draws of the new task."""
+    rows, at = rows_of(0.8, 2), {"x": [0.3, 0.95]}
+    few = family.new_task("new", rows, draws=2000)
+    many = family.new_task("new", draws=20_000, seed=7)
+    points = many._at(many.scaling.inputs(rows.x), "new")
+    layout = many._problem.layout
+    log_weight, values = [], []
+    target = many._at(many._inputs(at)[1], "new")
+    y = torch.from_numpy((rows.values - many.scaling.location[-1]) / many.scaling.scale[-1])
+    for part, theta, solved in many._batches():
+        cross = many.model.covariance(theta, points, many._problem.points, layout)
+        k = solved.covariance(many.model.covariance(theta, points, points, layout), cross)
+        k = k + torch.diag_embed((theta["noise"][:, -1:] ** 2 + 1e-6).expand(-1, len(y)))
+        log_weight.append(torch.distributions.MultivariateNormal(solved.mean(cross), k).log_prob(y))
+        one = btl.Posterior(many.model, many.data.append(rows), many.scaling, theta, None)
+        values.append(one._marginals(target)[0])
+        assert part.stop > 0
+    weight = torch.softmax(torch.cat(log_weight), 0)
+    expected = (weight[:, None] * torch.cat(values)).sum(0) * many.scaling.scale[-1] + many.scaling.location[-1]
+    np.testing.assert_allclose(few.predict(at, "new")["mean"], expected, atol=0.03)
+
+
+def test_new_tasks_are_refused_where_they_make_no_sense(family, data):
+    with pytest.raises(btl.DataError, match="known already"):
+        family.new_task("t0")
+    with pytest.raises(btl.DataError, match="must hold the task 'other' alone"):
+        family.new_task("other", rows_of(0, 2))
+    with pytest.raises(btl.DataError, match="without task descriptors"):
+        family.new_task("new", descriptors={"p": 1.0})
+    with pytest.raises(ValueError, match="needs a model that embeds tasks"):
+        btl.fit(btl.MultiTask(), data, method="map").new_task("new")
+    frame = family.data.to_frame()
+    mixed = btl.TaskData.from_long(
+        frame.assign(value=np.where(frame["task"] == "t0", 1000, 1) * frame["value"]), inputs=["x"], task="task", value="value"
+    )
+    with pytest.raises(btl.DataError, match="differ in unit"):
+        btl.fit(btl.LatentTask(dim=1), mixed, method="map").new_task("new")
+
+
+def test_descriptors_tell_a_new_task_from_the_others():
+    """Tasks whose slope is their descriptor: with no rows at all the new one is predicted from its descriptor."""
+    rng = np.random.default_rng(0)
+    slopes = np.linspace(-1, 1, 10)
+    x = rng.random((10, 8))
+    y = slopes[:, None] * (2 * x - 1) + 0.02 * rng.standard_normal((10, 8))
+    names = [f"t{t}" for t in range(10)]
+    frame = pd.DataFrame({"x": x.ravel(), "y": y.ravel(), "task": np.repeat(names, 8)})
+    descriptors = pd.DataFrame({"slope": slopes}, index=names)
+    data = btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y", task_descriptors=descriptors, units=dict.fromkeys(names, "eV"))
+    posterior = btl.fit(btl.LatentTask(dim=1), data, seed=0)
+    up = posterior.new_task("up", descriptors={"slope": 0.9}).predict({"x": [0.0, 1.0]}, "up")
+    assert float(up["mean"][1] - up["mean"][0]) > 0.9
+    with pytest.raises(btl.DataError, match="mapping with keys slope"):
+        posterior.new_task("up")
+
+
+# -- files and ArviZ --------------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded_is_the_same_bit_for_bit(posterior, tmp_path):
+    path = posterior.save(tmp_path / "posterior.nc")
+    again = btl.load(path)
+    new = grid(20)
+    xr.testing.assert_identical(posterior.predict(new), again.predict(new))
+    xr.testing.assert_identical(posterior.sample(new), again.sample(new))
+    assert again.model == posterior.model
+    pd.testing.assert_frame_equal(again.data.to_frame(), posterior.data.to_frame())
+    for field in dataclasses.fields(posterior.record):
+        np.testing.assert_equal(getattr(again.record, field.name), getattr(posterior.record, field.name))
+
+
+def test_another_process_reads_the_same_predictions(tmp_path):
+    posterior = btl.fit(btl.Difference.chain("a", "b", "c"), table(), seed=0)
+    posterior.save(tmp_path / "posterior.nc")
+    grid().to_pickle(tmp_path / "grid.pkl")
+    code = (
+        "import sys, pandas as pd, bayestl as btl, torch; torch.set_num_threads(2);"
+        "p = btl.load(sys.argv[1] + '/posterior.nc'); g = pd.read_pickle(sys.argv[1] + '/grid.pkl');"
+        "sys.stdout.buffer.write(p.predict(g)['quantile'].values.tobytes())"
+    )
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], capture_output=True, check=True)
+    assert out.stdout == posterior.predict(grid())["quantile"].values.tobytes()
+
+
+def test_a_file_cut_short_anywhere_is_refused(tmp_path):
+    posterior = btl.fit(btl.SingleTask(), table(12), method="map")
+    path = posterior.save(tmp_path / "posterior.nc")
+    content = path.read_bytes()
+    cut = tmp_path / "cut.nc"
+    lengths = {*range(0, 64), *range(64, len(content), max(1, len(content) // 150)), len(content) - 1}
+    for length in sorted(lengths):
+        cut.write_bytes(content[:length])
+        with pytest.raises(btl.DataError, match="damaged"):
+            btl.load(cut)
+
+
+def test_a_flipped_bit_in_the_data_is_noticed(tmp_path):
+    posterior = btl.fit(btl.SingleTask(), table(12), method="map")
+    path = posterior.save(tmp_path / "posterior.nc")
+    content = bytearray(path.read_bytes())
+    where = content.find(posterior.data.values.tobytes())
+    assert where > 0
+    content[where + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(btl.DataError, match="checksum"):
+        btl.load(path)
+
+
+def test_foreign_newer_and_absent_files_are_told_apart(tmp_path):
+    with pytest.raises(btl.DataError, match="There is no file"):
+        btl.load(tmp_path / "nothing.nc")
+    xr.Dataset({"a": 1}).to_netcdf(tmp_path / "foreign.nc", engine="h5netcdf")
+    with pytest.raises(btl.DataError, match="not one that bayestl saved"):
+        btl.load(tmp_path / "foreign.nc")
+    path = storage.write(tmp_path / "newer.nc", {"a": np.ones(2)}, {})
+    with xr.open_dataset(path, engine="h5netcdf") as dataset:
+        newer = dataset.load().assign_attrs(bayestl_format=99)
+    newer.to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(btl.DataError, match="newer bayestl"):
+        btl.load(path)
+
+
+def test_a_users_kernel_must_be_given_again(tmp_path):
+    import gpytorch
+
+    def model(**options):
+        return btl.MultiTask(kernel=gpytorch.kernels.MaternKernel(nu=2.5, **options))
+
+    posterior = btl.fit(model(), table(15), method="map")
+    path = posterior.save(tmp_path / "posterior.nc")
+    with pytest.raises(btl.DataError, match="Give the same model again"):
+        btl.load(path)
+    with pytest.raises(btl.DataError, match="another model"):
+        btl.load(path, model=btl.SingleTask())
+    again = btl.load(path, model=model())
+    xr.testing.assert_identical(again.predict(grid()), posterior.predict(grid()))
+
+
+def test_sums_and_products_survive_a_file(tmp_path):
+    kernel = btl.Matern52(["x0"]) * btl.Matern52(["phase"]) + btl.Matern52(["x1"])
+    posterior = btl.fit(btl.LatentTask(kernel=kernel), table(15), method="map")
+    again = btl.load(posterior.save(tmp_path / "posterior.nc"))
+    assert again.model == posterior.model
+
+
+GROUPS = {
+    "posterior", "prior", "posterior_predictive", "prior_predictive", "log_likelihood", "observed_data", "constant_data",
+}  # fmt: skip
+
+
+def check_groups(tree, posterior, groups):
+    assert set(groups) == GROUPS
+    data = posterior.data
+    assert tree["posterior"]["noise"].dims == ("chain", "draw", "task")
+    assert tree["posterior"].sizes["draw"] == posterior.draws
+    assert tree["posterior"]["noise"].attrs["units"] == "eV, eV, eV"
+    assert tree["log_likelihood"]["y"].dims == ("chain", "draw", "obs")
+    np.testing.assert_array_equal(tree["observed_data"]["y"], data.values)
+    assert tree["constant_data"]["x0"].attrs["units"] == "nm"
+    predicted = tree["posterior_predictive"]["y"]
+    spread = np.abs(predicted.mean(["chain", "draw"]) - data.values) / predicted.std(["chain", "draw"])
+    assert float((spread < 3).mean()) > 0.9
+    prior_spread = float(tree["prior_predictive"]["y"].std())
+    assert 0.3 < prior_spread / data.values.std() < 5
+    for group in ("posterior", "prior"):
+        correlation = tree[group]["task_correlation"]
+        assert (np.abs(correlation) <= 1 + 1e-9).all()
+
+
+def test_arviz_takes_it_as_it_is(posterior):
+    arviz = pytest.importorskip("arviz")
+    tree = btl.fit(posterior.model, posterior.data, draws=300).to_arviz()
+    posterior = dataclasses.replace(posterior, theta={"noise": torch.empty(300, 3)})
+    if arviz.__version__.startswith("0."):
+        assert isinstance(tree, arviz.InferenceData)
+        check_groups(tree, posterior, tree.groups())
+    else:
+        assert isinstance(tree, xr.DataTree)
+        check_groups(tree, posterior, tree.children)
+    summary = arviz.summary(tree, var_names=["noise"])
+    assert len(summary) == 3
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Estimated shape parameter")  # of single rows among 24
+        loo = arviz.loo(tree, var_name="y")
+    assert np.isfinite(loo.elpd_loo if hasattr(loo, "elpd_loo") else loo.elpd)
+
+
+def test_the_other_face_of_arviz(monkeypatch):
+    """What ArviZ 1.x, or none at all, is handed: an xarray.DataTree with the same groups."""
+    posterior = btl.fit(btl.MultiTask(), table(), seed=0)
+    arviz = pytest.importorskip("arviz")
+    monkeypatch.setattr(arviz, "__version__", "1.0.0")
+    tree = posterior.to_arviz()
+    assert isinstance(tree, xr.DataTree)
+    check_groups(tree, posterior, tree.children)
+    monkeypatch.setitem(sys.modules, "arviz", None)
+    assert isinstance(posterior.to_arviz(), xr.DataTree)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_length_scales_are_named_by_their_inputs(name):
+    posterior = btl.fit(MODELS[name], table(15), method="map")
+    tree = posterior.to_arviz()["posterior"]
+    lengths = [v for v in tree if v.endswith("length_scale")]
+    assert lengths
+    for variable in lengths:
+        assert tree[variable]["input"].values.tolist() == ["x0", "x1", "phase"]

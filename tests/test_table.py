@@ -1,0 +1,167 @@
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import bayestl as btl
+from bayestl.scaling import Scaling, share_a_scale, task_means, task_spreads
+
+WIDE = pd.DataFrame({"x": [0.0, 0.5, 1.0], "kind": ["p", "q", "p"], "a": [1.0, 1.4, np.nan], "b": [np.nan, 1.9, 2.2]})
+LONG = pd.DataFrame({"x": [0.0, 0.5, 1.0, 0.5], "task": ["a", "a", "b", "b"], "y": [1.0, 2.0, 3.0, 4.0]})
+
+
+def wide(frame=WIDE, **changes):
+    return btl.TaskData.from_wide(frame, **({"inputs": ["x", "kind"], "tasks": ["a", "b"]} | changes))
+
+
+def long(frame=LONG, **changes):
+    return btl.TaskData.from_long(frame, **({"inputs": ["x"], "task": "task", "value": "y"} | changes))
+
+
+def test_wide_reads_each_filled_cell_once():
+    data = wide()
+    assert data.counts.tolist() == [2, 2]
+    assert data.rows.tolist() == [0, 1, 1, 2]
+    np.testing.assert_array_equal(data.values, [1.0, 1.4, 1.9, 2.2])
+    assert data.inputs[1].levels == ("p", "q")
+
+
+def test_wide_and_long_agree():
+    melted = WIDE.melt(id_vars=["x", "kind"], value_vars=["a", "b"], var_name="task", value_name="y").dropna()
+    other = long(melted, inputs=["x", "kind"])
+    pd.testing.assert_frame_equal(wide().to_frame().reset_index(drop=True), other.to_frame().reset_index(drop=True))
+
+
+def test_xarray_brings_its_units():
+    dataset = xr.Dataset.from_dataframe(WIDE)
+    dataset["a"].attrs["units"] = "eV"
+    data = wide(dataset)
+    assert data.tasks[0].unit == "eV"
+    np.testing.assert_array_equal(data.values, wide().values)
+
+
+def test_callers_table_is_untouched_and_data_are_read_only():
+    before = WIDE.copy(deep=True)
+    data = wide()
+    pd.testing.assert_frame_equal(WIDE, before)
+    for name in ("x", "values", "errors", "task_index"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(data, name)[0] = 0
+
+
+def test_replicates_are_kept():
+    frame = pd.concat([LONG, LONG])
+    assert len(long(frame)) == 8
+    assert long(frame).summary().loc["a", "distinct inputs"] == 2
+
+
+def test_summary_counts_overlaps():
+    summary = wide().summary()
+    assert summary.loc["a", "shared with b"] == 1
+    assert summary.loc["b", "rows"] == 2
+
+
+def bad(frame, **cells):
+    return frame.assign(**cells)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: long(inputs=["z"]), r"lacks columns 'z'"),
+        (lambda: long(pd.concat([LONG, LONG[["x"]]], axis=1)), r"several columns named 'x'"),
+        (lambda: long(bad(LONG, x=[0, np.nan, 1, 2])), r"Input 'x' is missing or infinite in rows 1"),
+        (lambda: long(bad(LONG, x=[0, np.inf, 1, 2])), r"'x' is infinite in rows 1"),
+        (lambda: long(bad(LONG, y=[1.0, np.nan, 1, 2])), r"'y' is empty in rows 1 \(tasks 'a'\)"),
+        (lambda: long(bad(LONG, y=["1", "n.a.", "2", "3"])), r"'y' must hold numbers"),
+        (lambda: long(bad(LONG, y=[True, False, True, True])), r"'y' must hold numbers"),
+        (lambda: long(bad(LONG, y=[1j, 2, 3, 4])), r"'y' must hold numbers"),
+        (lambda: long(bad(LONG, y=pd.Timestamp("2020"))), r"'y' must hold numbers"),
+        (lambda: long(bad(LONG, y=np.inf)), r"'y' is infinite in rows 0, 1, 2, 3"),
+        (lambda: long(bad(LONG, e=[0.1, -0.1, 0.1, 0.1]), error="e"), r"negative errors in rows 1"),
+        (lambda: long(bad(LONG, task=["a", None, "b", "b"])), r"names no task in rows 1"),
+        (lambda: long(tasks=["a"]), r"`tasks` does not list: 'b'"),
+        (lambda: long(tasks=["a", "b", "c"]), r"Tasks without a row in column 'task': 'c'"),
+        (lambda: long(LONG.iloc[:0]), r"no rows"),
+        (lambda: long(units={"c": "eV"}), r"`units` names neither a task nor an input: 'c'"),
+        (lambda: long(inputs=[]), r"`inputs` is empty"),
+        (lambda: long(inputs=["x", "x"]), r"`inputs` repeats 'x'"),
+        (lambda: long(inputs="x"), r"single string 'x'"),
+        (lambda: long(bad(LONG, x=pd.Timestamp("2020"))), r"'x' holds dates"),
+        (lambda: long(categorical=["q"]), r"not inputs: 'q'"),
+        (lambda: long(np.zeros((3, 2))), r"Expected a pandas DataFrame"),
+        (lambda: wide(bad(WIDE, b=np.nan)), r"Task 'b' has no value in any row"),
+        (lambda: wide(inputs=["x", "a"]), r"both as an input and as a task: 'a'"),
+        (lambda: wide(errors={"c": "x"}), r"`errors` names tasks that `tasks` does not list: 'c'"),
+        (lambda: wide(bad(WIDE, e=0.1), errors={"a": "e"}), r"gives an error where task 'a' has no value, in rows 2"),
+        (lambda: wide(bad(WIDE, kind=["p", None, "q"])), r"Categorical input 'kind' is missing in rows 1"),
+        (lambda: wide().encode({"x": [0.0], "kind": ["r"]}), r"levels never seen in the data: 'r'"),
+        (lambda: wide().encode({"x": [0.0]}), r"lacks columns 'kind'"),
+        (lambda: wide().index_of("c"), r"Unknown task 'c'. The tasks are 'a', 'b'"),
+        (lambda: wide().where(np.array([True, True, False, False])), r"leaves no row for tasks 'b'"),
+        (lambda: wide().append(long()), r"new rows have inputs 'x'; expected 'x', 'kind'"),
+        (lambda: wide(task_descriptors=pd.DataFrame({"p": [1.0]}, index=["a"])), r"no row for tasks 'b'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_with_its_place(make, says):
+    with pytest.raises(btl.DataError, match=says):
+        make()
+
+
+@st.composite
+def tables(draw):
+    """Long tables of any size: values of any magnitude, any task anywhere, an input numeric or categorical."""
+    n = draw(st.integers(2, 30))
+    number = st.floats(-1e12, 1e12, allow_subnormal=False).filter(lambda v: v == 0 or abs(v) > 1e-12)
+    return pd.DataFrame(
+        {
+            "x": draw(st.lists(number, min_size=n, max_size=n)),
+            "kind": draw(st.lists(st.sampled_from(["p", "q", "r"]), min_size=n, max_size=n)),
+            "task": draw(st.lists(st.sampled_from(["a", "b", "c"]), min_size=n, max_size=n)),
+            "y": draw(st.lists(number, min_size=n, max_size=n)),
+        },
+        index=draw(st.permutations(range(n))),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables())
+def test_nothing_is_lost_on_the_way_in_and_out(frame):
+    data = long(frame, inputs=["x", "kind"])
+    back = data.to_frame()
+    assert back["value"].tolist() == frame["y"].tolist()
+    assert back["task"].tolist() == frame["task"].tolist()
+    assert back["kind"].tolist() == frame["kind"].tolist()
+    assert back["x"].tolist() == frame["x"].tolist()
+    assert back.index.tolist() == frame.index.tolist()
+    assert data.counts.sum() == len(frame)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables())
+def test_scaling_is_finite_bounded_and_invertible(frame):
+    data = long(frame, inputs=["x", "kind"])
+    scaling = Scaling.of_inputs(data, task_means(data), task_spreads(data))
+    x, y = scaling.inputs(data.x), scaling.values(data)
+    assert x.isfinite().all()
+    assert x.abs().max() <= np.sqrt(0.5) + 1e-9
+    assert (scaling.scale > 0).all()
+    back = y.numpy() * scaling.scale[data.task_index] + scaling.location[data.task_index]
+    np.testing.assert_allclose(back, data.values, rtol=1e-9, atol=1e-9 * np.abs(data.values).max())
+    assert x[:, 1:].square().sum(1).sub(0.5).abs().max() < 1e-12  # one level each, at 1/sqrt(2)
+
+
+def test_scaling_follows_units_of_the_inputs():
+    data, metres = wide(), wide(WIDE.assign(x=WIDE["x"] * 1e-9 + 7))
+    ours, theirs = (Scaling.of_inputs(d, task_means(d), task_spreads(d)).inputs(d.x) for d in (data, metres))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_one_ruler_only_for_one_unit_and_like_spreads():
+    assert share_a_scale(long())
+    assert not share_a_scale(long(units={"a": "eV"}))
+    apart = LONG.assign(y=[1.0, 2.0, 300.0, 400.0])
+    assert not share_a_scale(long(apart))
+    assert share_a_scale(long(apart, units={"a": "eV", "b": "eV"}))
