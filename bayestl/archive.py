@@ -52,6 +52,7 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
         "inputs": [{**dataclasses.asdict(i), "levels": _plain_list(i.levels)} for i in data.inputs],
         "tasks": [dataclasses.asdict(task) for task in data.tasks],
         "rows": _plain_list(data.rows),
+        "components": posterior.components,
         "descriptors": None if data.descriptors is None else [str(c) for c in data.descriptors.columns],
         "record": {
             f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in ("elbo", "modes")
@@ -62,7 +63,7 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
 
 def unpack(
     arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], model: Model | None
-) -> tuple[Model, TaskData, Scaling, Theta, FitRecord]:
+) -> tuple[Model, TaskData, Scaling, Theta, FitRecord, int]:
     """Put the parts of a posterior together again."""
 
     def part(name: str) -> dict[str, Any]:
@@ -90,6 +91,7 @@ def unpack(
         Scaling(**(part("scaling") | {"levels": tuple(int(count) for count in part("scaling")["levels"])})),
         {name: torch.from_numpy(value.copy()) for name, value in part("theta").items()},
         FitRecord(**settings["record"], **part("record")),
+        settings["components"],
     )
 
 
@@ -168,7 +170,8 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
             coords |= {"chain": [0], "draw": np.arange(values.shape[1])}
         return xr.Dataset({"y": (dims, values)}, coords=coords).map(lambda v: v.assign_attrs(attributes))
 
-    mean, variance = posterior._marginals(problem.points)
+    everything = dataclasses.replace(posterior, components=posterior.draws)
+    mean, variance = everything._marginals_at(problem.points)
     generator = torch.Generator().manual_seed(seed)
     noisy = (variance + problem.noise_variance(posterior.theta)).sqrt()
     replicated = mean + noisy * torch.randn(mean.shape, dtype=torch.float64, generator=generator)

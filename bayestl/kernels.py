@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,30 +116,33 @@ class Matern52(Kernel):
 
 
 class _Matern52(torch.autograd.Function):
-    """Matern-5/2 of scaled inputs; its gradient passes through ``dk/d(r^2)``, which is finite at zero distance."""
+    """Matern-5/2 of inputs scaled by ``sqrt(5)/l``; its gradient passes through ``dk/d(r^2)``, which is finite at zero distance."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        r = (a @ b.mT).mul_(-2.0).add_(a.square().sum(-1).unsqueeze(-1)).add_(b.square().sum(-1).unsqueeze(-2))
-        r.clamp_min_(0.0).mul_(5.0).sqrt_()
-        decay = (-r).exp_()
-        slope = (r + 1.0).mul_(decay)
-        k = decay.mul_(r).mul_(r).div_(3.0).add_(slope)
+        # Few passes over the (n, m) array, in place: they, not the arithmetic, are what a kernel matrix costs.
+        r = (-2.0 * a) @ b.mT
+        r.add_(a.square().sum(-1).unsqueeze(-1)).add_(b.square().sum(-1).unsqueeze(-2))
+        r.clamp_min_(0.0).sqrt_()
+        decay = torch.mul(r, -1.0).exp_()
+        slope = torch.addcmul(decay, decay, r)
         ctx.save_for_backward(a, b, slope)
-        return k
+        return torch.addcmul(slope, decay.mul_(r), r, value=1 / 3, out=decay)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         a, b, slope = ctx.saved_tensors
         w = gradient * slope
-        w *= -5.0 / 3.0  # dk/d(d^2) = -(5/6)(1 + r) exp(-r), and d(d^2)/da = 2 (a - b)
-        return w.sum(-1).unsqueeze(-1) * a - w @ b, w.sum(-2).unsqueeze(-1) * b - w.mT @ a
+        # dk/d(r^2) = -(1/6)(1 + r) exp(-r), and d(r^2)/da = 2 (a - b)
+        d_a = (w @ b).sub_(w.sum(-1).unsqueeze(-1) * a).div_(3.0)
+        d_b = (w.mT @ a).sub_(w.sum(-2).unsqueeze(-1) * b).div_(3.0)
+        return d_a, d_b
 
 
 def matern52(a: Float[Tensor, "*#draws n d"], b: Float[Tensor, "*#draws m d"]) -> Float[Tensor, "*#draws n m"]:
     """``(1 + r + r^2/3) exp(-r)`` with ``r = sqrt(5) |a - b|``."""
-    return _Matern52.apply(a, b)  # type: ignore[no-any-return]
+    return _Matern52.apply(math.sqrt(5.0) * a, math.sqrt(5.0) * b)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from bayestl.scaling import Pairs, Scaling
 from bayestl.table import Table, Task, TaskData
 
 QUANTILES = (0.05, 0.5, 0.95)
-WORKING_BYTES = 64e6  # of one temporary array while predicting
+WORKING_BYTES = 2e6  # of one temporary array while predicting: it should stay in the caches
 KEPT_BYTES = 1e9  # of Cholesky factors kept between calls
 
 
@@ -56,7 +56,8 @@ def fit(
     model : `SingleTask`, `MultiTask`, `Difference` or `LatentTask`
     data : the observations
     seed : the same seed gives the same answer; no global random state is read or left changed
-    draws : of theta; by default 64 on few rows down to 16 on thousands, 1000 with NUTS
+    draws : of theta, all of which then predict; by default 256, of which the first 64 (few rows) to 8 (thousands)
+        predict, and 1000 with NUTS
     warmup : steps of NUTS's adaptation
     progress : show a bar when it takes more than two seconds on a terminal
 
@@ -83,8 +84,8 @@ def fit(
     model.check(data)
     scaling = model.scaling(data)
     problem = Problem.of(model, data, scaling)
-    theta, record = infer(problem, method, seed, draws, warmup, progress)
-    return Posterior(model, data, scaling, {name: theta[name] for name in problem.parameters()}, record)
+    theta, record, components = infer(problem, method, seed, draws, warmup, progress)
+    return Posterior(model, data, scaling, {name: theta[name] for name in problem.parameters()}, record, components)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,8 @@ class Posterior:
     scaling : the standardisation learned from the data
     theta : draws of the parameters, in standardised units, the draws first
     record : how the fit went
+    components : how many of the draws, the first, make up the mixture that predicts; 0 means all. The draws of a
+        variational posterior are a quasi-random sequence, whose beginnings are good samples too.
     """
 
     model: Model
@@ -106,6 +109,11 @@ class Posterior:
     scaling: Scaling
     theta: Theta
     record: FitRecord
+    components: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.components <= self.draws:
+            object.__setattr__(self, "components", self.draws)
 
     # -- predicting -------------------------------------------------------------------------------------------
 
@@ -141,18 +149,17 @@ class Posterior:
         levels = _levels(quantiles)
         frame_index, x = self._inputs(new)
         rows = len(x)
+        outputs = [self.data.index_of(name) for name in names]
         mean, std = torch.empty(rows, len(names)).double(), torch.empty(rows, len(names)).double()
         found = torch.empty(len(levels), rows, len(names)).double()
-        step = max(1, int(WORKING_BYTES / (8 * self._chunk * (len(self.data) + 8))))
+        step = max(1, int(WORKING_BYTES / (8 * self._chunk * len(self.data))))
+        future = self._problem.future_noise_variance(self._mixed, torch.tensor(outputs)) if noise else 0.0
         for start in range(0, rows, step):
             part = slice(start, start + step)
-            for column, name in enumerate(names):
-                at = self._at(x[part], name)
-                m, v = self._marginals(at)
-                if noise:
-                    v = v + self._problem.future_noise_variance(self.theta, at.output)
-                mean[part, column], std[part, column] = mixture.moments(m, v)
-                found[:, part, column] = mixture.quantiles(m, v.sqrt(), levels)
+            m, v = self._marginals(x[part], outputs)
+            v = v + (future.unsqueeze(1) if noise else 0.0)
+            mean[part], std[part] = mixture.moments(m, v)
+            found[:, part] = mixture.quantiles(m, v.sqrt(), levels)
         location, scale = self._units(names)
         dims = ["row", "task"]
         out = xr.Dataset(
@@ -177,11 +184,10 @@ class Posterior:
         """
         x = self.scaling.inputs(self.data.encode(test.decode(test.x)))
         index = np.array([self.data.index_of(name) for name in test.names])[test.task_index]
-        at = Pairs(x, torch.from_numpy(index))
-        mean, variance = self._marginals(at)
+        mean, variance = self._marginals_at(Pairs(x, torch.from_numpy(index)))
         scale, location = torch.from_numpy(self.scaling.scale[index]), torch.from_numpy(self.scaling.location[index])
         known = torch.tensor(test.errors) / scale
-        noise = self._problem.future_noise_variance(self.theta, at.output)
+        noise = self._problem.future_noise_variance(self._mixed, torch.from_numpy(index))
         std = (variance + torch.where(known.isnan(), noise, known.square())).sqrt()
         y = (torch.tensor(test.values) - location) / scale
         centre = mean.mean(0) * scale + location
@@ -232,13 +238,13 @@ class Posterior:
         generator = torch.Generator().manual_seed(seed)
         white = torch.randn(draws, size, dtype=torch.float64, generator=generator)
         # Which theta each draw belongs to: all of them equally often, the remainder at random.
-        owner = torch.arange(draws) % self.draws
-        if draws % self.draws:
-            order = torch.randperm(self.draws, generator=generator)
+        owner = torch.arange(draws) % self.components
+        if draws % self.components:
+            order = torch.randperm(self.components, generator=generator)
             owner = order[owner]
         out = torch.empty(draws, size, dtype=torch.float64)
         for batch, thetas, all_solved in self._batches():
-            for i, s in enumerate(range(self.draws)[batch]):
+            for i, s in enumerate(range(self.components)[batch]):
                 mine = (owner == s).nonzero().squeeze(-1)
                 if len(mine) == 0:
                     continue
@@ -386,11 +392,11 @@ class Posterior:
         )
         more = Problem.of(self.model, widened.append(rows), scaling) if rows is not None else None
         theta = fewshot.extend(
-            self.model, self._problem, self.theta, self._solved(self.theta), more,
+            self.model, self._problem, self._mixed, self._solved(self._mixed), more,
             fewshot.standardise(self.data.descriptors, table, name), draws, seed,
         )  # fmt: skip
         return dataclasses.replace(
-            self, data=widened if rows is None else widened.append(rows), scaling=scaling, theta=theta
+            self, data=widened if rows is None else widened.append(rows), scaling=scaling, theta=theta, components=0
         )
 
     # -- giving away ------------------------------------------------------------------------------------------
@@ -398,8 +404,8 @@ class Posterior:
     def log_likelihood(self) -> xr.DataArray:
         """``log p(y_i | y_-i, theta)`` for every draw and row, exact and in the tasks' units; dims (draw, obs)."""
         out = torch.empty(self.draws, len(self.data), dtype=torch.float64)
-        for s, _, solved in self._batches():
-            error, variance = solved.leave_one_out()
+        for s, theta in self._split(self.theta):
+            error, variance = self._solved(theta).leave_one_out()
             out[s] = -0.5 * (error.square() / variance + (2 * torch.pi * variance).log())
         values = out.numpy() - np.log(self.scaling.scale[self.data.task_index])
         return xr.DataArray(values, dims=["draw", "obs"], coords={"obs": np.arange(len(self.data))}, name="y")
@@ -460,34 +466,53 @@ class Posterior:
     @cached_property
     def _chunk(self) -> int:
         """Draws of theta that are worked on in one batch; a function of sizes alone, so that answers repeat exactly."""
-        return max(1, min(self.draws, int(16e6 / (8 * len(self.data) ** 2))))
+        return max(1, min(self.components, int(WORKING_BYTES / (8 * len(self.data) ** 2))))
+
+    @cached_property
+    def _mixed(self) -> Theta:
+        """The draws that predict."""
+        return {name: value[: self.components] for name, value in self.theta.items()}
 
     @cached_property
     def _kept(self) -> list[Conditioned] | None:
-        if 8 * self.draws * len(self.data) ** 2 > KEPT_BYTES:
+        if 8 * self.components * len(self.data) ** 2 > KEPT_BYTES:
             return None
-        return [self._solved(theta) for theta in self._split()]
+        return [self._solved(theta) for _, theta in self._split(self._mixed)]
 
-    def _split(self) -> list[Theta]:
-        starts = range(0, self.draws, self._chunk)
-        return [{name: value[s : s + self._chunk] for name, value in self.theta.items()} for s in starts]
+    def _split(self, theta: Theta) -> Iterator[tuple[slice, Theta]]:
+        for start in range(0, len(theta["noise"]), self._chunk):
+            part = slice(start, start + self._chunk)
+            yield part, {name: value[part] for name, value in theta.items()}
 
     def _batches(self) -> Iterator[tuple[slice, Theta, Conditioned]]:
-        """Draws of theta in batches, with the data solved for each."""
+        """Components in batches, with the data solved for each."""
         kept = self._kept
-        for i, theta in enumerate(self._split()):
-            start = i * self._chunk
-            yield slice(start, start + self._chunk), theta, kept[i] if kept is not None else self._solved(theta)
+        for i, (part, theta) in enumerate(self._split(self._mixed)):
+            yield part, theta, kept[i] if kept is not None else self._solved(theta)
 
-    def _marginals(self, at: Pairs) -> tuple[Float[Tensor, "S m"], Float[Tensor, "S m"]]:
-        """Mean and variance of ``f(at)`` under every draw of theta."""
-        mean = torch.empty(self.draws, len(at.output), dtype=torch.float64)
+    def _marginals(self, x: Tensor, outputs: list[int]) -> tuple[Float[Tensor, "S m k"], Float[Tensor, "S m k"]]:
+        """Mean and variance of ``f_o(x)`` under every component, for each of several outputs."""
+        mean = torch.empty(self.components, len(x), len(outputs), dtype=torch.float64)
         variance = torch.empty_like(mean)
         layout, points = self._problem.layout, self._problem.points
+        # A large block, allocated, never touched and freed, teaches glibc's malloc to keep memory for the temporaries below
+        # instead of returning it after each (mallopt(3): the threshold is dynamic); page faults would cost a third more.
+        torch.empty(2**22 - 2**16, dtype=torch.float64)
         for s, theta, solved in self._batches():
-            cross = self.model.covariance(theta, at, points, layout)
-            mean[s] = self.model.mean(theta, at, layout) + solved.mean(cross)
-            variance[s] = solved.variance(self.model.variance(theta, at, layout), cross)
+            for i, cross in enumerate(self.model.cross(theta, x, outputs, points, layout)):
+                at = Pairs(x, torch.full((len(x),), outputs[i]))
+                mean[s, :, i] = self.model.mean(theta, at, layout) + solved.mean(cross)
+                variance[s, :, i] = solved.variance(self.model.variance(theta, at, layout), cross)
+        return mean, variance
+
+    def _marginals_at(self, at: Pairs) -> tuple[Float[Tensor, "S m"], Float[Tensor, "S m"]]:
+        """Mean and variance of ``f(at)`` under every component, for points of mixed outputs."""
+        mean = torch.empty(self.components, len(at.output), dtype=torch.float64)
+        variance = torch.empty_like(mean)
+        for o in at.output.unique().tolist():
+            rows = (at.output == o).nonzero().squeeze(-1)
+            m, v = self._marginals(at.x[rows], [o])
+            mean[:, rows], variance[:, rows] = m[..., 0], v[..., 0]
         return mean, variance
 
     def _joint(self, theta: Theta, solved: Conditioned, at: Pairs) -> tuple[Tensor, Tensor]:

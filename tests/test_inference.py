@@ -143,7 +143,7 @@ def test_same_seed_same_answer_and_no_trace_left(method):
         assert torch.equal(value, again.theta[name])
     assert state() == before
     assert first.record.method == method
-    assert first.draws == {"variational": 64, "map": 1, "nuts": 8}[method]
+    assert first.draws == {"variational": 256, "map": 1, "nuts": 8}[method]
     if method != "map":
         other = btl.fit(btl.MultiTask(), table(15), seed=4, **options)
         assert not torch.equal(first.theta["noise"], other.theta["noise"])
@@ -240,9 +240,10 @@ def test_ugly_tables_simply_work(name):
 
 
 def test_infer_reports_what_it_did(data):
-    theta, record = infer(Problem.of(btl.Difference.chain("a", "b", "c"), data))
+    theta, record, components = infer(Problem.of(btl.Difference.chain("a", "b", "c"), data))
     assert len(record.elbo) == 60
     assert {"mode", "curvature", "variational", "total"} <= set(record.seconds)
     assert record.evaluations > 500
-    assert theta["rho"].shape == (64, 2)
+    assert theta["rho"].shape == (256, 2)
+    assert components == 64
     assert isinstance(record.pareto_k, float)

@@ -149,7 +149,7 @@ def test_log_likelihood_is_leave_one_out(posterior, data):
     without = btl.Posterior(posterior.model, rest, posterior.scaling, posterior.theta, None)
     only = data.to_frame().iloc[[i]]
     at = without._at(without._inputs(only)[1], data.names[data.task_index[i]])
-    mean, variance = without._marginals(at)
+    mean, variance = without._marginals_at(at)
     variance = variance[:, 0] + posterior._problem.noise_variance(posterior.theta)[:, i]
     scale, location = posterior.scaling.scale[data.task_index[i]], posterior.scaling.location[data.task_index[i]]
     expected = scipy.stats.norm.logpdf(
@@ -231,7 +231,7 @@ def test_new_task_agrees_with_weighing_by_brute_force(family):
         k = k + torch.diag_embed((theta["noise"][:, -1:] ** 2 + 1e-6).expand(-1, len(y)))
         log_weight.append(torch.distributions.MultivariateNormal(solved.mean(cross), k).log_prob(y))
         one = btl.Posterior(many.model, many.data.append(rows), many.scaling, theta, None)
-        values.append(one._marginals(target)[0])
+        values.append(one._marginals_at(target)[0])
         assert part.stop > 0
     weight = torch.softmax(torch.cat(log_weight), 0)
     expected = (weight[:, None] * torch.cat(values)).sum(0) * many.scaling.scale[-1] + many.scaling.location[-1]

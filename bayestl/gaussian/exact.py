@@ -135,7 +135,7 @@ class Conditioned:
         self, prior: Float[Tensor, "*#draws m"], cross: Float[Tensor, "*#draws m n"]
     ) -> Float[Tensor, "*#draws m"]:
         """``Var[f* | y]``, elementwise."""
-        return (prior - self.whiten(cross).square().sum(-2)).clamp_min(0.0)
+        return (prior - torch.linalg.vector_norm(self.whiten(cross), dim=-2).square()).clamp_min(0.0)
 
     def covariance(
         self, prior: Float[Tensor, "*#draws m m"], cross: Float[Tensor, "*#draws m n"]

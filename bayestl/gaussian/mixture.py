@@ -53,9 +53,10 @@ def _absolute_moment(mean: Tensor, std: Tensor) -> Tensor:
 def quantiles(
     mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"], levels: Sequence[float]
 ) -> Float[Tensor, "P *shape"]:
-    """Solve ``cdf(y) = level`` by Newton steps kept inside a shrinking bracket, to 1e-10 of the spread."""
+    """Solve ``cdf(y) = level`` by Newton steps kept inside a shrinking bracket, until the probability is met to 1e-9 (and then one more)."""
     std = std.clamp_min(1e-150)
     centre, spread = moments(mean, std.square())
+    rate = 1.0 / (std * math.sqrt(2 * math.pi))
     found = []
     for level in levels:
         z = torch.special.ndtri(torch.tensor(level, dtype=mean.dtype))
@@ -65,12 +66,12 @@ def quantiles(
             u = (y - mean) / std
             excess = torch.special.ndtr(u).mean(0) - level
             low, high = torch.where(excess <= 0, y, low), torch.where(excess >= 0, y, high)
-            density = (torch.exp(-0.5 * u.square()) / std).mean(0) / math.sqrt(2 * math.pi)
+            density = u.square_().mul_(-0.5).exp_().mul_(rate).mean(0)
             step = y - excess / density.clamp_min(1e-300)
-            inside = (step > low) & (step < high)
+            inside = (step >= low) & (step <= high)
             new = torch.where(inside, step, (low + high) / 2)
             moved, y = (new - y).abs(), new
-            if (moved <= 1e-10 * spread).all():
+            if ((excess.abs() <= 1e-9) | (moved <= 1e-12 * spread)).all():
                 break
         found.append(y)
     return torch.stack(found)

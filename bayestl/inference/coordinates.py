@@ -38,8 +38,9 @@ class Coordinates:
     by draws from their prior, with their exact density.
     """
 
-    def __init__(self, program: Callable[[], Any], size: int = 1) -> None:
-        self.program = program
+    def __init__(self, program: Callable[[], Any], size: int = 1, prior: Callable[[], Any] | None = None) -> None:
+        """Trace `program` once; `prior` is the part of it that samples, `size` the rows of its largest matrix."""
+        self.program, self.prior = program, prior or program
         self.chunk = max(1, int(MATRIX_BYTES / (8 * size * size)))
         self.sites: dict[str, Site] = {}
         self.evaluations = 0
@@ -70,9 +71,9 @@ class Coordinates:
 
     def theta(self, v: Float[Tensor, "S D"]) -> Theta:
         """Values of all sites."""
-        with torch.no_grad():
-            parts = [self.run(part)[0] for part in v.split(self.chunk)]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        with torch.no_grad(), pyro.validation_enabled(False), _Whitened(self, v) as handler:
+            self.prior()
+        return handler.theta
 
     def density(self, v: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:
         """Log joint density at every row."""

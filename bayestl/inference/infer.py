@@ -53,22 +53,25 @@ class FitRecord:
 
 
 class Inferred(NamedTuple):
-    """Draws of theta with equal weights, and the record."""
+    """Draws of theta with equal weights, the record, and how many of the draws should predict."""
 
     theta: Theta
     record: FitRecord
+    components: int
 
 
 def schedule(rows: int, parameters: int) -> tuple[Schedule, int]:
-    """Choose the variational work, and the number of draws, by what it costs and what it buys.
+    """Choose the variational work, and the number of components that predict, by what they cost and what they buy.
 
     Few rows leave theta uncertain and its posterior skewed, and are cheap; with many it is nearly Gaussian and dear.
     """
-    if rows <= 250:
+    if rows <= 80:
         return Schedule(steps=60, particles=16, full=parameters <= 30), 64
+    if rows <= 250:
+        return Schedule(steps=40, particles=8, full=parameters <= 30), 32
     if rows <= 1200:
-        return Schedule(steps=30, particles=4), 32
-    return Schedule(steps=15, particles=4), 16
+        return Schedule(steps=30, particles=4), 8
+    return Schedule(steps=15, particles=4), 8
 
 
 def infer(
@@ -86,9 +89,9 @@ def infer(
         raise ValueError(f"`draws` must be at least 1; got {draws}.")
     began = time.perf_counter()
     rows = len(problem.values)
-    coordinates = Coordinates(problem.program, rows)
+    coordinates = Coordinates(problem.program, rows, problem.prior)
     generator = torch.Generator().manual_seed(seed)
-    plan, default_draws = schedule(rows, coordinates.dim)
+    plan, components = schedule(rows, coordinates.dim)
     seconds: dict[str, float] = {}
 
     def lap(stage: str) -> None:
@@ -116,7 +119,7 @@ def infer(
                 if method == "variational":
                     bar.set_description("fit: variational")
                     q, trace, interrupted = refine(coordinates, mode, plan, generator, bar.update)
-                    v, k = _draw(coordinates, q, draws or default_draws, seed)
+                    v, k = _draw(coordinates, q, draws or 256, rows, seed)
                 else:
                     v, divergences = nuts.sample(
                         coordinates, mode, draws or 1000, warmup, seed, progress and sys.stderr.isatty()
@@ -145,12 +148,12 @@ def infer(
         method, seed, coordinates.dim, coordinates.evaluations, seconds, np.array(trace), heights.numpy(), k,
         divergences, interrupted,
     )  # fmt: skip
-    return Inferred(_without_batch_noise(coordinates.theta(v)), record)
+    return Inferred(coordinates.theta(v), record, len(v) if draws or method != "variational" else min(components, len(v)))
 
 
 def _starts(dim: int, rows: int, generator: torch.Generator) -> torch.Tensor:
     """Starting points in whitened coordinates, all a little off the prior's centre, which can be a saddle."""
-    count = 3 if rows <= 250 else 1
+    count = 3 if rows <= 80 else 2 if rows <= 250 else 1
     noise = torch.randn(count, dim, dtype=torch.float64, generator=generator)
     return noise * torch.tensor([0.3, 1.0, 1.0][:count], dtype=torch.float64)[:, None]
 
@@ -165,16 +168,10 @@ def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Te
     return max(modes, key=lambda mode: mode.log_evidence)
 
 
-def _draw(coordinates: Coordinates, q: Gaussian, draws: int, seed: int) -> tuple[torch.Tensor, float]:
-    """Draws from q, and k-hat, judged on more points than are kept where that is cheap."""
-    judged = max(draws, 256) if coordinates.chunk >= 16 else draws
-    white = normal_points(judged, coordinates.dim, seed)
-    v = q.push(white)
-    log_density = coordinates.density(v)
-    sound = log_density > -1e9
-    k = pareto_k(log_density[sound] - q.log_density_of(white)[sound])
-    return v[:draws][sound[:draws]], k
-
-
-def _without_batch_noise(theta: Theta) -> Theta:
-    return {name: value.contiguous() for name, value in theta.items()}
+def _draw(
+    coordinates: Coordinates, q: Gaussian, draws: int, rows: int, seed: int
+) -> tuple[torch.Tensor, float]:
+    """Draws from q, and k-hat, judged on as many of them as are cheap."""
+    white = normal_points(draws, coordinates.dim, seed)
+    judged = white[: 256 if rows <= 250 else 64 if rows <= 1200 else 16]
+    return q.push(white), pareto_k(coordinates.density(q.push(judged)) - q.log_density_of(judged))

@@ -75,19 +75,19 @@ def climb(
 
 def _two_loop(gradient: Tensor, history: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Product of the inverse negative Hessian, as the history knows it, with the gradient."""
-    q, coefficients = gradient, []
-    for s, y in reversed(history):
-        rho = 1.0 / (s @ y)
-        coefficients.append(rho * (s @ q))
-        q = q - coefficients[-1] * y
-    if history:
-        s, y = history[-1]
-        q = q * ((s @ y) / (y @ y))
+    q, coefficients = gradient.numpy().copy(), []
+    pairs = [(s.numpy(), y.numpy()) for s, y in history]
+    for s, y in reversed(pairs):
+        coefficients.append((s @ q) / (s @ y))
+        q -= coefficients[-1] * y
+    if pairs:
+        s, y = pairs[-1]
+        q *= (s @ y) / (y @ y)
     else:
-        q = q / gradient.norm().clamp_min(1.0)
-    for (s, y), a in zip(history, reversed(coefficients), strict=True):
-        q = q + s * (a - (y @ q) / (s @ y))
-    return q
+        q /= max(1.0, float(np.linalg.norm(q)))
+    for (s, y), a in zip(pairs, reversed(coefficients), strict=True):
+        q += s * (a - (y @ q) / (s @ y))
+    return torch.from_numpy(q)
 
 
 def curvature(coordinates: Coordinates, v: Float[Tensor, " D"], log_density: float, step: float = 1e-3) -> Mode:

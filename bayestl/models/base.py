@@ -87,6 +87,29 @@ class Model(ABC):
         assert total is not None  # every model has a term for every output
         return total
 
+    def cross(self, theta: Theta, x: Tensor, outputs: list[int], b: Pairs, layout: Layout) -> Iterator[Tensor]:
+        """Give ``Cov[f_o(x), f(b)]`` for one output o after another, each kernel evaluated only once for all of them."""
+        parts = []
+        for term in self.terms(theta, layout):
+            columns = _members(b, term.tasks, layout)
+            near = b if len(columns) == len(b.output) else b.take(columns)
+            k = None if term.kernel is None else term.kernel(theta, term.name, x, near.x, layout)
+            parts.append((term, columns, near.output, k))
+        parts.sort(key=lambda part: part[3] is not None)  # constants first: a row, which the rest is added to
+        for o in outputs:
+            total = x.new_zeros(*theta["noise"].shape[:-1], 1, len(b.output))
+            for term, columns, near, k in parts:
+                if term.tasks is None or o in term.tasks:
+                    weights = term.weights[..., o, near].unsqueeze(-2)
+                    if k is None:
+                        total[..., columns] += weights
+                    elif len(columns) == len(b.output):
+                        total = torch.addcmul(total, weights, k)
+                    else:
+                        total = total.expand(*total.shape[:-2], len(x), -1).clone()
+                        total[..., columns] += weights * k
+            yield total
+
     def variance(self, theta: Theta, a: Pairs, layout: Layout) -> Float[Tensor, "*#draws n"]:
         """Give ``Var[f(a)]``, the diagonal of `covariance`."""
         total = a.x.new_zeros(a.output.shape)
@@ -138,8 +161,12 @@ class Problem:
 
     def program(self) -> Tensor:
         """Run the Pyro program: theta, then the observed values given theta."""
-        theta = self.model.prior(self.layout)
+        theta = self.prior()
         return pyro.sample("y", self.marginal(theta), obs=self.values)
+
+    def prior(self) -> Theta:
+        """Run the part of the program that samples theta."""
+        return self.model.prior(self.layout)
 
     def marginal(self, theta: Theta) -> GaussianMarginal:
         """Distribution of the observed values given theta."""
@@ -154,7 +181,7 @@ class Problem:
     def parameters(self) -> tuple[str, ...]:
         """Names of the entries of theta."""
         with torch.random.fork_rng(devices=[]):
-            return tuple(self.model.prior(self.layout))
+            return tuple(self.prior())
 
     def future_noise_variance(self, theta: Theta, output: Int[Tensor, " m"]) -> Float[Tensor, "*#draws m"]:
         """Variance of the noise of an observation yet to be made.
