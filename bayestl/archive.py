@@ -42,7 +42,7 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
     arrays |= {f"data/{name}": getattr(data, name) for name in ("x", "task_index", "values", "errors")}
     arrays |= {
         f"scaling/{name}": np.asarray(getattr(posterior.scaling, name))
-        for name in ("levels", "centre", "width", "location", "scale")
+        for name in (f.name for f in dataclasses.fields(Scaling))
     }
     arrays |= {"record/elbo": record.elbo, "record/modes": record.modes}
     if data.descriptors is not None:
@@ -240,7 +240,7 @@ def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
             array = array * scaling.scale
             attributes = {"units": ", ".join(task.unit or "1" for task in data.tasks)}
         variables[name] = xr.Variable(("chain", "draw", *dims), array[None], attributes)
-    correlation = posterior.model.task_covariance(theta, layout)
+    correlation = posterior.model.task_covariance(theta, posterior._problem.points.x, layout)
     size = correlation.diagonal(dim1=-2, dim2=-1).sqrt()
     coords["other_task"] = list(data.names)
     variables["task_correlation"] = xr.Variable(
@@ -254,14 +254,14 @@ def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
 
 def _kernel_inputs(posterior: Posterior, name: str, size: int) -> tuple[str, list[str]] | None:
     """Dimension of a length scale and the inputs along it, when there is one for each input."""
-    inputs = list(posterior._problem.layout.inputs)
-    if size == len(inputs):
-        return "input", inputs
     kernel = posterior.model.kernel
     for part in name.split(".")[1:-1]:
         kernel = kernel.parts[int(part)] if isinstance(kernel, kernels.Sum | kernels.Product) else kernel
     named = getattr(kernel, "inputs", None)
-    return (f"input_{name}", list(named)) if named is not None and size == len(named) else None
+    if named is not None:
+        return (f"input_{name}", list(named)) if size == len(named) else None
+    inputs = list(posterior._problem.layout.inputs)
+    return ("input", inputs) if size == len(inputs) else None
 
 
 def _input_widths(scaling: Scaling) -> list[float]:

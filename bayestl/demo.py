@@ -49,7 +49,9 @@ def run(folder: str | Path = "bayestl-demo", seed: int = 0, say: Callable[[str],
     posteriors = {name: fit(model, train, seed=seed) for name, model in models.items()}
     scores = {name: posterior.score(test) for name, posterior in posteriors.items()}
     table = scoreboard(posteriors, scores)
-    say(table.round({f"RMSE ({UNIT})": 1, "NLPD": 2, f"CRPS ({UNIT})": 1, "90 % coverage": 2, "seconds": 1}).to_string())
+    say(
+        table.round({f"RMSE ({UNIT})": 1, "NLPD": 2, f"CRPS ({UNIT})": 1, "90 % coverage": 2, "seconds": 1}).to_string()
+    )
     say("\n" + verdict(posteriors, scores) + "\n")
     best = table["NLPD"].drop("single task").idxmin()
     picture = draw(posteriors[str(best)], test, str(best), folder / "bulk-moduli.png")
@@ -90,7 +92,9 @@ def scoreboard(posteriors: dict[str, Posterior], scores: dict[str, xr.Dataset]) 
 
 def verdict(posteriors: dict[str, Posterior], scores: dict[str, xr.Dataset]) -> str:
     """Say in a sentence what the source bought, with the standard error of the paired difference."""
-    best = max((name for name in scores if name != "single task"), key=lambda name: float(scores[name]["log_density"].mean()))
+    best = max(
+        (name for name in scores if name != "single task"), key=lambda name: float(scores[name]["log_density"].mean())
+    )
     gain = scores[best]["log_density"] - scores["single task"]["log_density"]
     error = float(gain.std(ddof=1)) / np.sqrt(gain.size)
     mae = {name: float(np.abs(scores[name]["error"]).mean()) for name in (best, "single task")}

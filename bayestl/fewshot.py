@@ -124,11 +124,3 @@ def describe_new(table: pd.DataFrame | None, name: str, descriptors: Mapping[str
     if not all(math.isfinite(value) for value in values):
         raise DataError("`descriptors` must be finite numbers.")
     return pd.concat([table, pd.DataFrame([values], index=[name], columns=table.columns)])
-
-
-def standardise(old: pd.DataFrame | None, table: pd.DataFrame | None, name: str) -> tuple[float, ...] | None:
-    """Descriptors of the new task in the units of the fitted ones."""
-    if old is None or table is None:
-        return None
-    spread = old.std(ddof=0)
-    return tuple(((table.loc[name] - old.mean()) / spread.where(spread > 0, 1.0)).tolist())

@@ -116,7 +116,7 @@ class Matern52(Kernel):
 
 
 class _Matern52(torch.autograd.Function):
-    """Matern-5/2 of inputs scaled by ``sqrt(5)/l``; its gradient passes through ``dk/d(r^2)``, which is finite at zero distance."""
+    """Matern-5/2 of inputs scaled by ``sqrt(5)/l``; its gradient goes through ``dk/d(r^2)``, finite at zero distance."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class GPyTorchKernel(Kernel):
     """Any GPyTorch kernel, its hyperparameters joining theta.
 
     A hyperparameter takes the GPyTorch prior registered for it, if any. Otherwise a length scale takes the default prior
-    of `Matern52`; a bounded one is logit-normal between its bounds; a positive one is log-normal and an unbounded one
+    of `Matern52`; any other bounded one is logit-normal between its bounds; a positive one is log-normal and an unbounded one
     normal, centred on the value that the object holds, one unit wide. The object itself is never changed.
 
     Parameters
@@ -201,13 +201,12 @@ class GPyTorchKernel(Kernel):
         value, low, high = constraint.transform(raw), constraint.lower_bound, constraint.upper_bound
         maps = torch.distributions.transforms
         if torch.isinf(high).all():
-            base, squash, width = dist.Normal((value - low).log(), full(1.0, shape)), maps.ExpTransform(), 1.0
+            centre, width = (value - low).log(), torch.ones((), dtype=torch.float64)
+            squash: torch.distributions.Transform = maps.ExpTransform()
         else:
-            base, squash = (
-                dist.Normal(((value - low) / (high - value)).log(), full(1.0, shape)),
-                maps.SigmoidTransform(),
-            )
-            width = (high - low).double()
+            centre, width = ((value - low) / (high - value)).log(), (high - low).double()
+            squash = maps.SigmoidTransform()
+        base = dist.Normal(centre, full(1.0, shape))
         return dist.TransformedDistribution(base, [squash, maps.AffineTransform(low.double(), width)]).to_event(
             len(shape)
         )

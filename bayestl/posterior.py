@@ -21,7 +21,7 @@ from bayestl.errors import DataError
 from bayestl.gaussian import mixture
 from bayestl.gaussian.exact import Conditioned, robust_cholesky
 from bayestl.inference.infer import FitRecord, Method, infer
-from bayestl.models.base import Model, Problem
+from bayestl.models.base import NOISE_FLOOR, Model, Problem
 from bayestl.models.latent import LatentTask
 from bayestl.priors import Theta
 from bayestl.scaling import Pairs, Scaling
@@ -153,11 +153,11 @@ class Posterior:
         mean, std = torch.empty(rows, len(names)).double(), torch.empty(rows, len(names)).double()
         found = torch.empty(len(levels), rows, len(names)).double()
         step = max(1, int(WORKING_BYTES / (8 * self._chunk * len(self.data))))
-        future = self._problem.future_noise_variance(self._mixed, torch.tensor(outputs)) if noise else 0.0
+        future = self._problem.future_noise_variance(self._mixed, torch.tensor(outputs)).unsqueeze(1) * float(noise)
         for start in range(0, rows, step):
             part = slice(start, start + step)
             m, v = self._marginals(x[part], outputs)
-            v = v + (future.unsqueeze(1) if noise else 0.0)
+            v = v + future
             mean[part], std[part] = mixture.moments(m, v)
             found[:, part] = mixture.quantiles(m, v.sqrt(), levels)
         location, scale = self._units(names)
@@ -182,13 +182,14 @@ class Posterior:
             mean is the NLPD), ``crps`` and ``pit`` (the predictive probability below the measured value; a central 90 %
             interval covers it when ``0.05 <= pit <= 0.95``). A row whose error is known is judged with that noise.
         """
+        self.data.check_units(test)
         x = self.scaling.inputs(self.data.encode(test.decode(test.x)))
         index = np.array([self.data.index_of(name) for name in test.names])[test.task_index]
         mean, variance = self._marginals_at(Pairs(x, torch.from_numpy(index)))
         scale, location = torch.from_numpy(self.scaling.scale[index]), torch.from_numpy(self.scaling.location[index])
         known = torch.tensor(test.errors) / scale
         noise = self._problem.future_noise_variance(self._mixed, torch.from_numpy(index))
-        std = (variance + torch.where(known.isnan(), noise, known.square())).sqrt()
+        std = (variance + torch.where(known.isnan(), noise, known.square() + NOISE_FLOOR)).sqrt()
         y = (torch.tensor(test.values) - location) / scale
         centre = mean.mean(0) * scale + location
         return xr.Dataset(
@@ -249,10 +250,10 @@ class Posterior:
                 if len(mine) == 0:
                     continue
                 theta = {name: value[i] for name, value in thetas.items()}
-                mean, covariance = self._joint(theta, all_solved[i], at)
+                mean, covariance, prior_size = self._joint(theta, all_solved[i], at)
                 if noise:
                     covariance.diagonal().add_(self._problem.future_noise_variance(theta, at.output))
-                out[mine] = mean + white[mine] @ robust_cholesky(covariance)[0].mT
+                out[mine] = mean + white[mine] @ robust_cholesky(covariance, prior_size)[0].mT
         location, scale = self._units(names)
         values = out.reshape(draws, len(names), len(x)).permute(0, 2, 1).numpy() * scale + location
         array = xr.DataArray(
@@ -320,7 +321,7 @@ class Posterior:
 
         ``corr[f_o(x), f_o'(x)]`` without the task means; ``mean``, ``std`` and ``quantile`` are over the posterior of theta.
         """
-        covariance = self.model.task_covariance(self.theta, self._problem.layout)
+        covariance = self.model.task_covariance(self.theta, self._problem.points.x, self._problem.layout)
         scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
         correlation = (covariance / scale.unsqueeze(-1) / scale.unsqueeze(-2)).numpy()
         levels = _levels(quantiles)
@@ -381,19 +382,21 @@ class Posterior:
                 "declare it: TaskData.from_long(..., units={...})."
             )
         table = fewshot.describe_new(self.data.descriptors, name, descriptors)
-        unit = rows.tasks[0].unit if rows is not None else None
-        widened = dataclasses.replace(
-            self.data, tasks=(*self.data.tasks, Task(name, unit or self.data.tasks[0].unit)), descriptors=table
-        )
+        common = self.data.tasks[0].unit
+        if rows is not None and rows.tasks[0].unit not in (None, common):
+            raise DataError(f"`rows` are in {rows.tasks[0].unit!r}; the other tasks are in {common!r}. Convert them.")
+        widened = dataclasses.replace(self.data, tasks=(*self.data.tasks, Task(name, common)), descriptors=table)
         scaling = dataclasses.replace(
             self.scaling,
             location=np.append(self.scaling.location, self.scaling.location[0]),
             scale=np.append(self.scaling.scale, self.scaling.scale[0]),
         )
+        layout = scaling.layout(widened)
+        described = None if layout.descriptors is None else layout.descriptors[-1]
         more = Problem.of(self.model, widened.append(rows), scaling) if rows is not None else None
         theta = fewshot.extend(
             self.model, self._problem, self._mixed, self._solved(self._mixed), more,
-            fewshot.standardise(self.data.descriptors, table, name), draws, seed,
+            described, draws, seed,
         )  # fmt: skip
         return dataclasses.replace(
             self, data=widened if rows is None else widened.append(rows), scaling=scaling, theta=theta, components=0
@@ -417,7 +420,8 @@ class Posterior:
         ``observed_data``, ``constant_data``, with named dimensions and units in the attributes. Draws lie in (chain = 1,
         draw). The pointwise log likelihood is ``log p(y_i | y_-i, theta)``, the exact leave-one-out conditional of the
         Gaussian process: rows of a GP are dependent once its functions are integrated out, and this is the factor that
-        leave-one-out cross-validation asks for.
+        leave-one-out cross-validation asks for. Posterior predictive draws are of each row by itself (its function value
+        and its noise): right for checks row by row, not for statistics over rows, which `sample` serves.
         """
         return export.to_arviz(archive.groups(self, seed))
 
@@ -515,12 +519,13 @@ class Posterior:
             mean[:, rows], variance[:, rows] = m[..., 0], v[..., 0]
         return mean, variance
 
-    def _joint(self, theta: Theta, solved: Conditioned, at: Pairs) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of ``f(at)`` under one draw of theta."""
+    def _joint(self, theta: Theta, solved: Conditioned, at: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and covariance of ``f(at)`` under one draw of theta, and the size of its prior variance."""
         layout, points = self._problem.layout, self._problem.points
         cross = self.model.covariance(theta, at, points, layout)
         prior = self.model.covariance(theta, at, at, layout)
-        return self.model.mean(theta, at, layout) + solved.mean(cross), solved.covariance(prior, cross)
+        mean = self.model.mean(theta, at, layout) + solved.mean(cross)
+        return mean, solved.covariance(prior, cross), prior.diagonal().mean()
 
     def _inputs(self, new: Table) -> tuple[pd.Index, Tensor]:
         x = self.scaling.inputs(self.data.encode(new))

@@ -1,7 +1,7 @@
 """Prior distributions in float64, written as pushforwards of a standard normal wherever that is possible.
 
 Every parameter that is ``T(v)`` with ``v ~ N(0, 1)`` can be inferred in the coordinate ``v``, in which the log prior is
-``-v^2/2`` and the posterior curvature is at least 1, whatever the parameter means.
+``-v^2/2`` with curvature 1, whatever the parameter means.
 """
 
 from __future__ import annotations

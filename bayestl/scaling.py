@@ -64,6 +64,8 @@ class Scaling:
     width: NDArray[np.float64]
     location: NDArray[np.float64]
     scale: NDArray[np.float64]
+    descriptor_centre: NDArray[np.float64]
+    descriptor_width: NDArray[np.float64]
 
     @classmethod
     def of_inputs(
@@ -73,6 +75,7 @@ class Scaling:
         low, high = data.x.min(0), data.x.max(0)
         centre, width = low + (high - low) / 2, high - low
         width = np.where(width > 0, width, np.where(centre != 0, np.abs(centre), 1.0))
+        described = np.empty((1, 0)) if data.descriptors is None else data.descriptors.to_numpy(dtype=float)
         raw = np.array([column.levels is None and column.name in unscaled for column in data.inputs])
         return cls(
             levels=tuple(0 if column.levels is None else len(column.levels) for column in data.inputs),
@@ -80,6 +83,8 @@ class Scaling:
             width=np.where(raw, 1.0, width),
             location=np.asarray(location, dtype=np.float64),
             scale=np.asarray(scale, dtype=np.float64),
+            descriptor_centre=described.mean(0),
+            descriptor_width=np.where(described.std(0) > 0, described.std(0), 1.0),
         )
 
     @property
@@ -113,9 +118,7 @@ class Scaling:
         """Names and sizes for the model."""
         descriptors = None
         if data.descriptors is not None:
-            table = data.descriptors.to_numpy(dtype=float)
-            spread = table.std(0)
-            table = (table - table.mean(0)) / np.where(spread > 0, spread, 1.0)
+            table = (data.descriptors.to_numpy(dtype=float) - self.descriptor_centre) / self.descriptor_width
             descriptors = tuple(map(tuple, table.tolist()))
         return Layout(
             tasks=data.names,
@@ -131,32 +134,53 @@ def task_means(data: TaskData) -> NDArray[np.float64]:
     return np.array([data.values[data.task_index == t].mean() for t in range(len(data.tasks))])
 
 
+ENOUGH = 5  # distinct inputs from which a spread can be told
+
+
+def _own_spreads(data: TaskData) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Standard deviation of each task (NaN where its values are equal up to rounding), and its distinct inputs."""
+    spreads, distinct = np.full(len(data.tasks), np.nan), np.zeros(len(data.tasks), dtype=np.int64)
+    for t in range(len(data.tasks)):
+        own = data.task_index == t
+        y = data.values[own]
+        distinct[t] = len(np.unique(data.x[own], axis=0))
+        if len(y) and y.std() > 1e-10 * np.abs(y).max():
+            spreads[t] = y.std()
+    return spreads, distinct
+
+
 def task_spreads(data: TaskData) -> NDArray[np.float64]:
     """Standard deviation of each task, never zero.
 
-    A task of one row, or whose values are equal up to rounding, has no spread of its own: it takes the median of the
-    others' when units agree, else the size of its value, else 1.
+    The spread of a few values, or of replicates, says little. Where one ruler fits all tasks it is drawn towards the
+    typical one, ``s^2 <- (d s^2 + 3 t^2) / (d + 3)`` with d the distinct inputs of the task and t the median spread of the
+    tasks that have enough of them. Without a common ruler a task without a spread takes the size of its value, or 1.
     """
-    spreads = np.full(len(data.tasks), np.nan)
-    sizes = np.zeros(len(data.tasks))
-    for t in range(len(data.tasks)):
-        y = data.values[data.task_index == t]
-        sizes[t] = np.abs(y).max()
-        if y.std() > 1e-10 * sizes[t]:
-            spreads[t] = y.std()
-    same_unit = len({task.unit for task in data.tasks}) == 1
-    common = np.nanmedian(spreads) if same_unit and np.isfinite(spreads).any() else np.nan
-    fallback = np.where(np.isfinite(common), common, np.where(sizes > 0, sizes, 1.0))
-    return np.where(np.isfinite(spreads), spreads, fallback)
+    spreads, distinct = _own_spreads(data)
+    sizes = np.array([np.abs(data.values[data.task_index == t]).max(initial=0.0) for t in range(len(data.tasks))])
+    known = np.isfinite(spreads)
+    if share_a_scale(data) and known.any():
+        rich = known & (distinct >= ENOUGH)
+        typical = np.median(spreads[rich if rich.any() else known])
+        return np.sqrt((distinct * np.nan_to_num(spreads) ** 2 + 3 * typical**2) / (distinct + 3))
+    return np.where(known, spreads, np.where(sizes > 0, sizes, 1.0))
 
 
 def share_a_scale(data: TaskData) -> bool:
     """Whether the values of all tasks can be measured with one ruler.
 
-    They can when all declare the same unit. When none declares any, spreads within a factor of ten are taken to say so.
+    They can when all declare the same unit. When none declares any, what the values say decides: spreads within a factor
+    of ten of one another, or, for tasks with too few values to have one, a mean within ten spreads of the others'.
     """
     units = {task.unit for task in data.tasks}
-    if units == {None}:
-        spreads = task_spreads(data)
-        return bool(spreads.max() <= 10 * spreads.min())
-    return len(units) == 1
+    if units != {None}:
+        return len(units) == 1
+    spreads, distinct = _own_spreads(data)
+    rich = np.isfinite(spreads) & (distinct >= ENOUGH)
+    if not rich.any():
+        rich = np.isfinite(spreads)
+    if not rich.any():
+        return True
+    means = task_means(data)
+    near = np.abs(means - means[rich].mean()) <= 10 * spreads[rich].max()
+    return bool(spreads[rich].max() <= 10 * spreads[rich].min() and near[~rich].all())

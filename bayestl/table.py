@@ -339,10 +339,7 @@ class TaskData:
                 f"expected {listed([i.name for i in self.inputs], 20)}."
             )
         index = np.array([self.index_of(name) for name in more.names], dtype=np.int64)
-        for task in more.tasks:
-            known = self.tasks[self.index_of(task.name)]
-            if task.unit is not None and known.unit is not None and task.unit != known.unit:
-                raise DataError(f"Task {task.name!r} has unit {task.unit!r} in the new rows; expected {known.unit!r}.")
+        self.check_units(more)
         frame = more.decode(more.x)
         frame.index = pd.Index(more.rows)
         return replace(
@@ -353,6 +350,13 @@ class TaskData:
             errors=np.concatenate([self.errors, more.errors]),
             rows=np.concatenate([self.rows, more.rows]),
         )
+
+    def check_units(self, other: TaskData) -> None:
+        """Refuse data that declare another unit for a task than these do."""
+        for task in other.tasks:
+            known = self.tasks[self.index_of(task.name)]
+            if task.unit is not None and known.unit is not None and task.unit != known.unit:
+                raise DataError(f"Task {task.name!r} has unit {task.unit!r} in the new rows; expected {known.unit!r}.")
 
     def summary(self) -> pd.DataFrame:
         """Rows, distinct inputs, replicates, known errors, range and overlaps, one line per task.

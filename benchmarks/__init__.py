@@ -1,0 +1,1 @@
+"""What bayestl is measured by."""

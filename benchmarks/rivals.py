@@ -47,9 +47,7 @@ def botorch_multitask(data: btl.TaskData, x: NDArray, task: NDArray) -> Predicti
         with torch.no_grad():
             quiet = model.posterior(new)
             noisy = model.posterior(new, observation_noise=True)
-    mean, std, full = (
-        p.squeeze(-1).numpy() for p in (quiet.mean, quiet.variance.sqrt(), noisy.variance.sqrt())
-    )
+    mean, std, full = (p.squeeze(-1).numpy() for p in (quiet.mean, quiet.variance.sqrt(), noisy.variance.sqrt()))
     return Prediction(mean * scale[task] + location[task], std * scale[task], full * scale[task], seconds)
 
 
@@ -57,7 +55,7 @@ def smt_mfk(data: btl.TaskData, x: NDArray, task: NDArray) -> Prediction:
     """SMT's recursive multi-fidelity kriging, noise estimated, both fidelities in the source's units."""
     from smt.applications import MFK
 
-    y, index, location, scale = standardised(data)
+    _, index, location, scale = standardised(data)
     raw = (data.values - location[0]) / scale[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

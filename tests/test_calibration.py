@@ -22,7 +22,9 @@ def simulated(model, seed, sources=20, targets=10, new=3):
     """Draw theta, functions and noisy values from the model itself, in its own units: truth and data for one trial."""
     rng = np.random.default_rng(seed)
     n = sources + targets
-    frame = pd.DataFrame({"x": rng.random(n), "task": ["source"] * sources + ["target"] * targets, "y": rng.normal(size=n)})
+    frame = pd.DataFrame(
+        {"x": rng.random(n), "task": ["source"] * sources + ["target"] * targets, "y": rng.normal(size=n)}
+    )
     data = btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y", units={"source": "eV", "target": "eV"})
     scaling = Scaling.of_inputs(data, np.zeros(2), np.ones(2))
     problem = Problem.of(model, data, scaling)
@@ -55,7 +57,9 @@ def ranks_of(model, trials, seed=0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "model", [btl.SingleTask(), btl.MultiTask(), btl.Difference(), btl.LatentTask(dim=1)], ids=lambda m: type(m).__name__
+    "model",
+    [btl.SingleTask(), btl.MultiTask(), btl.Difference(), btl.LatentTask(dim=1)],
+    ids=lambda m: type(m).__name__,
 )
 def test_simulation_based_calibration(model):
     """Truths drawn from the prior fall uniformly in the posteriors, for functions and for parameters.

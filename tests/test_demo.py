@@ -21,7 +21,16 @@ def test_bulk_moduli_are_what_they_are_said_to_be():
 def test_the_demo_says_and_writes_what_it_promises(tmp_path, capsys):
     assert cli.main(["demo", "--folder", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    for word in ("single task", "multi-task", "difference", "latent task", "RMSE (GPa)", "NLPD", "90 % coverage", "What the"):
+    for word in (
+        "single task",
+        "multi-task",
+        "difference",
+        "latent task",
+        "RMSE (GPa)",
+        "NLPD",
+        "90 % coverage",
+        "What the",
+    ):
         assert word in said
     picture, saved = tmp_path / "bulk-moduli.png", tmp_path / "bulk-moduli.nc"
     assert picture.stat().st_size > 10_000

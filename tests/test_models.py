@@ -146,7 +146,7 @@ def test_agrees_with_gpytorch_at_fixed_parameters(problem):
             problem.model, data, problem.model.scaling(data), {name: value[None] for name, value in theta.items()}, None
         )
         solved = posterior._solved(theta)
-        ours, ours_covariance = posterior._joint(theta, solved, at)
+        ours, ours_covariance, _ = posterior._joint(theta, solved, at)
         torch.testing.assert_close(ours, mean, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(ours_covariance, covariance, rtol=1e-8, atol=1e-8)
     finally:
@@ -243,13 +243,17 @@ def test_fidelity_graphs_are_checked():
     assert btl.Difference().edges(["a", "b", "c"]) == [(1, 0), (2, 1)]
 
 
-@pytest.mark.parametrize("make", [lambda: btl.MultiTask(rank=0), lambda: btl.LatentTask(dim=0), lambda: btl.MultiTask(kernel="rbf")])
+@pytest.mark.parametrize(
+    "make", [lambda: btl.MultiTask(rank=0), lambda: btl.LatentTask(dim=0), lambda: btl.MultiTask(kernel="rbf")]
+)
 def test_senseless_choices_are_refused(make):
     with pytest.raises(ValueError, match="must be"):
         make()
 
 
-@pytest.mark.parametrize("model", [btl.MultiTask(), btl.Difference.chain("a", "b"), btl.LatentTask()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "model", [btl.MultiTask(), btl.Difference.chain("a", "b"), btl.LatentTask()], ids=lambda m: type(m).__name__
+)
 def test_a_source_far_away_leaves_the_target_alone(model):
     """Source rows so far from the target's that no function can reach: the prediction is as without them."""
     rng = np.random.default_rng(0)
@@ -263,6 +267,8 @@ def test_a_source_far_away_leaves_the_target_alone(model):
     theta = draw_theta(problem, 4)
     # Constants reach any distance: the means of the tasks are taken as known here.
     at = Pairs(torch.linspace(0, 1, 5, dtype=torch.float64).unsqueeze(-1), torch.ones(5, dtype=torch.int64))
-    cross = problem.model.covariance(theta, at, problem.points.take((problem.points.output == 0).nonzero().squeeze(-1)), problem.layout)
+    cross = problem.model.covariance(
+        theta, at, problem.points.take((problem.points.output == 0).nonzero().squeeze(-1)), problem.layout
+    )
     constant = next(iter(model.terms(theta, problem.layout))).weights[..., 1:, :1]
     torch.testing.assert_close(cross, constant.expand_as(cross), rtol=0, atol=1e-12)

@@ -133,7 +133,9 @@ def test_units_do_not_matter(model):
 
 def test_known_errors_are_used():
     """The more precise of two contradicting rows wins, and a task of known errors predicts with those errors."""
-    frame = pd.DataFrame({"x": np.tile(np.linspace(0, 1, 8), 2), "y": np.r_[np.zeros(8), np.ones(8)], "e": [0.01] * 8 + [1.0] * 8})
+    frame = pd.DataFrame(
+        {"x": np.tile(np.linspace(0, 1, 8), 2), "y": np.r_[np.zeros(8), np.ones(8)], "e": [0.01] * 8 + [1.0] * 8}
+    )
     data = btl.TaskData.from_long(frame.assign(task="t"), inputs=["x"], task="task", value="y", error="e")
     posterior = btl.fit(btl.SingleTask(), data)
     out = posterior.predict({"x": [0.5]}, "t", noise=False)
@@ -251,7 +253,10 @@ def test_new_tasks_are_refused_where_they_make_no_sense(family, data):
         btl.fit(btl.MultiTask(), data, method="map").new_task("new")
     frame = family.data.to_frame()
     mixed = btl.TaskData.from_long(
-        frame.assign(value=np.where(frame["task"] == "t0", 1000, 1) * frame["value"]), inputs=["x"], task="task", value="value"
+        frame.assign(value=np.where(frame["task"] == "t0", 1000, 1) * frame["value"]),
+        inputs=["x"],
+        task="task",
+        value="value",
     )
     with pytest.raises(btl.DataError, match="differ in unit"):
         btl.fit(btl.LatentTask(dim=1), mixed, method="map").new_task("new")
@@ -266,7 +271,9 @@ def test_descriptors_tell_a_new_task_from_the_others():
     names = [f"t{t}" for t in range(10)]
     frame = pd.DataFrame({"x": x.ravel(), "y": y.ravel(), "task": np.repeat(names, 8)})
     descriptors = pd.DataFrame({"slope": slopes}, index=names)
-    data = btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y", task_descriptors=descriptors, units=dict.fromkeys(names, "eV"))
+    data = btl.TaskData.from_long(
+        frame, inputs=["x"], task="task", value="y", task_descriptors=descriptors, units=dict.fromkeys(names, "eV")
+    )
     posterior = btl.fit(btl.LatentTask(dim=1), data, seed=0)
     up = posterior.new_task("up", descriptors={"slope": 0.9}).predict({"x": [0.0, 1.0]}, "up")
     assert float(up["mean"][1] - up["mean"][0]) > 0.9
@@ -307,7 +314,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path):
     path = posterior.save(tmp_path / "posterior.nc")
     content = path.read_bytes()
     cut = tmp_path / "cut.nc"
-    lengths = {*range(0, 64), *range(64, len(content), max(1, len(content) // 150)), len(content) - 1}
+    lengths = {*range(64), *range(64, len(content), max(1, len(content) // 150)), len(content) - 1}
     for length in sorted(lengths):
         cut.write_bytes(content[:length])
         with pytest.raises(btl.DataError, match="damaged"):
@@ -425,3 +432,51 @@ def test_length_scales_are_named_by_their_inputs(name):
     assert lengths
     for variable in lengths:
         assert tree[variable]["input"].values.tolist() == ["x0", "x1", "phase"]
+
+
+def test_two_replicates_do_not_make_a_task_look_certain():
+    """A target known by two like values elsewhere: the interval must still hold its other values."""
+    rng = np.random.default_rng(3)
+    x = rng.random(20)
+    source = pd.DataFrame({"x": x, "task": "a", "y": np.sin(6 * x)})
+    target = pd.DataFrame({"x": [0.2, 0.2], "task": "b", "y": np.sin(1.2) + np.array([0.5, 0.501])})
+    data = btl.TaskData.from_long(pd.concat([source, target], ignore_index=True), inputs=["x"], task="task", value="y")
+    for model in (btl.MultiTask(), btl.Difference(), btl.LatentTask()):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
+            out = btl.fit(model, data).predict({"x": np.linspace(0, 1, 9)}, "b")
+        error = np.abs(out["mean"] - (np.sin(6 * np.linspace(0, 1, 9)) + 0.5))
+        assert (error < 4 * out["std"]).all()
+
+
+def test_units_are_minded(family):
+    rows = rows_of(1.0, 3)
+    other = dataclasses.replace(rows, tasks=(dataclasses.replace(rows.tasks[0], unit="meV"),))
+    with pytest.raises(btl.DataError, match="Convert them"):
+        family.new_task("new", other)
+    frame = table().to_frame().assign(unit=1)
+    in_mev = btl.TaskData.from_long(
+        frame, inputs=["x0", "x1", "phase"], task="task", value="value", units=dict.fromkeys("abc", "meV")
+    )
+    with pytest.raises(btl.DataError, match="has unit 'meV'"):
+        btl.fit(btl.SingleTask(), table(), method="map").score(in_mev)
+
+
+def test_a_second_new_task_keeps_the_meaning_of_descriptors():
+    rng = np.random.default_rng(0)
+    names = [f"t{t}" for t in range(6)]
+    frame = pd.DataFrame({"x": rng.random(36), "y": rng.normal(size=36), "task": np.repeat(names, 6)})
+    descriptors = pd.DataFrame({"d": np.arange(6.0)}, index=names)
+    data = btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y", task_descriptors=descriptors)
+    posterior = btl.fit(btl.LatentTask(dim=1), data, method="map")
+    alone = posterior.new_task("one", descriptors={"d": 1.0})
+    after = posterior.new_task("far", descriptors={"d": 50.0}).new_task("one", descriptors={"d": 1.0})
+    assert alone._problem.layout.descriptors[-1] == after._problem.layout.descriptors[-1]
+
+
+def test_dense_grids_of_nearly_noise_free_data_can_be_sampled():
+    x = np.linspace(0, 1, 30)
+    frame = pd.DataFrame({"x": x, "task": "a", "y": np.sin(5 * x), "e": 0.0})
+    data = btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y", error="e")
+    draws = btl.fit(btl.SingleTask(), data).sample({"x": np.linspace(0, 1, 400)}, draws=100)
+    np.testing.assert_allclose(draws.mean("draw")[:, 0], np.sin(5 * np.linspace(0, 1, 400)), atol=0.02)

@@ -165,3 +165,13 @@ def test_one_ruler_only_for_one_unit_and_like_spreads():
     apart = LONG.assign(y=[1.0, 2.0, 300.0, 400.0])
     assert not share_a_scale(long(apart))
     assert share_a_scale(long(apart, units={"a": "eV", "b": "eV"}))
+
+
+def test_the_spread_of_a_few_values_is_drawn_to_that_of_the_others():
+    rng = np.random.default_rng(0)
+    many = pd.DataFrame({"x": rng.random(40), "task": "a", "y": rng.normal(size=40)})
+    replicates = pd.DataFrame({"x": [0.5, 0.5], "task": "b", "y": [0.300, 0.301]})
+    data = long(pd.concat([many, replicates], ignore_index=True))
+    spread = task_spreads(data)
+    assert spread[0] == pytest.approx(many["y"].std(ddof=0), rel=1e-9)
+    assert spread[1] == pytest.approx(np.sqrt(3 / 4) * spread[0], rel=0.01)

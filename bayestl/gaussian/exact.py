@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+
+from bayestl.errors import FitError
 
 FAILED = -1e10  # log density of a theta whose covariance has no Cholesky factor: never accepted, never fatal
 
@@ -55,7 +57,7 @@ class GaussianMarginal(TorchDistribution):
     particle of a batch is not positive definite, a very low density for that particle instead of an error for all.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
     has_rsample = True
 
@@ -66,7 +68,7 @@ class GaussianMarginal(TorchDistribution):
     def log_prob(self, value: Float[Tensor, "*#draws n"]) -> Float[Tensor, "*#draws"]:
         return _LogMarginal.apply(self.covariance, value - self.mean_)  # type: ignore[no-any-return]
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         white = torch.randn(shape, dtype=self.covariance.dtype, device=self.covariance.device)
         return self.mean_ + (robust_cholesky(self.covariance)[0] @ white.unsqueeze(-1)).squeeze(-1)
@@ -78,20 +80,26 @@ class GaussianMarginal(TorchDistribution):
         )
 
 
-def robust_cholesky(covariance: Float[Tensor, "*#draws n n"]) -> tuple[Float[Tensor, "*#draws n n"], float]:
-    """Cholesky factor of a matrix that is positive semi-definite up to rounding, and the least jitter that it took."""
+def robust_cholesky(
+    covariance: Float[Tensor, "*#draws n n"], size: Float[Tensor, "*#draws"] | None = None
+) -> tuple[Float[Tensor, "*#draws n n"], float]:
+    """Cholesky factor of a matrix that is positive semi-definite up to rounding, and the least jitter that it took.
+
+    Jitter is relative to `size`, by default the mean of the diagonal. A posterior covariance is the difference of two
+    larger matrices, and its rounding errors are relative to the prior's.
+    """
     factor, info = torch.linalg.cholesky_ex(covariance)
-    size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None]
+    size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1) if size is None else size
     jitter = 0.0
     for more in (1e-12, 1e-10, 1e-8, 1e-6):
         if not (info > 0).any():
             break
         jitter = more
         factor, info = torch.linalg.cholesky_ex(
-            covariance + torch.diag_embed((jitter * size).expand(covariance.shape[:-1]))
+            covariance + torch.diag_embed((jitter * size[..., None]).expand(covariance.shape[:-1]))
         )
     if (info > 0).any():
-        raise torch.linalg.LinAlgError(
+        raise FitError(
             "A covariance matrix is not positive definite even with a jitter of 1e-6 of its diagonal. "
             "Check a user-given kernel for positive definiteness."
         )

@@ -53,7 +53,10 @@ def _absolute_moment(mean: Tensor, std: Tensor) -> Tensor:
 def quantiles(
     mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"], levels: Sequence[float]
 ) -> Float[Tensor, "P *shape"]:
-    """Solve ``cdf(y) = level`` by Newton steps kept inside a shrinking bracket, until the probability is met to 1e-9 (and then one more)."""
+    """Solve ``cdf(y) = level`` by Newton steps kept inside a shrinking bracket.
+
+    They stop, one step after, when the probability is met to 1e-9 or the step is below 1e-12 of the spread.
+    """
     std = std.clamp_min(1e-150)
     centre, spread = moments(mean, std.square())
     rate = 1.0 / (std * math.sqrt(2 * math.pi))

@@ -26,8 +26,7 @@ class Site:
 
     columns: slice
     shape: tuple[int, ...]
-    centre: Tensor | None = None
-    width: Tensor | None = None
+    free: tuple[Tensor, Tensor] | None = None
 
 
 class Coordinates:
@@ -47,16 +46,18 @@ class Coordinates:
         start = 0
         with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
             torch.manual_seed(0)
-            nodes = pyro.poutine.trace(program).get_trace().nodes
+            nodes: dict[str, Any] = pyro.poutine.trace(program).get_trace().nodes
             for name, node in nodes.items():
-                if node["type"] != "sample" or node["is_observed"] or node["infer"].get("_deterministic"):
+                if node["type"] != "sample" or node["is_observed"] or (node["infer"] or {}).get("_deterministic"):
                     continue
-                fn = node["fn"]
+                fn: Any = node["fn"]
                 if not fn.support.is_discrete and _pushed_normal(fn) is not None:
                     site = Site(slice(start, start + node["value"].numel()), tuple(node["value"].shape))
                 elif not fn.support.is_discrete:
                     free = biject_to(fn.support).inv(fn.sample((1000,)))
-                    site = Site(slice(start, start + free[0].numel()), tuple(free.shape[1:]), free.mean(0), free.std(0))
+                    site = Site(
+                        slice(start, start + free[0].numel()), tuple(free.shape[1:]), (free.mean(0), free.std(0))
+                    )
                 else:
                     raise FitError(f"Site {name!r} is discrete; only continuous parameters can be inferred.")
                 self.sites[name] = site
@@ -109,18 +110,19 @@ class _Whitened(Messenger):
             return
         site, fn = self.coordinates.sites[msg["name"]], msg["fn"]
         u = self.v[:, site.columns].reshape(-1, *site.shape)
-        if site.centre is None:
+        if site.free is None:
             base, transforms = _pushed_normal(fn)  # type: ignore[misc]
             value = base.loc + base.scale * u
             for transform in transforms:
                 value = transform(value)
         else:
-            free = site.centre + site.width * u
+            centre, width = site.free
+            free = centre + width * u
             transform = biject_to(fn.support)
             value = transform(free)
             jacobian = transform.log_abs_det_jacobian(free, value)
             extra = fn.log_prob(value) - _normal_log_density(u, len(site.shape))
-            self.log_density = self.log_density + extra + jacobian.reshape(len(u), -1).sum(-1) + site.width.log().sum()
+            self.log_density = self.log_density + extra + jacobian.reshape(len(u), -1).sum(-1) + width.log().sum()
         msg["value"], msg["done"] = value, True
 
     def _pyro_post_sample(self, msg: Any) -> None:

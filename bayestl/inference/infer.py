@@ -35,7 +35,8 @@ class FitRecord:
     seconds : per stage, and in `total`
     elbo : estimates of the evidence lower bound, one per variational step
     modes : log density of the mode that each start reached
-    pareto_k : of the importance ratios of the draws; below 0.7 they are as good as exact
+    pareto_k : tail shape of the importance ratios between the true posterior of theta and its approximation. Below 0.7
+        reweighting by them would be reliable, so the two are close; above 1 their tails differ by much
     divergences : of the NUTS reference
     interrupted : whether the fit was stopped by the user before its end
     """
@@ -118,7 +119,7 @@ def infer(
                 lap("curvature")
                 if method == "variational":
                     bar.set_description("fit: variational")
-                    q, trace, interrupted = refine(coordinates, mode, plan, generator, bar.update)
+                    q, trace, interrupted = refine(coordinates, mode, plan, generator, lambda: _tick(bar))
                     v, k = _draw(coordinates, q, draws or 256, rows, seed)
                 else:
                     v, divergences = nuts.sample(
@@ -148,7 +149,9 @@ def infer(
         method, seed, coordinates.dim, coordinates.evaluations, seconds, np.array(trace), heights.numpy(), k,
         divergences, interrupted,
     )  # fmt: skip
-    return Inferred(coordinates.theta(v), record, len(v) if draws or method != "variational" else min(components, len(v)))
+    return Inferred(
+        coordinates.theta(v), record, len(v) if draws or method != "variational" else min(components, len(v))
+    )
 
 
 def _starts(dim: int, rows: int, generator: torch.Generator) -> torch.Tensor:
@@ -168,10 +171,12 @@ def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Te
     return max(modes, key=lambda mode: mode.log_evidence)
 
 
-def _draw(
-    coordinates: Coordinates, q: Gaussian, draws: int, rows: int, seed: int
-) -> tuple[torch.Tensor, float]:
+def _draw(coordinates: Coordinates, q: Gaussian, draws: int, rows: int, seed: int) -> tuple[torch.Tensor, float]:
     """Draws from q, and k-hat, judged on as many of them as are cheap."""
     white = normal_points(draws, coordinates.dim, seed)
-    judged = white[: 256 if rows <= 250 else 64 if rows <= 1200 else 16]
+    judged = white[: 256 if rows <= 250 else 64]
     return q.push(white), pareto_k(coordinates.density(q.push(judged)) - q.log_density_of(judged))
+
+
+def _tick(bar: tqdm) -> None:
+    bar.update()

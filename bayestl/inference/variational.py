@@ -14,7 +14,6 @@ from torch import Tensor
 from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.mode import Mode
 
-
 FLOOR = 1e-2  # in the units of the Laplace posterior: gradients below it are noise, which Adam must not blow up
 
 

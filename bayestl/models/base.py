@@ -61,8 +61,8 @@ class Model(ABC):
         """Choose the standardisation of the values: per task, unless the model says otherwise."""
         return Scaling.of_inputs(data, task_means(data), task_spreads(data), self.kernel.unscaled)
 
-    def check(self, data: TaskData) -> None:
-        """Refuse data that this model cannot describe."""
+    def check(self, data: TaskData) -> None:  # noqa: B027 - most models can describe any data
+        """Refuse data that this model cannot describe, with a `DataError`."""
 
     def mean(self, theta: Theta, a: Pairs, layout: Layout) -> Float[Tensor, "*#draws n"]:
         """Give ``E[f(a)]`` in standardised units: zero, for constants have normal priors and are integrated out."""
@@ -92,9 +92,9 @@ class Model(ABC):
         parts = []
         for term in self.terms(theta, layout):
             columns = _members(b, term.tasks, layout)
-            near = b if len(columns) == len(b.output) else b.take(columns)
-            k = None if term.kernel is None else term.kernel(theta, term.name, x, near.x, layout)
-            parts.append((term, columns, near.output, k))
+            at = b if len(columns) == len(b.output) else b.take(columns)
+            k = None if term.kernel is None else term.kernel(theta, term.name, x, at.x, layout)
+            parts.append((term, columns, at.output, k))
         parts.sort(key=lambda part: part[3] is not None)  # constants first: a row, which the rest is added to
         for o in outputs:
             total = x.new_zeros(*theta["noise"].shape[:-1], 1, len(b.output))
@@ -120,9 +120,19 @@ class Model(ABC):
             total = total + own
         return total
 
-    def task_covariance(self, theta: Theta, layout: Layout) -> Float[Tensor, "*#draws T T"]:
-        """Give the prior ``Cov[f_o(x), f_o'(x)]`` at one x, without the constants, which have no variation to share."""
-        return sum(term.weights for term in self.terms(theta, layout) if term.kernel is not None)  # type: ignore[return-value]
+    def task_covariance(
+        self, theta: Theta, x: Float[Tensor, "m columns"], layout: Layout
+    ) -> Float[Tensor, "*#draws T T"]:
+        """Give the prior ``Cov[f_o(x), f_o'(x)]``, without the constants, which have no variation to share.
+
+        Averaged over the rows of x, for kernels that are not stationary.
+        """
+        total = torch.zeros(len(layout.tasks), len(layout.tasks), dtype=x.dtype)
+        for term in self.terms(theta, layout):
+            if term.kernel is not None:
+                size = term.kernel.diagonal(theta, term.name, x, layout).mean(-1)
+                total = total + term.weights * size[..., None, None]
+        return total
 
     def pyro_model(self, data: TaskData) -> Callable[[], Tensor]:
         """Write the model of these data as a plain Pyro program, the functions integrated out.

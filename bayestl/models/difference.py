@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,8 @@ class Difference(Model):
 
     Values of all tasks are measured with one ruler, the spread of the tasks without parents, so that ``rho = 1`` with a
     smooth delta is the difference architecture of Hutchinson et al. 2017; where declared units differ, or none are declared
-    and spreads differ by more than a factor of ten, each task has its own. Priors: ``rho ~ N(1, 1)``, which holds a sign-flipped and an irrelevant
+    and spreads differ by more than a factor of ten, each task has its own. Priors: ``rho ~ N(1, 1)``,
+    which holds a sign-flipped and an irrelevant
     source too; ``s ~ LogNormal(-0.1, 0.5)`` for a task without parents and ``LogNormal(-0.7, 0.8)`` for a correction;
     ``noise ~ LogNormal(-2, 1)``.
 
@@ -73,7 +75,7 @@ class Difference(Model):
         cls, *tasks: str, kernel: Kernel | gpytorch.kernels.Kernel | None = None, rho: float | None = None
     ) -> Difference:
         """Build a chain of fidelities, the cheapest first."""
-        return cls({child: [parent] for parent, child in zip(tasks, tasks[1:], strict=False)}, kernel, rho)
+        return cls({child: [parent] for parent, child in itertools.pairwise(tasks)}, kernel, rho)
 
     def graph(self, tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Parents of each task."""

@@ -30,7 +30,8 @@ class MultiTask(Model):
     The shared functions and the private ones have length scales of their own, so a task that has nothing in common with
     the rest keeps its own smoothness as well. Up to five tasks ``A A^T`` is ``s_o C_oo' s_o'`` with C a correlation matrix
     written in canonical partial correlations ``tanh(N(0, 1.5^2))`` (Lewandowski, Kurowicka & Joe 2009,
-    doi 10.1016/j.jmva.2009.04.008): every correlation, of either sign, has a positive density, none is preferred. Beyond,
+    doi 10.1016/j.jmva.2009.04.008): either sign is as likely, and strong correlations are
+    favoured (a third of the mass lies beyond 0.9), as they are the rule between sources of one property. Beyond,
     A is lower-trapezoidal with `rank` columns, the tasks with the most rows first: ``A_qq ~ LogNormal(-0.2, 0.5)``, below
     the diagonal ``N(0, 1)``. Both forms are identified: no rotation of the hidden functions leaves them unchanged.
 
@@ -68,9 +69,7 @@ class MultiTask(Model):
             rank = min(self.rank or 2, count)
             below = count * rank - rank * (rank + 1) // 2
             diagonal = pyro.sample("loading_diagonal", priors.log_normal(-0.2, 0.5, rank))
-            entries = (
-                pyro.sample("loading_entry", priors.normal(0.0, 1.0, below)) if below else diagonal[..., :0]
-            )
+            entries = pyro.sample("loading_entry", priors.normal(0.0, 1.0, below)) if below else diagonal[..., :0]
             trapezoid = lower_trapezoid(diagonal, entries, count)
             loading = trapezoid[..., torch.tensor(layout.by_count).argsort(), :]
         theta["loading"] = pyro.deterministic("loading", loading, event_dim=2)

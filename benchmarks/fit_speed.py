@@ -1,0 +1,80 @@
+"""Seconds and held-out NLPD of a whole posterior against BoTorch's point estimate, and the speed of predicting.
+
+python -m benchmarks.fit_speed [--sizes 100,400,1000] [--seeds 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+
+import bayestl as btl
+from benchmarks.report import judge_measured, judge_normal, write
+from benchmarks.rivals import botorch_multitask
+from benchmarks.simulate import three_tasks
+
+
+def timed(method: str, size: int, seed: int, model: btl.Model) -> dict:
+    data, test = three_tasks(size, seed)
+    began = time.perf_counter()
+    posterior = btl.fit(model, data, method=method, seed=seed, progress=False)
+    seconds = time.perf_counter() - began
+    name = f"{type(model).__name__} {method}"
+    return {"n": size, "seed": seed, "method": name, "seconds": seconds, **judge_measured(posterior, test)}
+
+
+def rival(size: int, seed: int) -> dict:
+    data, test = three_tasks(size, seed)
+    p = botorch_multitask(data, test.x, test.task_index)
+    return {
+        "n": size, "seed": seed, "method": "BoTorch MultiTaskGP", "seconds": p.seconds,
+        **judge_normal(test.values, p.mean, p.noisy_std),
+    }  # fmt: skip
+
+
+def predicting() -> str:
+    data, _ = three_tasks(400, 0)
+    new = pd.DataFrame(np.random.default_rng(0).random((10_000, 6)), columns=[f"x{j}" for j in range(6)])
+    lines = []
+    for model in (btl.SingleTask(), btl.MultiTask(), btl.Difference.chain("t0", "t1", "t2"), btl.LatentTask()):
+        posterior = btl.fit(model, data, seed=0, progress=False)
+        posterior.predict(new.head())
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            posterior.predict(new)
+            seconds.append(time.perf_counter() - began)
+        lines.append(f"  {type(model).__name__:12s} {np.median(seconds):.2f} s")
+    return "Mean, std and three quantiles of 10,000 rows x 3 tasks, n = 400:\n" + "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sizes", default="100,400,1000")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--large", type=int, default=2000, help="one fit of this size without the rival; 0 for none")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
+    timed("variational", 60, 0, btl.MultiTask())  # everything is imported and compiled once
+    rival(60, 0)
+    rows = []
+    for size in map(int, options.sizes.split(",")):
+        for seed in range(options.seeds if size < 1000 else 1):
+            for model in (btl.MultiTask(), btl.Difference.chain("t0", "t1", "t2"), btl.LatentTask()):
+                rows.append(timed("variational", size, seed, model))
+            rows.append(timed("map", size, seed, btl.MultiTask()))
+            rows.append(rival(size, seed))
+            print(pd.DataFrame(rows).tail(5).round(3).to_string(), flush=True)
+    if options.large:
+        rows.append(timed("variational", options.large, 0, btl.MultiTask()))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(f"n = {options.large}: {rows[-1]['seconds']:.0f} s; peak memory of the whole run {peak:.1f} GB")
+    table = write("fit_speed", rows).groupby(["n", "method"], sort=False)[["seconds", "nlpd", "coverage"]].mean()
+    reference = table["seconds"].xs("BoTorch MultiTaskGP", level="method").reindex(table.index, level="n")
+    print(table.assign(**{"times faster": reference / table["seconds"]}).round(3).to_string())
+    print(predicting())

@@ -1,0 +1,63 @@
+"""Where results go: tidy CSV with the commit, and the same table on the screen."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+import bayestl as btl
+from bayestl.gaussian import mixture
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write(name: str, rows: list[dict]) -> pd.DataFrame:
+    """Write rows to results/NAME.csv, with the commit they were measured at."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=RESULTS.parent
+    ).stdout.strip()
+    table = pd.DataFrame(rows).assign(commit=commit)
+    RESULTS.mkdir(exist_ok=True)
+    table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.5g")
+    return table
+
+
+def judge_truth(posterior: btl.Posterior, x: NDArray[np.float64], truth: NDArray[np.float64], task: str) -> dict:
+    """RMSE, NLPD and 90 % coverage of a task's noise-free function."""
+    frame = pd.DataFrame(x, columns=[column.name for column in posterior.data.inputs])
+    output = posterior.data.index_of(task)
+    mean, variance = posterior._marginals(posterior._inputs(frame)[1], [output])
+    mean, std = mean[..., 0], variance[..., 0].sqrt()
+    location, scale = posterior.scaling.location[output], posterior.scaling.scale[output]
+    y = torch.from_numpy((truth - location) / scale)
+    pit = mixture.cdf(y, mean, std)
+    return {
+        "rmse": float((mean.mean(0) - y).square().mean().sqrt() * scale),
+        "nlpd": float(np.log(scale) - mixture.log_density(y, mean, std).mean()),
+        "coverage": float(((pit > 0.05) & (pit < 0.95)).double().mean()),
+    }
+
+
+def judge_normal(y: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> dict:
+    """The same scores for a normal prediction."""
+    z = (y - mean) / std
+    return {
+        "rmse": float(np.sqrt(np.mean((mean - y) ** 2))),
+        "nlpd": float(np.mean(0.5 * z**2 + np.log(std) + 0.5 * np.log(2 * np.pi))),
+        "coverage": float(np.mean(np.abs(z) < 1.6448536)),
+    }
+
+
+def judge_measured(posterior: btl.Posterior, test: btl.TaskData) -> dict:
+    """The same scores for measured values, noise included."""
+    score = posterior.score(test)
+    return {
+        "rmse": float((score["error"] ** 2).mean() ** 0.5),
+        "nlpd": -float(score["log_density"].mean()),
+        "coverage": float(((score["pit"] > 0.05) & (score["pit"] < 0.95)).mean()),
+    }
