@@ -38,7 +38,7 @@ PLAIN = (SingleTask, MultiTask, Difference, LatentTask, kernels.Matern52, kernel
 def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Take a posterior apart."""
     data, record = posterior.data, posterior.record
-    arrays = {f"theta/{name}": value.numpy() for name, value in posterior.theta.items()}
+    arrays = {f"theta/{i}": value.numpy() for i, value in enumerate(posterior.theta.values())}
     arrays |= {f"data/{name}": getattr(data, name) for name in ("x", "task_index", "values", "errors")}
     arrays |= {
         f"scaling/{name}": np.asarray(getattr(posterior.scaling, name))
@@ -53,6 +53,7 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
         "tasks": [dataclasses.asdict(task) for task in data.tasks],
         "rows": _plain_list(data.rows),
         "components": posterior.components,
+        "theta": list(posterior.theta),
         "descriptors": None if data.descriptors is None else [str(c) for c in data.descriptors.columns],
         "record": {
             f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in ("elbo", "modes")
@@ -89,7 +90,7 @@ def unpack(
             **data,
         ),
         Scaling(**(part("scaling") | {"levels": tuple(int(count) for count in part("scaling")["levels"])})),
-        {name: torch.from_numpy(value.copy()) for name, value in part("theta").items()},
+        {name: torch.from_numpy(arrays[f"theta__{i}"].copy()) for i, name in enumerate(settings["theta"])},
         FitRecord(**settings["record"], **part("record")),
         settings["components"],
     )
@@ -101,10 +102,24 @@ def _describe(thing: Any) -> Any:
         fields = {f.name: _describe(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
         return {"type": type(thing).__name__, **fields}
     if isinstance(thing, kernels.GPyTorchKernel):
-        return {"foreign": f"{thing.kernel} on {thing.inputs}, scaled {thing.scaled}"}
+        parts = [f"{name or 'kernel'}: {_printed(module)}" for name, module in thing.kernel.named_modules()]
+        return {"foreign": f"{'; '.join(parts)}; on {thing.inputs}, scaled {thing.scaled}"}
     if isinstance(thing, kernels.Kernel | Model):
-        return {"foreign": repr(thing)}
+        return {"foreign": _printed(thing)}
     return [_describe(item) for item in thing] if isinstance(thing, tuple) else thing
+
+
+def _printed(thing: Any) -> str:
+    """Type and plain attributes of an object of the user's own: what tells it from another."""
+    plain = {
+        name: value.tolist() if isinstance(value, torch.Tensor) else value
+        for name, value in sorted({**vars(thing), **dict(getattr(thing, "_buffers", {}))}.items())
+        if name != "training" and isinstance(value, bool | int | float | str | tuple | torch.Tensor | None)
+    }
+    shapes = {
+        name: tuple(value.shape) for name, value in getattr(thing, "_parameters", {}).items() if value is not None
+    }
+    return f"{type(thing).__module__}.{type(thing).__qualname__}({plain}, parameters {shapes})"
 
 
 def _restore_model(description: Any, given: Model | None) -> Model:
@@ -227,7 +242,11 @@ def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
         attributes = {"units": "1"}
         if name in posterior.model.dims:
             dims = posterior.model.dims[name]
-        elif name.endswith(".length_scale") and (dim := _kernel_inputs(posterior, name, array.shape[1])):
+        elif (
+            name.endswith(".length_scale")
+            and array.ndim > 1
+            and (dim := _kernel_inputs(posterior, name, array.shape[1]))
+        ):
             label, inputs = dim
             coords[label] = inputs
             dims = (label,)

@@ -52,11 +52,11 @@ class Kernel(ABC):
         """Inputs that this kernel wants in the user's own units (bits and counts of a fingerprint, say)."""
         return frozenset()
 
-    def __add__(self, other: Kernel) -> Kernel:
-        return Sum((self, other))
+    def __add__(self, other: Kernel | gpytorch.kernels.Kernel) -> Kernel:
+        return Sum((self, as_kernel(other)))
 
-    def __mul__(self, other: Kernel) -> Kernel:
-        return Product((self, other))
+    def __mul__(self, other: Kernel | gpytorch.kernels.Kernel) -> Kernel:
+        return Product((self, as_kernel(other)))
 
 
 def as_kernel(kernel: Kernel | gpytorch.kernels.Kernel | None) -> Kernel:
@@ -120,6 +120,8 @@ class _Matern52(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        centre = b.mean(-2, keepdim=True)  # differences of large numbers lose digits
+        a, b = a - centre, b - centre
         # Few passes over the (n, m) array, in place: they, not the arithmetic, are what a kernel matrix costs.
         r = (-2.0 * a) @ b.mT
         r.add_(a.square().sum(-1).unsqueeze(-1)).add_(b.square().sum(-1).unsqueeze(-2))
@@ -149,9 +151,10 @@ def matern52(a: Float[Tensor, "*#draws n d"], b: Float[Tensor, "*#draws m d"]) -
 class GPyTorchKernel(Kernel):
     """Any GPyTorch kernel, its hyperparameters joining theta.
 
-    A hyperparameter takes the GPyTorch prior registered for it, if any. Otherwise a length scale takes the default prior
-    of `Matern52`; any other bounded one is logit-normal between its bounds; a positive one is log-normal and an unbounded one
-    normal, centred on the value that the object holds, one unit wide. The object itself is never changed.
+    A hyperparameter takes the GPyTorch prior registered for it, if any. Otherwise a length scale that need only be positive
+    takes the prior of `Matern52`; a parameter between two bounds is logit-normal, one with a single bound log-normal on
+    its side of it, one without bounds normal, centred on the value that the object holds and one unit wide. The object
+    itself is never changed.
 
     Parameters
     ----------
@@ -188,28 +191,35 @@ class GPyTorchKernel(Kernel):
         owner_name, _, short = raw_name.rpartition(".")
         owner = self.kernel.get_submodule(owner_name)
         registered = getattr(owner, short.replace("raw_", "") + "_prior", None)
+        constraint = self.kernel.constraint_for_parameter_name(raw_name)
         if registered is not None:
+            if constraint is not None and registered.support is torch.distributions.constraints.real:
+                raise ValueError(
+                    f"The prior {type(registered).__name__} of {raw_name!r} allows values that its constraint {constraint} "
+                    "forbids. Use one on the positive numbers: GammaPrior or LogNormalPrior."
+                )
             return registered.expand(raw.shape).to_event(raw.dim())
         shape = tuple(raw.shape)
-        if short == "raw_lengthscale":
+        if short == "raw_lengthscale" and type(constraint) is gpytorch.constraints.Positive:
             inputs = len(positions(self.inputs, layout))
             base = length_scales(inputs, 1 if shape[-1] == 1 else inputs).base_dist
             return dist.LogNormal(base.loc[:1].expand(shape), base.scale[:1].expand(shape)).to_event(len(shape))
-        constraint = self.kernel.constraint_for_parameter_name(raw_name)
         if constraint is None:
             return dist.Normal(raw, full(1.0, shape)).to_event(len(shape))
         value, low, high = constraint.transform(raw), constraint.lower_bound, constraint.upper_bound
         maps = torch.distributions.transforms
-        if torch.isinf(high).all():
-            centre, width = (value - low).log(), torch.ones((), dtype=torch.float64)
+        offset = low.double()
+        if torch.isinf(low).all():
+            centre, width, offset = (high - value).log(), -torch.ones((), dtype=torch.float64), high.double()
             squash: torch.distributions.Transform = maps.ExpTransform()
+        elif torch.isinf(high).all():
+            centre, width = (value - low).log(), torch.ones((), dtype=torch.float64)
+            squash = maps.ExpTransform()
         else:
             centre, width = ((value - low) / (high - value)).log(), (high - low).double()
             squash = maps.SigmoidTransform()
         base = dist.Normal(centre, full(1.0, shape))
-        return dist.TransformedDistribution(base, [squash, maps.AffineTransform(low.double(), width)]).to_event(
-            len(shape)
-        )
+        return dist.TransformedDistribution(base, [squash, maps.AffineTransform(offset, width)]).to_event(len(shape))
 
     def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
         return self._evaluate(theta, name, a, b, layout, diagonal=False)

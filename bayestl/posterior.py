@@ -82,6 +82,7 @@ def fit(
     if not isinstance(data, TaskData):
         raise ValueError(f"`data` must be a TaskData (see TaskData.from_long); got {type(data).__name__}.")
     model.check(data)
+    seed = int(seed)
     scaling = model.scaling(data)
     problem = Problem.of(model, data, scaling)
     theta, record, components = infer(problem, method, seed, draws, warmup, progress)
@@ -300,6 +301,7 @@ class Posterior:
         result = function(by_task)
         if not isinstance(result, xr.DataArray) or "draw" not in result.dims:
             raise ValueError("`function` must return an xarray.DataArray that keeps the dimension 'draw'.")
+        result = result.astype(float)
         # Shuffling the draws of each task keeps its marginal law and breaks its link with the others.
         rng = np.random.default_rng(seed)
         apart = function(
@@ -312,7 +314,7 @@ class Posterior:
                 "mean": result.mean("draw"),
                 "std": result.std("draw"),
                 "quantile": found,
-                "std_independent": apart.std("draw"),
+                "std_independent": apart.astype(float).std("draw"),
             }
         )
 
@@ -340,7 +342,8 @@ class Posterior:
     def condition(self, more: TaskData) -> Posterior:
         """Take new rows into account with theta as it is: exact for the functions, no refit.
 
-        `more` has the same inputs and any of the tasks. Refit once the new rows are many enough to change theta.
+        `more` has the same inputs and any of the tasks. Refit once the new rows are many enough to change theta, or when
+        they bring rows of unknown error to a task whose errors were all known: nothing has been learned of its noise.
         """
         return dataclasses.replace(self, data=self.data.append(more))
 
@@ -371,6 +374,8 @@ class Posterior:
                 f"new_task needs a model that embeds tasks; this one is {type(self.model).__name__}. Fit "
                 "btl.LatentTask(), or refit with the new task's rows."
             )
+        if draws < 1:
+            raise ValueError(f"`draws` must be at least 1; got {draws}.")
         if name in self.data.names:
             raise DataError(f"Task {name!r} is known already. Use condition to add rows to it.")
         if rows is not None and rows.names != (name,):
@@ -529,14 +534,22 @@ class Posterior:
 
     def _inputs(self, new: Table) -> tuple[pd.Index, Tensor]:
         x = self.scaling.inputs(self.data.encode(new))
+        if len(x) == 0:
+            raise DataError("The table of new inputs has no rows.")
         index = new.index if isinstance(new, pd.DataFrame) else pd.RangeIndex(len(x))
-        return index if not isinstance(index, pd.MultiIndex) else pd.RangeIndex(len(x)), x
+        if isinstance(index, pd.MultiIndex):
+            index = pd.RangeIndex(len(x))
+        if isinstance(index, pd.CategoricalIndex):
+            index = pd.Index(index.astype(object))
+        return index.rename("row"), x
 
     def _at(self, x: Tensor, task: str) -> Pairs:
         return Pairs(x, torch.full((len(x),), self.data.index_of(task)))
 
     def _tasks(self, task: str | Sequence[str] | None) -> tuple[list[str], bool]:
         names = list(self.data.names) if task is None else [task] if isinstance(task, str) else list(task)
+        if not names or len(set(names)) < len(names):
+            raise DataError(f"Expected one or more tasks, each once; got {names}.")
         for name in names:
             self.data.index_of(name)
         return names, isinstance(task, str)
@@ -559,6 +572,6 @@ class Posterior:
 
 def _levels(quantiles: Sequence[float]) -> tuple[float, ...]:
     levels = tuple(float(q) for q in quantiles)
-    if any(not 0 < q < 1 for q in levels):
-        raise ValueError(f"`quantiles` must lie strictly between 0 and 1; got {levels}.")
+    if not levels or any(not 0 < q < 1 for q in levels):
+        raise ValueError(f"`quantiles` must be levels strictly between 0 and 1; got {levels}.")
     return levels

@@ -137,6 +137,12 @@ def task_means(data: TaskData) -> NDArray[np.float64]:
 ENOUGH = 5  # distinct inputs from which a spread can be told
 
 
+def spread_of(y: NDArray[np.float64]) -> float:
+    """Standard deviation, NaN where the values are equal up to rounding."""
+    spread = float(y.std()) if len(y) else 0.0
+    return spread if spread > 64 * np.finfo(np.float64).eps * np.abs(y).max(initial=0.0) else float("nan")
+
+
 def _own_spreads(data: TaskData) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Standard deviation of each task (NaN where its values are equal up to rounding), and its distinct inputs."""
     spreads, distinct = np.full(len(data.tasks), np.nan), np.zeros(len(data.tasks), dtype=np.int64)
@@ -144,8 +150,7 @@ def _own_spreads(data: TaskData) -> tuple[NDArray[np.float64], NDArray[np.int64]
         own = data.task_index == t
         y = data.values[own]
         distinct[t] = len(np.unique(data.x[own], axis=0))
-        if len(y) and y.std() > 1e-10 * np.abs(y).max():
-            spreads[t] = y.std()
+        spreads[t] = spread_of(y)
     return spreads, distinct
 
 

@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 
 from bayestl.errors import DataError, listed
 
+RESERVED = frozenset(
+    {"task", "value", "error", "obs", "obs_task", "obs_row", "unit", "known_error", "task_index", "chain", "draw"}
+)  # names in `TaskData.to_frame` and in what ArviZ is handed
+LARGEST = 1e150  # the square of a value must be a number still
+
 Table = pd.DataFrame | xr.Dataset | Mapping[str, Any]
 
 
@@ -110,6 +115,9 @@ class TaskData:
         ('pbe', 'exp')
         """
         frame = _frame(table)
+        inputs = _distinct(inputs, "inputs")
+        if clash := [name for name in inputs if name in (task, value, error)]:
+            raise DataError(f"Columns used both as an input and as task, value or error: {listed(clash)}. Choose one.")
         _require_columns(frame, [*inputs, task, value, *([error] if error else [])])
         if len(frame) == 0:
             raise DataError("The table has no rows. Expected at least one observation.")
@@ -117,7 +125,7 @@ class TaskData:
         if labels.isna().any():
             raise DataError(f"Column {task!r} names no task in rows {_where(labels.isna(), frame)}. Fill or drop them.")
         present = list(dict.fromkeys(labels.tolist()))
-        names = _distinct(present if tasks is None else tasks, "tasks")
+        names = _distinct(present if tasks is None else list(tasks), "tasks")
         if unknown := [t for t in present if t not in names]:
             raise DataError(
                 f"Column {task!r} holds tasks that `tasks` does not list: {listed(unknown)}. "
@@ -166,7 +174,7 @@ class TaskData:
         """
         frame = _frame(table)
         errors = dict(errors or {})
-        names = _distinct(tasks, "tasks")
+        inputs, names = _distinct(inputs, "inputs"), _distinct(tasks, "tasks")
         if unknown := [t for t in errors if t not in names]:
             raise DataError(f"`errors` names tasks that `tasks` does not list: {listed(unknown)}.")
         _require_columns(frame, [*inputs, *names, *errors.values()])
@@ -207,9 +215,10 @@ class TaskData:
         categorical: Sequence[str],
         task_descriptors: pd.DataFrame | None,
     ) -> TaskData:
-        inputs = _distinct(inputs, "inputs")
-        if not inputs:
-            raise DataError("`inputs` is empty. Expected at least one input column.")
+        if reserved := [name for name in inputs if name in RESERVED]:
+            raise DataError(
+                f"Inputs cannot be called {listed(reserved)}: the results use that name. Rename the column."
+            )
         if clash := [name for name in inputs if name in names]:
             raise DataError(f"Columns used both as an input and as a task: {listed(clash)}. Choose one.")
         if stray := [name for name in categorical if name not in inputs]:
@@ -402,6 +411,8 @@ def _where(mask: Any, frame: pd.DataFrame) -> str:
 
 
 def _distinct(names: Sequence[str], what: str) -> list[str]:
+    if not isinstance(names, str) and len(names) == 0:
+        raise DataError(f"`{what}` is empty. Expected at least one name.")
     if isinstance(names, str):
         raise DataError(f"`{what}` must be a list of names; got the single string {names!r}. Write [{names!r}].")
     names = list(names)
@@ -439,7 +450,9 @@ def _numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     if (bad := np.isinf(values)).any():
         raise DataError(f"Column {name!r} is infinite in rows {_where(bad, frame)}. Correct or drop those cells.")
-    return values
+    if (bad := np.abs(values) > LARGEST).any():
+        raise DataError(f"Column {name!r} exceeds {LARGEST:g} in rows {_where(bad, frame)}. Choose a larger unit.")
+    return values + 0.0  # no negative zeros: equal inputs shall be equal bytes
 
 
 def _errors(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
@@ -460,13 +473,17 @@ def _units(table: Table, names: Sequence[str], units: Mapping[str, str] | None) 
 
 
 def _read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> Input:
-    if not forced and pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        return Input(name, None, unit)
-    if not forced and column.dtype == object and column.map(lambda c: isinstance(c, int | float) or pd.isna(c)).all():
-        return Input(name, None, unit)
-    if pd.api.types.is_datetime64_any_dtype(column):
-        raise DataError(f"Input {name!r} holds dates. Convert it to a number (days since a start, say).")
+    """Numeric, or categorical: text, booleans, pandas categories, and whatever is named in `categorical`."""
     present = column.dropna().unique().tolist()
+    boolean = all(isinstance(cell, bool | np.bool_) for cell in present)
+    number = all(isinstance(cell, int | float | np.number) for cell in present) and not boolean
+    if number and not forced and not isinstance(column.dtype, pd.CategoricalDtype):
+        return Input(name, None, unit)
+    if odd := [cell for cell in present if not isinstance(cell, str | bool | int | float | np.generic)]:
+        raise DataError(
+            f"Input {name!r} holds {type(odd[0]).__name__} objects ({listed([repr(cell) for cell in odd], 2)}). Convert it to "
+            "numbers (days since a start, for dates) or to text, for categories."
+        )
     if isinstance(column.dtype, pd.CategoricalDtype):
         levels = [level for level in column.cat.categories if level in present]
     else:
@@ -480,7 +497,8 @@ def _descriptors(table: pd.DataFrame | None, names: list[str]) -> pd.DataFrame |
     if missing := [name for name in names if name not in table.index]:
         raise DataError(f"`task_descriptors` has no row for tasks {listed(missing)}. Index it by task name.")
     chosen = table.loc[names]
-    numbers = np.column_stack([_numbers(chosen, str(column)) for column in chosen.columns])
+    chosen = chosen.set_axis([str(column) for column in chosen.columns], axis=1)
+    numbers = np.column_stack([_numbers(chosen, column) for column in chosen.columns])
     if not np.isfinite(numbers).all():
         raise DataError("`task_descriptors` must be finite; it holds missing or infinite cells.")
     return pd.DataFrame(numbers, index=pd.Index(names), columns=chosen.columns)

@@ -12,8 +12,6 @@ import torch
 import bayestl as btl
 from bayestl.models.base import Problem
 
-torch.set_num_threads(2)
-
 MODELS = {
     "single": btl.SingleTask(),
     "multitask": btl.MultiTask(),

@@ -120,3 +120,33 @@ def test_a_users_kernel_sees_raw_counts_and_fits():
     np.testing.assert_array_equal(problem.points.x.numpy(), bits)
     posterior = btl.fit(model, data)
     assert np.isfinite(posterior.predict(frame, task="u")["mean"]).all()
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        gpytorch.constraints.Interval(0.1, 0.4),
+        gpytorch.constraints.GreaterThan(0.6),
+        gpytorch.constraints.LessThan(3.0),
+    ],
+)
+def test_constraints_of_gpytorch_are_kept(constraint):
+    kernel = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel(), outputscale_constraint=constraint)
+    values = prior(GPyTorchKernel(kernel), draws=500)["k.outputscale"]
+    assert (values >= constraint.lower_bound).all()
+    assert (values <= constraint.upper_bound).all()
+    narrow = gpytorch.kernels.RBFKernel(lengthscale_constraint=gpytorch.constraints.Interval(0.1, 0.4))
+    assert prior(GPyTorchKernel(narrow), draws=500)["k.lengthscale"].max() <= 0.4
+    wide = gpytorch.kernels.RBFKernel(lengthscale_prior=gpytorch.priors.NormalPrior(1.0, 1.0))
+    with pytest.raises(ValueError, match="Use one on the positive numbers"):
+        prior(GPyTorchKernel(wide))
+
+
+def test_differences_survive_a_large_offset():
+    near = matern52(X, Z)
+    torch.testing.assert_close(matern52(X + 1e6, Z + 1e6), near, atol=1e-8, rtol=0)
+
+
+def test_gpytorch_kernels_join_sums():
+    kernel = Matern52(["p"]) + gpytorch.kernels.RBFKernel()
+    assert kernel(prior(kernel), "k", X, Z, LAYOUT).shape == (3, 6, 4)

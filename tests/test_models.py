@@ -1,5 +1,7 @@
 """One contract, held by every model; and what each model promises on its own."""
 
+import dataclasses
+
 import gpytorch
 import numpy as np
 import pandas as pd
@@ -200,7 +202,7 @@ def test_joint_difference_equals_subtraction_on_nested_noise_free_data():
     predicted = joint.predict(at, task="high", noise=False)
     differences = frame.iloc[:8].assign(delta=lambda f: f["high"] - f["low"])
     single = btl.TaskData.from_wide(differences, inputs=["x"], tasks=["delta"])
-    own = Scaling(scaling.levels, scaling.centre, scaling.width, np.zeros(1), np.ones(1))
+    own = dataclasses.replace(scaling, location=np.zeros(1), scale=np.ones(1))
     theta_one = {
         "amplitude": theta["amplitude"][:, 1:], "noise": theta["noise"][:, 1:],
         "delta.length_scale": theta["high.length_scale"],

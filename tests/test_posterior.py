@@ -187,6 +187,32 @@ def test_wrong_questions_are_answered_clearly(posterior):
         posterior.sample(grid(6000))
     with pytest.raises(ValueError, match="`draws`"):
         posterior.sample(grid(), draws=0)
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        posterior.predict(grid(), quantiles=[])
+    with pytest.raises(btl.DataError, match="no rows"):
+        posterior.predict(grid().iloc[:0])
+    with pytest.raises(btl.DataError, match="each once"):
+        posterior.predict(grid(), task=["a", "a"])
+
+
+def test_any_index_names_the_rows(posterior):
+    for index in (
+        pd.Index(["p", "q"], name="task"),
+        pd.CategoricalIndex(["p", "q"]),
+        pd.MultiIndex.from_tuples([(1, 2), (3, 4)]),
+    ):
+        out = posterior.predict(grid(2).set_index(index))
+        assert out["mean"].dims == ("row", "task")
+        assert out["task"].values.tolist() == ["a", "b", "c"]
+        assert posterior.sample(grid(2).set_index(index), draws=3).dims == ("draw", "row", "task")
+
+
+def test_odd_task_names_survive_a_file(tmp_path):
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 8), "a/b": np.arange(8.0), "a__b": np.arange(8.0) ** 2, "noise": 1.0})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["a/b", "a__b", "noise"])
+    posterior = btl.fit(btl.SingleTask(), data, method="map")
+    again = btl.load(posterior.save(tmp_path / "posterior.nc"))
+    xr.testing.assert_identical(again.predict(frame), posterior.predict(frame))
 
 
 # -- new tasks --------------------------------------------------------------------------------------------------------
@@ -301,7 +327,7 @@ def test_another_process_reads_the_same_predictions(tmp_path):
     posterior.save(tmp_path / "posterior.nc")
     grid().to_pickle(tmp_path / "grid.pkl")
     code = (
-        "import sys, pandas as pd, bayestl as btl, torch; torch.set_num_threads(2);"
+        "import sys, pandas as pd, bayestl as btl;"
         "p = btl.load(sys.argv[1] + '/posterior.nc'); g = pd.read_pickle(sys.argv[1] + '/grid.pkl');"
         "sys.stdout.buffer.write(p.predict(g)['quantile'].values.tobytes())"
     )
@@ -359,6 +385,8 @@ def test_a_users_kernel_must_be_given_again(tmp_path):
         btl.load(path)
     with pytest.raises(btl.DataError, match="another model"):
         btl.load(path, model=btl.SingleTask())
+    with pytest.raises(btl.DataError, match="another model"):
+        btl.load(path, model=btl.MultiTask(kernel=gpytorch.kernels.MaternKernel(nu=0.5)))
     again = btl.load(path, model=model())
     xr.testing.assert_identical(again.predict(grid()), posterior.predict(grid()))
 

@@ -1,3 +1,5 @@
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,10 +91,16 @@ def bad(frame, **cells):
         (lambda: long(inputs=[]), r"`inputs` is empty"),
         (lambda: long(inputs=["x", "x"]), r"`inputs` repeats 'x'"),
         (lambda: long(inputs="x"), r"single string 'x'"),
-        (lambda: long(bad(LONG, x=pd.Timestamp("2020"))), r"'x' holds dates"),
+        (lambda: long(bad(LONG, x=pd.Timestamp("2020"))), r"'x' holds Timestamp objects"),
         (lambda: long(categorical=["q"]), r"not inputs: 'q'"),
         (lambda: long(np.zeros((3, 2))), r"Expected a pandas DataFrame"),
         (lambda: wide(bad(WIDE, b=np.nan)), r"Task 'b' has no value in any row"),
+        (lambda: long(inputs=["x", "y"]), r"as an input and as task, value or error: 'y'"),
+        (lambda: long(LONG.rename(columns={"x": "obs"}), inputs=["obs"]), r"cannot be called 'obs'"),
+        (lambda: long(bad(LONG, x=[Decimal("1"), 2, 3, 4])), r"'x' holds Decimal objects"),
+        (lambda: long(bad(LONG, y=[1e200, 2, 3, 4])), r"exceeds 1e\+150 in rows 0"),
+        (lambda: long(tasks=[]), r"`tasks` is empty"),
+        (lambda: wide(inputs="x"), r"single string 'x'"),
         (lambda: wide(inputs=["x", "a"]), r"both as an input and as a task: 'a'"),
         (lambda: wide(errors={"c": "x"}), r"`errors` names tasks that `tasks` does not list: 'c'"),
         (lambda: wide(bad(WIDE, e=0.1), errors={"a": "e"}), r"gives an error where task 'a' has no value, in rows 2"),
@@ -175,3 +183,18 @@ def test_the_spread_of_a_few_values_is_drawn_to_that_of_the_others():
     spread = task_spreads(data)
     assert spread[0] == pytest.approx(many["y"].std(ddof=0), rel=1e-9)
     assert spread[1] == pytest.approx(np.sqrt(3 / 4) * spread[0], rel=0.01)
+
+
+def test_numbers_in_object_columns_are_numbers_and_booleans_are_categories():
+    data = long(
+        LONG.assign(x=pd.Series([np.int64(1), 2.5, np.float32(3), 4], dtype=object), flag=[True, False] * 2),
+        inputs=["x", "flag"],
+    )
+    assert data.inputs[0].levels is None
+    assert data.inputs[1].levels == (False, True)
+
+
+def test_a_small_spread_on_a_large_offset_is_a_spread():
+    y = 1e6 + 1e-4 * np.sin(np.arange(10.0))
+    data = long(pd.DataFrame({"x": np.arange(10.0), "task": "a", "y": y}))
+    assert task_spreads(data)[0] == pytest.approx(y.std(), rel=1e-9)

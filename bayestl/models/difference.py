@@ -68,7 +68,7 @@ class Difference(Model):
     ) -> None:
         object.__setattr__(self, "parents", None if parents is None else _canonical(parents))
         object.__setattr__(self, "kernel", as_kernel(kernel))
-        object.__setattr__(self, "rho", rho)
+        object.__setattr__(self, "rho", None if rho is None else float(rho))
 
     @classmethod
     def chain(

@@ -18,7 +18,7 @@ from bayestl.kernels import Kernel, as_kernel
 from bayestl.models.base import Model, Term
 from bayestl.models.multitask import lower_trapezoid
 from bayestl.priors import Theta
-from bayestl.scaling import Layout, Scaling, share_a_scale, task_means, task_spreads
+from bayestl.scaling import Layout, Scaling, share_a_scale, spread_of, task_means, task_spreads
 from bayestl.table import TaskData
 
 NOISE_SPREAD = 0.5
@@ -55,13 +55,13 @@ class LatentTask(Model):
     def __init__(self, dim: int = 2, kernel: Kernel | gpytorch.kernels.Kernel | None = None) -> None:
         if dim < 1:
             raise ValueError(f"`dim` must be at least 1; got {dim}.")
-        object.__setattr__(self, "dim", dim)
+        object.__setattr__(self, "dim", int(dim))
         object.__setattr__(self, "kernel", as_kernel(kernel))
 
     def scaling(self, data: TaskData) -> Scaling:
         means, spreads = task_means(data), task_spreads(data)
         if share_a_scale(data):
-            spread = data.values.std() if data.values.std() > 1e-10 * np.abs(data.values).max() else spreads[0]
+            spread = spreads[0] if np.isnan(spread_of(data.values)) else spread_of(data.values)
             means, spreads = np.full_like(means, data.values.mean()), np.full_like(spreads, spread)
         return Scaling.of_inputs(data, means, spreads, self.kernel.unscaled)
 

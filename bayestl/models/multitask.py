@@ -51,7 +51,7 @@ class MultiTask(Model):
         if rank is not None and rank < 1:
             raise ValueError(f"`rank` must be at least 1; got {rank}.")
         object.__setattr__(self, "kernel", as_kernel(kernel))
-        object.__setattr__(self, "rank", rank)
+        object.__setattr__(self, "rank", None if rank is None else int(rank))
 
     def prior(self, layout: Layout) -> Theta:
         count = len(layout.tasks)
