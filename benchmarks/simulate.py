@@ -23,7 +23,7 @@ def smooth(rng: np.random.Generator, d: int, length: float, features: int = 300)
 def table(x: NDArray[np.float64], task: list[str], y: NDArray[np.float64]) -> btl.TaskData:
     names = [f"x{j}" for j in range(x.shape[1])]
     frame = pd.DataFrame(x, columns=names).assign(task=task, y=y)
-    return btl.TaskData.from_long(frame, inputs=names, task="task", value="y")
+    return btl.TaskData.from_long(frame, inputs=names, task="task", value="y", units=dict.fromkeys(task, "eV"))
 
 
 def two_fidelities(kind: str, seed: int, sources: int = 60, targets: int = 10, d: int = 2, noise: float = 0.05):
