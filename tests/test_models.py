@@ -225,13 +225,13 @@ def test_partial_correlations_make_a_correlation_matrix_of_any_sign():
 def test_bartlett_embedding_has_the_isotropic_law():
     """Z Z^T has the mean and variance that unrestricted normal embeddings give it."""
     problem = Problem.of(btl.LatentTask(dim=2), table())
-    z = draw_theta(problem, 20_000)["embedding"]
+    z = draw_theta(problem, 8_000)["embedding"]
     gram = z @ z.mT
-    torch.testing.assert_close(gram.mean(0), 2 * torch.eye(3, dtype=torch.float64), atol=0.1, rtol=0)
+    torch.testing.assert_close(gram.mean(0), 2 * torch.eye(3, dtype=torch.float64), atol=0.15, rtol=0)
     off = gram[:, [0, 0, 1], [1, 2, 2]]
-    torch.testing.assert_close(off.var(0), torch.full((3,), 2.0, dtype=torch.float64), atol=0.2, rtol=0)
+    torch.testing.assert_close(off.var(0), torch.full((3,), 2.0, dtype=torch.float64), atol=0.3, rtol=0)
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    torch.testing.assert_close(diagonal.var(0), torch.full((3,), 4.0, dtype=torch.float64), atol=0.5, rtol=0)
+    torch.testing.assert_close(diagonal.var(0), torch.full((3,), 4.0, dtype=torch.float64), atol=0.8, rtol=0)
 
 
 def test_fidelity_graphs_are_checked():

@@ -34,7 +34,8 @@ class Coordinates:
 
     Sites whose prior is a bijection of a normal (all of ours but one) are whitened exactly, site by site as the program
     runs, so that hierarchical priors work. Other continuous sites live in their unconstrained space, centred and scaled
-    by draws from their prior, with their exact density.
+    by draws from their prior, with their exact density. So do sites marked ``infer={"fixed": True}``: whitening makes every
+    hierarchy non-centred, which is the wrong geometry for a scale that the data determine through many loadings.
     """
 
     def __init__(self, program: Callable[[], Any], size: int = 1, prior: Callable[[], Any] | None = None) -> None:
@@ -51,7 +52,11 @@ class Coordinates:
                 if node["type"] != "sample" or node["is_observed"] or (node["infer"] or {}).get("_deterministic"):
                     continue
                 fn: Any = node["fn"]
-                if not fn.support.is_discrete and _pushed_normal(fn) is not None:
+                if (
+                    not fn.support.is_discrete
+                    and _pushed_normal(fn) is not None
+                    and not (node["infer"] or {}).get("fixed")
+                ):
                     site = Site(slice(start, start + node["value"].numel()), tuple(node["value"].shape))
                 elif not fn.support.is_discrete:
                     free = biject_to(fn.support).inv(fn.sample((1000,)))

@@ -78,14 +78,23 @@ class LatentTask(Model):
         }
         offset = pyro.sample("noise_offset", priors.normal(0.0, NOISE_SPREAD, count))
         theta["noise"] = pyro.deterministic("noise", (theta["noise_level"].unsqueeze(-1) + offset).exp(), event_dim=1)
+        # The data know the loadings s z better than s and z, so these are what is sampled, around s (centred, "fixed"): with z
+        # itself there is a ridge along which s grows and all z shrink, which no Gaussian follows.
+        size = theta["amplitude"].unsqueeze(-1)
         degrees = torch.arange(dim, 0, -1, dtype=torch.float64)
-        length = pyro.sample("embedding_square", dist.Chi2(degrees).to_event(1)).sqrt()
-        entries = pyro.sample("embedding_entry", priors.normal(0.0, 1.0, below)) if below else length[..., :0]
-        z = lower_trapezoid(length, entries, count)[..., torch.tensor(layout.by_count).argsort(), :]
+        square = dist.Gamma(0.5 * degrees, 0.5 / size.square()).to_event(1)
+        length = pyro.sample("loading_square", square, infer={"fixed": True}).sqrt()
+        entries = length[..., :0]
+        if below:
+            spread = size.expand(*size.shape[:-1], below)
+            law = dist.Normal(torch.zeros_like(spread), spread).to_event(1)
+            entries = pyro.sample("loading_entry", law, infer={"fixed": True})
+        loading = lower_trapezoid(length, entries, count)[..., torch.tensor(layout.by_count).argsort(), :]
+        z = loading / size.unsqueeze(-1)
         if layout.descriptors is not None:
             phi = torch.tensor(layout.descriptors, dtype=torch.float64)
-            size = phi.shape[1]
-            weights = pyro.sample("descriptor_weight", priors.normal(0.0, size**-0.5, size, dim))
+            p = phi.shape[1]
+            weights = pyro.sample("descriptor_weight", priors.normal(0.0, p**-0.5, p, dim))
             theta["descriptor_weight"] = weights
             z = z + phi @ weights
         theta["embedding"] = pyro.deterministic("embedding", z, event_dim=2)
