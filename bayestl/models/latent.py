@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import gpytorch
 import numpy as np
@@ -22,6 +23,7 @@ from bayestl.scaling import Layout, Scaling, share_a_scale, spread_of, task_mean
 from bayestl.table import TaskData
 
 NOISE_SPREAD = 0.5
+FIXED: Any = {"fixed": True}  # coordinates that do not follow the other sites; see `Coordinates`
 
 
 @dataclass(frozen=True, init=False)
@@ -83,12 +85,12 @@ class LatentTask(Model):
         size = theta["amplitude"].unsqueeze(-1)
         degrees = torch.arange(dim, 0, -1, dtype=torch.float64)
         square = dist.Gamma(0.5 * degrees, 0.5 / size.square()).to_event(1)
-        length = pyro.sample("loading_square", square, infer={"fixed": True}).sqrt()
+        length = pyro.sample("loading_square", square, infer=FIXED).sqrt()
         entries = length[..., :0]
         if below:
             spread = size.expand(*size.shape[:-1], below)
             law = dist.Normal(torch.zeros_like(spread), spread).to_event(1)
-            entries = pyro.sample("loading_entry", law, infer={"fixed": True})
+            entries = pyro.sample("loading_entry", law, infer=FIXED)
         loading = lower_trapezoid(length, entries, count)[..., torch.tensor(layout.by_count).argsort(), :]
         z = loading / size.unsqueeze(-1)
         if layout.descriptors is not None:
