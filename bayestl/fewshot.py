@@ -43,7 +43,7 @@ def extend(
     if more is None:
         owner = torch.arange(draws) % size
         white = normal_points(draws, dim, seed)
-        return _population(model, problem, _take(theta, owner), descriptors, white)
+        return model.with_new_task(_take(theta, owner), problem.layout, descriptors, white)
     each = max(16, CANDIDATES // size)
     owner = torch.arange(size).repeat_interleave(each)
     centre, spread = torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)
@@ -71,17 +71,11 @@ def extend(
     # Systematic resampling: every candidate is drawn its expected number of times, rounded up or down.
     grid = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
     chosen = torch.searchsorted(weight.cumsum(0), grid).clamp_max(len(weight) - 1)
-    return _population(model, problem, _take(theta, owner[chosen]), descriptors, white[chosen])
+    return model.with_new_task(_take(theta, owner[chosen]), problem.layout, descriptors, white[chosen])
 
 
 def _take(theta: Theta, owner: Tensor) -> Theta:
     return {name: value[owner] for name, value in theta.items()}
-
-
-def _population(
-    model: LatentTask, problem: Problem, theta: Theta, descriptors: tuple[float, ...] | None, white: Tensor
-) -> Theta:
-    return model.with_new_task(theta, problem.layout, descriptors, white)
 
 
 def _evidence(

@@ -16,12 +16,14 @@ from bayestl.gaussian import mixture
 RESULTS = Path(__file__).parent / "results"
 
 
+COMMIT = subprocess.run(  # of the code that is imported, not of whatever is checked out when a long run ends
+    ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False, cwd=RESULTS.parent
+).stdout.strip()
+
+
 def write(name: str, rows: list[dict]) -> pd.DataFrame:
     """Write rows to results/NAME.csv, with the commit they were measured at."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=RESULTS.parent
-    ).stdout.strip()
-    table = pd.DataFrame(rows).assign(commit=commit)
+    table = pd.DataFrame(rows).assign(commit=COMMIT)
     RESULTS.mkdir(exist_ok=True)
     table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.5g")
     return table

@@ -217,7 +217,7 @@ class Problem:
         )
 
 
-def constants(layout: Layout, theta: Theta) -> Term:
+def constants(layout: Layout) -> Term:
     """Task means ``m_o ~ N(0, 1)`` in standardised units, independent, integrated out exactly."""
     count = len(layout.tasks)
     return Term(torch.eye(count, dtype=torch.float64))

@@ -78,7 +78,7 @@ class MultiTask(Model):
 
     def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
         a = theta["loading"]
-        yield constants(layout, theta)
+        yield constants(layout)
         yield Term(a @ a.mT, self.kernel, "shared")
         yield Term(torch.diag_embed(theta["private"].square()), self.kernel, "separate")
 

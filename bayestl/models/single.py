@@ -43,7 +43,7 @@ class SingleTask(Model):
         return theta
 
     def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
-        yield constants(layout, theta)
+        yield constants(layout)
         for o, task in enumerate(layout.tasks):
             own = torch.zeros(len(layout.tasks), dtype=torch.float64)
             own[o] = 1.0
