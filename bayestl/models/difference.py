@@ -32,9 +32,9 @@ class Difference(Model):
 
     Values of all tasks are measured with one ruler, the spread of the tasks without parents, so that ``rho = 1`` with a
     smooth delta is the difference architecture of Hutchinson et al. 2017; where declared units differ, or none are declared
-    and spreads differ by more than a factor of ten, each task has its own. Priors: ``rho ~ N(1, 1)``,
-    which holds a sign-flipped and an irrelevant
-    source too; ``s ~ LogNormal(-0.1, 0.5)`` for a task without parents and ``LogNormal(-0.7, 0.8)`` for a correction;
+    and spreads differ by more than a factor of ten, each task has its own. Priors: ``rho = 0.28 sinh(1.6 v)``,
+    ``v ~ N(0, 1)``, which peaks at 0, so that an irrelevant source is switched off, and has tails in which a source of
+    either sign fits; ``s ~ LogNormal(-0.1, 0.5)`` for a task without parents and ``LogNormal(-0.4, 0.8)`` for a correction;
     ``noise ~ LogNormal(-2, 1)``.
 
     Parameters
@@ -113,14 +113,14 @@ class Difference(Model):
     def prior(self, layout: Layout) -> Theta:
         edges, count = self.edges(layout.tasks), len(layout.tasks)
         children = {o for o, _ in edges}
-        loc = torch.tensor([-0.7 if o in children else -0.1 for o in range(count)], dtype=torch.float64)
+        loc = torch.tensor([-0.4 if o in children else -0.1 for o in range(count)], dtype=torch.float64)
         width = torch.tensor([0.8 if o in children else 0.5 for o in range(count)], dtype=torch.float64)
         theta = {
             "amplitude": pyro.sample("amplitude", pyro.distributions.LogNormal(loc, width).to_event(1)),
             "noise": noise(layout),
         }
         if edges and self.rho is None:
-            theta["rho"] = pyro.sample("rho", priors.normal(1.0, 1.0, len(edges)))
+            theta["rho"] = pyro.sample("rho", priors.slopes(len(edges)))
         for task in layout.tasks:
             theta |= self.kernel.prior(task, layout)
         return theta

@@ -35,8 +35,9 @@ class MultiTask(Model):
     A is lower-trapezoidal with `rank` columns, the tasks with the most rows first: ``A_qq ~ LogNormal(-0.2, 0.5)``, below
     the diagonal ``N(0, 1)``. Both forms are identified: no rotation of the hidden functions leaves them unchanged.
 
-    Priors, on values standardised per task: ``s_o ~ LogNormal(-0.1, 0.5)``, ``kappa_o ~ LogNormal(-1.5, 0.7)`` (a fifth of
-    the spread), ``noise_o ~ LogNormal(-2, 1)``.
+    Priors, on values standardised per task: ``s_o ~ LogNormal(-0.1, 0.5)``, ``kappa_o ~ LogNormal(-2.5, 1)`` (a
+    twelfth of the spread: imperfect correlations leave room for what is a task's own already),
+    ``noise_o ~ LogNormal(-2, 1)``.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ class MultiTask(Model):
             trapezoid = lower_trapezoid(diagonal, entries, count)
             loading = trapezoid[..., torch.tensor(layout.by_count).argsort(), :]
         theta["loading"] = pyro.deterministic("loading", loading, event_dim=2)
-        theta["private"] = pyro.sample("private", priors.log_normal(-1.5, 0.7, count))
+        theta["private"] = pyro.sample("private", priors.log_normal(-2.5, 1.0, count))
         return theta | self.kernel.prior("shared", layout) | self.kernel.prior("separate", layout)
 
     def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
