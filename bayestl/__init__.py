@@ -2,6 +2,21 @@
 
 from bayestl.errors import DataError, FitError
 from bayestl.kernels import GPyTorchKernel, Kernel, Matern52
+from bayestl.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Censored,
+    Gaussian,
+    Hurdle,
+    Likelihood,
+    Log,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    Softplus,
+    Sqrt,
+    StudentT,
+)
 from bayestl.models.base import Model
 from bayestl.models.difference import Difference
 from bayestl.models.latent import LatentTask
@@ -15,6 +30,7 @@ load = Posterior.load
 __version__ = "0.1.0"
 
 __all__ = [
-    "DataError", "Difference", "FitError", "GPyTorchKernel", "Kernel", "LatentTask", "Matern52", "Model", "MultiTask",
-    "Posterior", "SingleTask", "TaskData", "fit", "load",
+    "Bernoulli", "Categorical", "Censored", "DataError", "Difference", "FitError", "GPyTorchKernel", "Gaussian", "Hurdle",
+    "Kernel", "LatentTask", "Likelihood", "Log", "Matern52", "Model", "MultiTask", "NegativeBinomial", "Ordinal", "Poisson",
+    "Posterior", "SingleTask", "Softplus", "Sqrt", "StudentT", "TaskData", "fit", "load",
 ]  # fmt: skip

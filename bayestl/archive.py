@@ -13,23 +13,31 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayestl import kernels
+from bayestl import kernels, likelihoods
 from bayestl.errors import DataError
 from bayestl.gaussian.exact import robust_cholesky
+from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord
-from bayestl.models.base import Model, Problem
+from bayestl.models.base import Model
+from bayestl.models.problem import Problem
 from bayestl.models.difference import Difference
 from bayestl.models.latent import LatentTask
 from bayestl.models.multitask import MultiTask
 from bayestl.models.single import SingleTask
 from bayestl.priors import Theta
-from bayestl.scaling import Scaling
+from bayestl.regression import Regression
+from bayestl.scaling import Pairs, Scaling
 from bayestl.table import Input, Task, TaskData
 
 if TYPE_CHECKING:
     from bayestl.posterior import Posterior
 
-PLAIN = (SingleTask, MultiTask, Difference, LatentTask, kernels.Matern52, kernels.Sum, kernels.Product)
+PLAIN = (
+    SingleTask, MultiTask, Difference, LatentTask, kernels.Matern52, kernels.Sum, kernels.Product,
+    likelihoods.Bernoulli, likelihoods.Categorical, likelihoods.Censored, likelihoods.Gaussian, likelihoods.Hurdle,
+    likelihoods.NegativeBinomial, likelihoods.Ordinal, likelihoods.Poisson, likelihoods.StudentT,
+    likelihoods.Log, likelihoods.Softplus, likelihoods.Sqrt,
+)  # fmt: skip
 
 
 # -- plain arrays and settings ----------------------------------------------------------------------------------------
@@ -39,7 +47,7 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
     """Take a posterior apart."""
     data, record = posterior.data, posterior.record
     arrays = {f"theta/{i}": value.numpy() for i, value in enumerate(posterior.theta.values())}
-    arrays |= {f"data/{name}": getattr(data, name) for name in ("x", "task_index", "values", "errors")}
+    arrays |= {f"data/{name}": getattr(data, name) for name in ("x", "task_index", "values", "errors", "details")}
     arrays |= {
         f"scaling/{name}": np.asarray(getattr(posterior.scaling, name))
         for name in (f.name for f in dataclasses.fields(Scaling))
@@ -47,10 +55,21 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
     arrays |= {"record/elbo": record.elbo, "record/modes": record.modes}
     if data.descriptors is not None:
         arrays["data/descriptors"] = data.descriptors.to_numpy(dtype=float)
+    for i, site in enumerate(posterior.sites or []):
+        arrays |= {f"sites/{i}_natural": site.natural.numpy(), f"sites/{i}_precision": site.precision.numpy()}
     settings = {
+        "sites": None if posterior.sites is None else len(posterior.sites),
         "model": _describe(posterior.model),
         "inputs": [{**dataclasses.asdict(i), "levels": _plain_list(i.levels)} for i in data.inputs],
-        "tasks": [dataclasses.asdict(task) for task in data.tasks],
+        "tasks": [
+            {
+                "name": task.name,
+                "unit": task.unit,
+                "likelihood": _describe(task.likelihood),
+                "levels": _plain_list(task.levels),
+            }
+            for task in data.tasks
+        ],
         "rows": _plain_list(data.rows),
         "components": posterior.components,
         "theta": list(posterior.theta),
@@ -64,14 +83,23 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
 
 def unpack(
     arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], model: Model | None
-) -> tuple[Model, TaskData, Scaling, Theta, FitRecord, int]:
+) -> tuple[Model, TaskData, Scaling, Theta, FitRecord, int, list[Site] | None]:
     """Put the parts of a posterior together again."""
 
     def part(name: str) -> dict[str, Any]:
         return {key.removeprefix(f"{name}__"): value for key, value in arrays.items() if key.startswith(f"{name}__")}
 
     data = part("data")
-    tasks = tuple(Task(**task) for task in settings["tasks"])
+    tasks = tuple(
+        Task(
+            task["name"],
+            task["unit"],
+            _restore(task["likelihood"]),
+            None if task["levels"] is None else tuple(task["levels"]),
+        )
+        for task in settings["tasks"]
+    )
+    sites = part("sites")
     table = data.pop("descriptors", None)
     rows = np.empty(len(settings["rows"]), dtype=object)
     rows[:] = settings["rows"]
@@ -93,6 +121,12 @@ def unpack(
         {name: torch.from_numpy(arrays[f"theta__{i}"].copy()) for i, name in enumerate(settings["theta"])},
         FitRecord(**settings["record"], **part("record")),
         settings["components"],
+        None
+        if settings["sites"] is None
+        else [
+            Site(torch.from_numpy(sites[f"{i}_natural"].copy()), torch.from_numpy(sites[f"{i}_precision"].copy()))
+            for i in range(settings["sites"])
+        ],
     )
 
 
@@ -104,6 +138,8 @@ def _describe(thing: Any) -> Any:
     if isinstance(thing, kernels.GPyTorchKernel):
         parts = [f"{name or 'kernel'}: {_printed(module)}" for name, module in thing.kernel.named_modules()]
         return {"foreign": f"{'; '.join(parts)}; on {thing.inputs}, scaled {thing.scaled}"}
+    if isinstance(thing, likelihoods.Likelihood | likelihoods.Warp):
+        raise DataError(f"A likelihood or warp of your own, {type(thing).__name__}, cannot be stored without pickle.")
     if isinstance(thing, kernels.Kernel | Model):
         return {"foreign": _printed(thing)}
     return [_describe(item) for item in thing] if isinstance(thing, tuple) else thing
@@ -167,7 +203,6 @@ def _plain_list(items: Any) -> list[Any] | None:
 def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
     """Lay out everything as ArviZ names it."""
     problem, data = posterior._problem, posterior.data
-    scale, location = posterior.scaling.scale[data.task_index], posterior.scaling.location[data.task_index]
     obs = {
         "obs": np.arange(len(data)),
         "obs_task": ("obs", np.array(data.names)[data.task_index]),
@@ -185,12 +220,10 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
             coords |= {"chain": [0], "draw": np.arange(values.shape[1])}
         return xr.Dataset({"y": (dims, values)}, coords=coords).map(lambda v: v.assign_attrs(attributes))
 
-    everything = dataclasses.replace(posterior, components=posterior.draws)
-    mean, variance = everything._marginals_at(problem.points)
     generator = torch.Generator().manual_seed(seed)
-    noisy = (variance + problem.noise_variance(posterior.theta)).sqrt()
-    replicated = mean + noisy * torch.randn(mean.shape, dtype=torch.float64, generator=generator)
-    prior_theta, prior_y = _prior_draws(problem, posterior.draws, generator, seed)
+    replicated = _replicated(problem, posterior.theta, _posterior_functions(posterior, generator), generator)
+    prior_theta = _prior_draws(problem, posterior.draws, seed)
+    prior_y = _replicated(problem, prior_theta, _prior_functions(problem, prior_theta, generator), generator)
     log_likelihood = posterior.log_likelihood().values
     frame = data.decode(data.x)
     constant = xr.Dataset(
@@ -198,42 +231,91 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
         | {"known_error": ("obs", data.errors), "task_index": ("obs", data.task_index)},
         coords=obs,
     )
+    for task in data.tasks:
+        if task.levels is not None:
+            constant.attrs[f"levels of {task.name}"] = [str(level) for level in task.levels]
     for column in data.inputs:
         constant[column.name].attrs["units"] = column.unit or ""
     return {
         "posterior": _parameters(posterior, posterior.theta),
         "prior": _parameters(posterior, prior_theta),
-        "posterior_predictive": observed(replicated.numpy() * scale + location),
-        "prior_predictive": observed(prior_y.numpy() * scale + location),
+        "posterior_predictive": observed(replicated),
+        "prior_predictive": observed(prior_y),
         "log_likelihood": observed(log_likelihood),
         "observed_data": observed(data.values),
         "constant_data": constant,
     }
 
 
-def _prior_draws(problem: Problem, count: int, generator: torch.Generator, seed: int) -> tuple[Theta, torch.Tensor]:
-    """Draws of theta from the prior, and of the observed values given each."""
+def _prior_draws(problem: Problem, count: int, seed: int) -> Theta:
+    """Draws of theta from the prior."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        each = []
-        for _ in range(count):
-            with pyro.poutine.block():
-                each.append(problem.model.prior(problem.layout))
-    theta = {name: torch.stack([one[name] for one in each]) for name in each[0]}
-    y = []
-    for one in each:
-        factor, _ = robust_cholesky(problem.observed_covariance(one))
-        white = torch.randn(len(factor), dtype=torch.float64, generator=generator)
-        y.append(problem.model.mean(one, problem.points, problem.layout) + factor @ white)
-    return theta, torch.stack(y)
+        with pyro.poutine.block():
+            each = [problem.prior() for _ in range(count)]
+    return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+
+def _rows_of_task(problem: Problem, task: int) -> torch.Tensor:
+    return torch.from_numpy(np.flatnonzero(problem.data.task_index == task))
+
+
+def _posterior_functions(posterior: Posterior, generator: torch.Generator) -> list[torch.Tensor]:
+    """Functions (draw, row, function) of every task at its own rows, each row drawn by itself."""
+    problem = posterior._problem
+    regression = Regression(problem, posterior.theta, posterior.sites)
+    found = []
+    for t in range(len(problem.layout.tasks)):
+        x = problem.scaling.inputs(problem.data.x[_rows_of_task(problem, t).numpy()])
+        ((mean, cov),) = regression.marginals(x, [problem.layout.contrasts(t)])
+        size = cov.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-12
+        white = torch.randn(mean.shape, dtype=torch.float64, generator=generator)
+        found.append(mean + (robust_cholesky(cov, size)[0] @ white.unsqueeze(-1)).squeeze(-1))
+    return found
+
+
+def _prior_functions(problem: Problem, theta: Theta, generator: torch.Generator) -> list[torch.Tensor]:
+    """Functions (draw, row, function) of every task at its own rows, drawn jointly for each theta."""
+    x, outputs, sizes = [], [], []
+    for t in range(len(problem.layout.tasks)):
+        at = problem.scaling.inputs(problem.data.x[_rows_of_task(problem, t).numpy()])
+        own = problem.layout.contrasts(t)
+        x.append(at.repeat(len(own), 1))
+        outputs.append(torch.tensor(own).repeat_interleave(len(at)))
+        sizes.append((len(own), len(at)))
+    at_all = Pairs(torch.cat(x), torch.cat(outputs))
+    draws = []
+    for s in range(len(next(iter(theta.values())))):
+        one = {name: value[s] for name, value in theta.items()}
+        factor, _ = robust_cholesky(problem.model.covariance(one, at_all, at_all, problem.layout))
+        draws.append(factor @ torch.randn(len(factor), dtype=torch.float64, generator=generator))
+    parts = torch.stack(draws).split([c * n for c, n in sizes], -1)
+    return [part.reshape(len(draws), c, n).mT for part, (c, n) in zip(parts, sizes, strict=True)]
+
+
+def _replicated(
+    problem: Problem, theta: Theta, functions: list[torch.Tensor], generator: torch.Generator
+) -> NDArray[np.float64]:
+    """Observations (draw, obs) at the functions given, in the tasks' units or codes."""
+    out = np.empty((len(functions[0]), len(problem.data)))
+    for t, f in enumerate(functions):
+        index = _rows_of_task(problem, t)
+        rows = problem.rows(t, index)
+        noise = problem.measurement_noise(theta, t, rows).expand(len(f), len(index))
+        law = problem.data.tasks[t].likelihood
+        out[:, index.numpy()] = law.draw(f, noise, rows, problem.parameters_of(theta, t), generator).numpy()
+    return out
 
 
 def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
     """Parameters with named dimensions; noise in the tasks' units, length scales of numeric inputs in theirs."""
     data, scaling, layout = posterior.data, posterior.scaling, posterior._problem.layout
-    coords: dict[str, Any] = {"chain": [0], "draw": np.arange(posterior.draws), "task": list(data.names)}
+    coords: dict[str, Any] = {"chain": [0], "draw": np.arange(posterior.draws), "task": list(layout.outputs)}
+    noisy = [data.names[t] for t in layout.noisy]
+    coords["noisy_task"] = noisy
     if isinstance(posterior.model, Difference):
-        coords["edge"] = [f"{data.names[o]}<-{data.names[p]}" for o, p in posterior.model.edges(data.names)]
+        names = layout.outputs
+        coords["edge"] = [f"{names[o]}<-{names[p]}" for o, p in posterior.model.edges(layout)]
     if data.descriptors is not None:
         coords["descriptor"] = [str(c) for c in data.descriptors.columns]
     variables: dict[str, xr.Variable] = {}
@@ -255,13 +337,16 @@ def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
             attributes = {"units": ", ".join(u or "1" for u in _input_units(data, inputs))}
         else:
             dims = tuple(f"{name}_{i}" for i in range(array.ndim - 1))
-        if name == "noise":
-            array = array * scaling.scale
-            attributes = {"units": ", ".join(task.unit or "1" for task in data.tasks)}
+        if name == "noise":  # the numeric function of a task is its last
+            array = array * scaling.scale[[layout.first[t + 1] - 1 for t in layout.noisy]]
+            attributes = {"units": ", ".join(data.tasks[t].unit or "1" for t in layout.noisy)}
+            if any(likelihoods.numeric.warp_of(data.tasks[t].likelihood) is not None for t in layout.noisy):
+                attributes["note"] = "of a task with a warp, on the warped scale"
+            dims = ("task",) if noisy == list(layout.outputs) else ("noisy_task",)
         variables[name] = xr.Variable(("chain", "draw", *dims), array[None], attributes)
     correlation = posterior.model.task_covariance(theta, posterior._problem.points.x, layout)
     size = correlation.diagonal(dim1=-2, dim2=-1).sqrt()
-    coords["other_task"] = list(data.names)
+    coords["other_task"] = list(layout.outputs)
     variables["task_correlation"] = xr.Variable(
         ("chain", "draw", "task", "other_task"),
         (correlation / size.unsqueeze(-1) / size.unsqueeze(-2)).numpy()[None],

@@ -12,46 +12,80 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayestl.errors import DataError
+from bayestl.gaussian import sites
 from bayestl.gaussian.exact import Conditioned, GaussianMarginal
+from bayestl.gaussian.sites import Block
 from bayestl.inference.variational import normal_points
-from bayestl.models.base import Problem
 from bayestl.models.latent import LatentTask
+from bayestl.models.problem import Problem
 from bayestl.priors import Theta
+from bayestl.regression import Regression
+from bayestl.table import Task, TaskData
 
 CANDIDATES = 16_384
 ROUNDS = 3
 
 
+def alike(data: TaskData, kind: Task | None) -> list[int]:
+    """Positions of the tasks that are observed as the new one is; by default as the first task is."""
+    kind = kind or data.tasks[0]
+    found = [
+        t for t, task in enumerate(data.tasks)
+        if type(task.likelihood) is type(kind.likelihood) and len(task.levels or ()) == len(kind.levels or ())
+    ]  # fmt: skip
+    if not found:
+        raise DataError(
+            f"None of the tasks is observed as the new one is ({type(kind.likelihood).__name__}), so nothing is known of its "
+            "scale. Refit with the new task's rows among the data."
+        )
+    return found
+
+
 def extend(
     model: LatentTask,
-    problem: Problem,
-    theta: Theta,
-    solved: Conditioned,
-    more: Problem | None,
+    old: Regression,
+    alone: Problem | None,
+    task: Task,
+    donor: int,
     descriptors: tuple[float, ...] | None,
     draws: int,
     seed: int,
 ) -> Theta:
     """Give every draw of theta a new task: from the population, and by importance resampling if there are rows of it.
 
-    `more` is the problem with the new task and its rows, at the end. The weight of a candidate is the density of the new
-    rows given the old ones, theta and the candidate; candidates are proposed by the population first, then by normals
-    fitted to what was found (population Monte Carlo, Cappe et al. 2004, doi 10.1198/106186004X12803).
+    `alone` is the problem of the new task's rows, `donor` the task whose likelihood's parameters it takes. The weight of a
+    candidate is the density of the new rows given the old ones, theta and the candidate (the evidence lower bound, where
+    they are not normal); candidates are proposed by the population first, then by normals fitted to what was found
+    (population Monte Carlo, Cappe et al. 2004, doi 10.1198/106186004X12803).
     """
-    size = len(next(iter(theta.values())))
-    dim = theta["embedding"].shape[-1] + 1
-    if more is None:
+    layout = old.problem.layout
+    name = layout.tasks[donor]
+    theta = dict(old.theta)
+    for key in tuple(theta):
+        if key.startswith(f"{name}."):
+            theta[f"{task.name}{key.removeprefix(name)}"] = theta[key]
+    outputs, noisy = len(task.likelihood.functions(task.levels)), task.likelihood.noisy
+    size, dim = old.draws, model.white_size(theta, outputs, noisy)
+
+    def grown(part: Theta, white: Tensor) -> Theta:
+        return model.with_new_task(part, descriptors, white, outputs, noisy)
+
+    if alone is None:
         owner = torch.arange(draws) % size
-        white = normal_points(draws, dim, seed)
-        return model.with_new_task(_take(theta, owner), problem.layout, descriptors, white)
+        return grown(_take(theta, owner), normal_points(draws, dim, seed))
     each = max(16, CANDIDATES // size)
     owner = torch.arange(size).repeat_interleave(each)
     centre, spread = torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)
     for round_ in range(ROUNDS):
         points = normal_points(size * each, dim, seed + round_)
         white = centre + points @ spread.mT
+        evidence = []
+        for part, _, solved in old.batches():
+            for i, s in enumerate(range(size)[part]):
+                candidates = grown(_take(theta, torch.tensor([s])), white[s * each : (s + 1) * each])
+                evidence.append(_evidence(old, solved[i], alone, candidates))
         log_weight = (
-            _evidence(model, problem, theta, solved, more, descriptors, white.reshape(size, each, dim)).reshape(-1)
+            torch.cat(evidence)
             - 0.5 * white.square().sum(-1) + 0.5 * points.square().sum(-1) + torch.linalg.slogdet(spread)[1]
         )  # fmt: skip
         weight = torch.softmax(log_weight, 0)
@@ -71,37 +105,36 @@ def extend(
     # Systematic resampling: every candidate is drawn its expected number of times, rounded up or down.
     grid = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
     chosen = torch.searchsorted(weight.cumsum(0), grid).clamp_max(len(weight) - 1)
-    return model.with_new_task(_take(theta, owner[chosen]), problem.layout, descriptors, white[chosen])
+    return grown(_take(theta, owner[chosen]), white[chosen])
 
 
 def _take(theta: Theta, owner: Tensor) -> Theta:
     return {name: value[owner] for name, value in theta.items()}
 
 
-def _evidence(
-    model: LatentTask,
-    problem: Problem,
-    theta: Theta,
-    solved: Conditioned,
-    more: Problem,
-    descriptors: tuple[float, ...] | None,
-    white: Float[Tensor, "S J size"],
-) -> Float[Tensor, "S J"]:
-    """``log p(y_new | y, theta_s, candidate_j)``."""
-    n = len(problem.values)
-    new = more.subset(torch.arange(n, len(more.values)))
-    count = len(new.values)
-    out = []
-    for s in range(len(white)):
-        one = {name: value[s].unsqueeze(0) for name, value in theta.items()}
-        candidates = model.with_new_task(one, problem.layout, descriptors, white[s])
-        cross = model.covariance(candidates, new.points, problem.points, more.layout)  # (J, count, n)
-        factor, alpha = solved.factor[s], solved.alpha[s]
-        half = torch.linalg.solve_triangular(factor, cross.reshape(-1, n).mT, upper=False)
-        half = half.mT.reshape(-1, count, n)
-        covariance = new.observed_covariance(candidates) - half @ half.mT
-        out.append(GaussianMarginal(cross @ alpha, covariance).log_prob(new.values))
-    return torch.stack(out)
+def _evidence(old: Regression, solved: Conditioned, alone: Problem, candidates: Theta) -> Float[Tensor, " J"]:
+    """``log p(y_new | y, theta, candidate)`` of candidates that share one draw of theta."""
+    model, layout, points = alone.model, alone.layout, alone.points
+    n, count = len(old.problem.points.output), len(points.output)
+    cross = model.covariance(candidates, points, old.problem.points, layout)  # (J, count, n)
+    half = torch.linalg.solve_triangular(solved.factor, cross.reshape(-1, n).mT, upper=False)
+    half = half.mT.reshape(-1, count, n)
+    covariance = alone.observed_covariance(candidates) - half @ half.mT
+    mean = cross @ solved.alpha
+    values, volume = alone.values_at(candidates)
+    if not alone.sites:
+        return GaussianMarginal(mean, covariance).log_prob(values) + volume
+    blocks = [_shifted(block, mean) for block in alone.blocks(candidates)]
+    with torch.no_grad():
+        bound = sites.settle(covariance, values - mean, blocks, None, 1e-4, 30).bound
+    return bound + volume
+
+
+def _shifted(block: Block, mean: Tensor) -> Block:
+    """The same observations, of functions whose prior mean has been taken off."""
+    shift = mean[:, block.where]
+    guess = None if block.guess is None else (block.guess[0] - shift, block.guess[1])
+    return Block(block.where, lambda m, cov: block.expect(m + shift, cov), guess)
 
 
 def describe_new(table: pd.DataFrame | None, name: str, descriptors: Mapping[str, float] | None) -> pd.DataFrame | None:

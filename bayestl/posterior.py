@@ -13,23 +13,25 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from jaxtyping import Float
 from torch import Tensor
 
 from bayestl import archive, export, fewshot, storage
 from bayestl.errors import DataError
-from bayestl.gaussian import mixture
-from bayestl.gaussian.exact import Conditioned, robust_cholesky
+from bayestl.gaussian.exact import robust_cholesky
+from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord, Method, infer
-from bayestl.models.base import NOISE_FLOOR, Model, Problem
+from bayestl.likelihoods import Censored, Hurdle
+from bayestl.likelihoods.base import Rows
+from bayestl.likelihoods.predictive import Classes, NormalMixture
+from bayestl.models.base import Model
 from bayestl.models.latent import LatentTask
+from bayestl.models.problem import Problem, rows_of
 from bayestl.priors import Theta
+from bayestl.regression import Regression
 from bayestl.scaling import Pairs, Scaling
-from bayestl.table import Table, Task, TaskData
+from bayestl.table import Table, TaskData
 
 QUANTILES = (0.05, 0.5, 0.95)
-WORKING_BYTES = 2e6  # of one temporary array while predicting: it should stay in the caches
-KEPT_BYTES = 1e9  # of Cholesky factors kept between calls
 
 
 def fit(
@@ -85,8 +87,9 @@ def fit(
     seed = int(seed)
     scaling = model.scaling(data)
     problem = Problem.of(model, data, scaling)
-    theta, record, components = infer(problem, method, seed, draws, warmup, progress)
-    return Posterior(model, data, scaling, {name: theta[name] for name in problem.parameters()}, record, components)
+    theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress)
+    kept = {name: theta[name] for name in problem.parameters()}
+    return Posterior(model, data, scaling, kept, record, components, sites)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +106,7 @@ class Posterior:
     record : how the fit went
     components : how many of the draws, the first, make up the mixture that predicts; 0 means all. The draws of a
         variational posterior are a quasi-random sequence, whose beginnings are good samples too.
+    sites : for observations that are not normal, the Gaussian sites at the mode, from which those of every draw are found
     """
 
     model: Model
@@ -111,6 +115,7 @@ class Posterior:
     theta: Theta
     record: FitRecord
     components: int = 0
+    sites: list[Site] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.components <= self.draws:
@@ -126,20 +131,25 @@ class Posterior:
         noise: bool = True,
         quantiles: Sequence[float] = QUANTILES,
     ) -> xr.Dataset:
-        """Predict tasks at new inputs.
+        """Predict tasks at new inputs, each in its own language.
 
         Parameters
         ----------
-        new : table with the input columns; other columns are ignored
+        new : table with the input columns (and those of limits and exposures, where predictions shall follow them)
         task : a task, several, or None for all
-        noise : True predicts a new measurement, so that intervals cover measured values; False the value underneath
+        noise : True predicts a new measurement, so that intervals cover measured values; False the value underneath, or
+            the rate of a count
         quantiles : levels in (0, 1), of the whole mixture, not of a normal with its moments
 
         Returns
         -------
         xarray.Dataset
-            ``mean`` and ``std`` with dims (row, task), ``quantile`` with dims (quantile_level, row, task), in the tasks'
-            units; without the task dimension when `task` is a single name.
+            For numbers and counts ``mean`` and ``std`` with dims (row, task), ``quantile`` with dims (quantile_level, row,
+            task), in the tasks' units. Beside censored and hurdle tasks also ``latent_mean``, ``latent_std``,
+            ``latent_quantile`` (the value without its limits, or if it is positive) and ``probability_lower``,
+            ``probability_upper`` (of a value at its limit; of an exact zero). For classes ``probability`` with dims (row,
+            class) and the most probable ``label``. When a single name is given there is no task dimension; when several are,
+            the variables of classes end in their task's name: ``probability_colour`` with dims (row, class_colour).
 
         Raises
         ------
@@ -150,28 +160,80 @@ class Posterior:
         levels = _levels(quantiles)
         frame_index, x = self._inputs(new)
         rows = len(x)
-        outputs = [self.data.index_of(name) for name in names]
-        mean, std = torch.empty(rows, len(names)).double(), torch.empty(rows, len(names)).double()
-        found = torch.empty(len(levels), rows, len(names)).double()
-        step = max(1, int(WORKING_BYTES / (8 * self._chunk * len(self.data))))
-        future = self._problem.future_noise_variance(self._mixed, torch.tensor(outputs)).unsqueeze(1) * float(noise)
-        for start in range(0, rows, step):
-            part = slice(start, start + step)
-            m, v = self._marginals(x[part], outputs)
-            v = v + future
-            mean[part], std[part] = mixture.moments(m, v)
-            found[:, part] = mixture.quantiles(m, v.sqrt(), levels)
-        location, scale = self._units(names)
+        index = [self.data.index_of(name) for name in names]
+        kinds = [self.data.tasks[t].likelihood.kind for t in index]
+        numeric = [name for name, kind in zip(names, kinds, strict=True) if kind != "class"]
+        limited = any(isinstance(self.data.tasks[t].likelihood, Censored | Hurdle) for t in index)
+        shape = (rows, len(numeric))
+        arrays: dict[str, np.ndarray] = {"mean": np.empty(shape), "std": np.empty(shape)}
+        arrays["quantile"] = np.empty((len(levels), *shape))
+        if limited:
+            arrays |= {f"latent_{name}": np.empty_like(array) for name, array in arrays.items()}
+            arrays |= {"probability_lower": np.zeros(shape), "probability_upper": np.zeros(shape)}
+        chances = {
+            name: np.empty((rows, len(self.data.tasks[t].levels or ())))
+            for name, t, kind in zip(names, index, kinds, strict=True)
+            if kind == "class"
+        }
+        details = {t: self._details(new, t, rows) for t in index}
+        for part, laws in self._laws(x, index, details, noise):
+            for name, law in zip(names, laws, strict=True):
+                if isinstance(law, Classes):
+                    chances[name][part] = law.probability.numpy()
+                    continue
+                j = numeric.index(name)
+                _fill(arrays, "", part, j, law, levels)
+                if limited:
+                    _fill(arrays, "latent_", part, j, getattr(law, "latent", law), levels)
+                    _fill_masses(arrays, part, j, law)
         dims = ["row", "task"]
-        out = xr.Dataset(
-            {
-                "mean": (dims, mean.numpy() * scale + location),
-                "std": (dims, std.numpy() * scale),
-                "quantile": (["quantile_level", *dims], found.numpy() * scale + location),
-            },
-            coords={"row": frame_index, "task": names, "quantile_level": list(levels)},
-        )
-        return self._finish(out, names, single)
+        out = xr.Dataset(coords={"row": frame_index})
+        if numeric:
+            out = out.assign_coords(task=numeric, quantile_level=list(levels))
+            for name, array in arrays.items():
+                out[name] = (dims if array.ndim == 2 else ["quantile_level", *dims], array)
+        out = self._finish(out, numeric, single) if numeric else out
+        for name, array in chances.items():
+            known = np.array(self.data.tasks[self.data.index_of(name)].levels, dtype=object)
+            suffix = "" if single else f"_{name}"
+            out = out.assign_coords({f"class{suffix}": known})
+            out[f"probability{suffix}"] = (["row", f"class{suffix}"], array)
+            out[f"label{suffix}"] = ("row", known[array.argmax(-1)])
+        return out
+
+    def probability(
+        self, new: Table, task: str, *, above: float | None = None, below: float | None = None, noise: bool = True
+    ) -> xr.DataArray:
+        """Probability that a numeric task lies above a value, below one, or (both given) between them; dim (row).
+
+        ``above`` and ``below`` themselves are not included: ``above=0`` of a hurdle task is the probability of a value that is
+        not zero.
+
+        Examples
+        --------
+        >>> import pandas as pd, bayestl as btl
+        >>> frame = pd.DataFrame({"x": [0.0, 0.3, 0.6, 1.0], "gap": [0.0, 0.0, 1.1, 2.2]})
+        >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["gap"], likelihoods={"gap": btl.Censored(lower=0.0)})
+        >>> posterior = btl.fit(btl.SingleTask(), data, seed=0)
+        >>> float(posterior.probability({"x": [1.0]}, "gap", above=1.0)) > 0.5
+        True
+        """
+        if above is None and below is None:
+            raise ValueError("Give `above`, `below`, or both.")
+        if above is not None and below is not None and not above < below:
+            raise ValueError(f"`above` must be less than `below`; got {above} and {below}.")
+        t = self.data.index_of(task)
+        if self.data.tasks[t].likelihood.kind == "class":
+            raise ValueError(f"Task {task!r} holds classes; `predict` gives their probabilities.")
+        frame_index, x = self._inputs(new)
+        out = np.empty(len(x))
+        for part, (law,) in self._laws(x, [t], {t: self._details(new, t, len(x))}, noise):
+            size = part.stop - part.start
+            chance = torch.ones(size).double() if below is None else law.below(torch.full((size,), float(below)).double())
+            if above is not None:
+                chance = chance - law.cdf(torch.full((size,), float(above)).double())
+            out[part] = chance.clamp(0.0, 1.0).numpy()
+        return xr.DataArray(out, dims=["row"], coords={"row": frame_index}, name="probability")
 
     def score(self, test: TaskData) -> xr.Dataset:
         """Judge the predictions of measured values, row by row.
@@ -179,28 +241,41 @@ class Posterior:
         Returns
         -------
         xarray.Dataset
-            With dim ``row``, in the tasks' units: ``mean``, ``error`` (measured minus mean), ``log_density`` (its negative
-            mean is the NLPD), ``crps`` and ``pit`` (the predictive probability below the measured value; a central 90 %
-            interval covers it when ``0.05 <= pit <= 0.95``). A row whose error is known is judged with that noise.
+            With dim ``row``, in the tasks' units: ``log_density`` (its negative mean is the NLPD, or the log loss); for numbers
+            and counts ``mean``, ``median``, ``error`` (measured minus mean), ``crps`` and ``pit`` (the predictive
+            probability below the measured value, plus half of that of the value itself; a central 90 % interval covers
+            it when ``0.05 <= pit <= 0.95``); for classes ``brier`` and ``probability``, of the measured class. NaN where a score does
+            not apply. A row whose error is known is judged with that noise.
         """
         self.data.check_units(test)
+        values = self.data.recode(test)
         x = self.scaling.inputs(self.data.encode(test.decode(test.x)))
-        index = np.array([self.data.index_of(name) for name in test.names])[test.task_index]
-        mean, variance = self._marginals_at(Pairs(x, torch.from_numpy(index)))
-        scale, location = torch.from_numpy(self.scaling.scale[index]), torch.from_numpy(self.scaling.location[index])
-        known = torch.tensor(test.errors) / scale
-        noise = self._problem.future_noise_variance(self._mixed, torch.from_numpy(index))
-        std = (variance + torch.where(known.isnan(), noise, known.square() + NOISE_FLOOR)).sqrt()
-        y = (torch.tensor(test.values) - location) / scale
-        centre = mean.mean(0) * scale + location
+        columns = ("mean", "median", "error", "log_density", "crps", "pit", "brier", "probability")
+        out = {name: np.full(len(test), np.nan) for name in columns}
+        for s, task in enumerate(test.tasks):
+            t = self.data.index_of(task.name)
+            own = np.flatnonzero(test.task_index == s)
+            rows = dataclasses.replace(
+                test, tasks=self.data.tasks, task_index=np.full(len(test), t), values=values, descriptors=None
+            )
+            for start in range(0, len(own), self._regression.step):
+                chosen = own[start : start + self._regression.step]
+                y = torch.tensor(values[chosen])
+                at = rows_of(rows, self.scaling, self._problem.layout, t, torch.from_numpy(chosen))
+                law = self._law(x[chosen], t, at, measured=True)
+                out["log_density"][chosen] = law.log_density(y).numpy()
+                if isinstance(law, Classes):
+                    out["brier"][chosen] = law.brier(y).numpy()
+                    out["probability"][chosen] = law.log_density(y).exp().numpy()
+                    continue
+                out["mean"][chosen] = law.moments()[0].numpy()
+                out["median"][chosen] = law.quantiles([0.5])[0].numpy()
+                out["error"][chosen] = values[chosen] - out["mean"][chosen]
+                out["crps"][chosen] = law.crps(y).numpy()
+                out["pit"][chosen] = (0.5 * (law.cdf(y) + law.below(y))).numpy()
+        kept = {name: ("row", array) for name, array in out.items() if not np.isnan(array).all()}
         return xr.Dataset(
-            {
-                "mean": ("row", centre.numpy()),
-                "error": ("row", test.values - centre.numpy()),
-                "log_density": ("row", (mixture.log_density(y, mean, std) - scale.log()).numpy()),
-                "crps": ("row", (mixture.crps(y, mean, std) * scale).numpy()),
-                "pit": ("row", mixture.cdf(y, mean, std).numpy()),
-            },
+            kept,
             coords={
                 "row": np.array([str(row) for row in test.rows]),
                 "task": ("row", np.array(test.names)[test.task_index]),
@@ -215,51 +290,42 @@ class Posterior:
         draws: int = 1000,
         seed: int = 0,
         noise: bool = False,
-    ) -> xr.DataArray:
+    ) -> xr.DataArray | xr.Dataset:
         """Draw jointly, across rows and tasks, from the posterior of the functions.
 
         Returns dims (draw, row, task), in the tasks' units; without the task dimension when `tasks` is a single name.
-        With `noise` independent measurement noise is added to every value.
+        With `noise` each value is a measurement: independent noise is added, counts and classes are drawn, limits apply.
+        Without it counts are rates and classes are probabilities, dims (draw, row, class). Where several tasks are asked for
+        and one of them holds classes, the answer is a Dataset with a variable for each.
 
         Raises
         ------
         ValueError
-            When the joint covariance (rows times tasks, squared) would not fit in 2 GB.
+            When the joint covariance (rows times functions, squared) would not fit in 2 GB.
         """
-        if draws < 1:
-            raise ValueError(f"`draws` must be at least 1; got {draws}.")
         names, single = self._tasks(tasks)
         frame_index, x = self._inputs(new)
-        size = len(x) * len(names)
-        if size > 16_000:
-            raise ValueError(
-                f"A joint draw of {len(x)} rows x {len(names)} tasks needs a {size} x {size} covariance. "
-                "Ask for at most 16,000 values at a time, or use predict, which has no such limit."
-            )
-        at = Pairs(x.repeat(len(names), 1), torch.cat([self._at(x, name).output for name in names]))
-        generator = torch.Generator().manual_seed(seed)
-        white = torch.randn(draws, size, dtype=torch.float64, generator=generator)
-        # Which theta each draw belongs to: all of them equally often, the remainder at random.
-        owner = torch.arange(draws) % self.components
-        if draws % self.components:
-            order = torch.randperm(self.components, generator=generator)
-            owner = order[owner]
-        out = torch.empty(draws, size, dtype=torch.float64)
-        for batch, thetas, all_solved in self._batches():
-            for i, s in enumerate(range(self.components)[batch]):
-                mine = (owner == s).nonzero().squeeze(-1)
-                if len(mine) == 0:
-                    continue
-                theta = {name: value[i] for name, value in thetas.items()}
-                mean, covariance, prior_size = self._joint(theta, all_solved[i], at)
-                if noise:
-                    covariance.diagonal().add_(self._problem.future_noise_variance(theta, at.output))
-                out[mine] = mean + white[mine] @ robust_cholesky(covariance, prior_size)[0].mT
-        location, scale = self._units(names)
-        values = out.reshape(draws, len(names), len(x)).permute(0, 2, 1).numpy() * scale + location
+        index = [self.data.index_of(name) for name in names]
+        rows = {t: self._rows_at(t, self._details(new, t, len(x))) for t in index}
+        drawn = self._draw(x, index, rows, draws, seed, noise)
+        coords = {"draw": np.arange(draws), "row": frame_index}
+        arrays = {}
+        for name, t in zip(names, index, strict=True):
+            values, known = drawn[t], self.data.tasks[t].levels
+            if known is None:
+                arrays[name] = xr.DataArray(values, dims=["draw", "row"], coords=coords, name=name)
+            elif noise:
+                labels = np.array(known, dtype=object)[values.astype(int)]
+                arrays[name] = xr.DataArray(labels, dims=["draw", "row"], coords=coords, name=name)
+            else:
+                label = "class" if single else f"class_{name}"
+                coords_ = coords | {label: np.array(known, dtype=object)}
+                arrays[name] = xr.DataArray(values, dims=["draw", "row", label], coords=coords_, name=name)
+        if any(self.data.tasks[t].levels is not None for t in index):
+            return arrays[names[0]] if single else xr.Dataset(arrays)
         array = xr.DataArray(
-            values, dims=["draw", "row", "task"], name="sample",
-            coords={"draw": np.arange(draws), "row": frame_index, "task": names},
+            np.stack([arrays[name].to_numpy() for name in names], -1), dims=["draw", "row", "task"], name="sample",
+            coords=coords | {"task": names},
         )  # fmt: skip
         return self._finish(array, names, single)
 
@@ -277,7 +343,8 @@ class Posterior:
 
         Parameters
         ----------
-        function : from a mapping of task names to arrays (draw, row) to an array that keeps the dim ``draw``
+        function : from a mapping of task names to arrays (draw, row) to an array that keeps the dim ``draw``. A task of classes
+            gives its labels with `noise`, and without it its probabilities (draw, row, class_TASK)
 
         Returns
         -------
@@ -297,7 +364,10 @@ class Posterior:
         """
         levels = _levels(quantiles)
         joint = self.sample(new, list(self.data.names), draws=draws, seed=seed, noise=noise)
-        by_task = {name: joint.sel(task=name, drop=True) for name in self.data.names}
+        by_task = {
+            name: joint[name] if isinstance(joint, xr.Dataset) else joint.sel(task=name, drop=True)
+            for name in self.data.names
+        }
         result = function(by_task)
         if not isinstance(result, xr.DataArray) or "draw" not in result.dims:
             raise ValueError("`function` must return an xarray.DataArray that keeps the dimension 'draw'.")
@@ -321,12 +391,14 @@ class Posterior:
     def task_correlation(self, quantiles: Sequence[float] = QUANTILES) -> xr.Dataset:
         """Correlation between the tasks' functions at the same input, as theta has it: comparable across models.
 
+        A task with several functions has a line for each, ``task[function]``.
         ``corr[f_o(x), f_o'(x)]`` without the task means; ``mean``, ``std`` and ``quantile`` are over the posterior of theta.
         """
         covariance = self.model.task_covariance(self.theta, self._problem.points.x, self._problem.layout)
         scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
         correlation = (covariance / scale.unsqueeze(-1) / scale.unsqueeze(-2)).numpy()
         levels = _levels(quantiles)
+        names = list(self._problem.layout.outputs)
         dims = ["task", "other_task"]
         return xr.Dataset(
             {
@@ -334,7 +406,7 @@ class Posterior:
                 "std": (dims, correlation.std(0)),
                 "quantile": (["quantile_level", *dims], np.quantile(correlation, levels, axis=0)),
             },
-            coords={"task": list(self.data.names), "other_task": list(self.data.names), "quantile_level": list(levels)},
+            coords={"task": names, "other_task": names, "quantile_level": list(levels)},
         )
 
     # -- learning more ----------------------------------------------------------------------------------------
@@ -342,10 +414,10 @@ class Posterior:
     def condition(self, more: TaskData) -> Posterior:
         """Take new rows into account with theta as it is: exact for the functions, no refit.
 
-        `more` has the same inputs and any of the tasks. Refit once the new rows are many enough to change theta, or when
+        `more` has the same inputs and any of the tasks. The sites of observations that are not normal settle anew. Refit once the new rows are many enough to change theta, or when
         they bring rows of unknown error to a task whose errors were all known: nothing has been learned of its noise.
         """
-        return dataclasses.replace(self, data=self.data.append(more))
+        return dataclasses.replace(self, data=self.data.append(more), sites=None)
 
     def new_task(
         self,
@@ -360,14 +432,16 @@ class Posterior:
 
         Without `rows` its embedding, mean and noise are integrated over their priors, which the other tasks have informed:
         honest, wide intervals. With `rows` (a `TaskData` whose only task is `name`) they are inferred by importance
-        sampling while the rest of theta stays put.
+        sampling while the rest of theta stays put. The new task is observed as its rows say, or as the first task of the data;
+        parameters of that likelihood are those of the first such task.
 
         Raises
         ------
         ValueError
             When the model has no embeddings.
         DataError
-            When the tasks have different units or spreads, so that nothing is known of the new one's scale.
+            When the tasks have different units or spreads, so that nothing is known of the new one's scale, and when none of them
+            is observed as the new one is.
         """
         if not isinstance(self.model, LatentTask):
             raise ValueError(
@@ -380,42 +454,50 @@ class Posterior:
             raise DataError(f"Task {name!r} is known already. Use condition to add rows to it.")
         if rows is not None and rows.names != (name,):
             raise DataError(f"`rows` must hold the task {name!r} alone; got {', '.join(map(repr, rows.names))}.")
-        if np.ptp(self.scaling.scale) > 0 or np.ptp(self.scaling.location) > 0:
+        kind = None if rows is None else rows.tasks[0]
+        like = fewshot.alike(self.data, kind)
+        layout = self._problem.layout
+        own = np.array([layout.contrasts(t) for t in like])
+        location, scale = self.scaling.location[own], self.scaling.scale[own]
+        donor = self.data.tasks[like[0]]
+        if donor.likelihood.kind == "numeric" and (np.ptp(scale[:, -1]) > 0 or np.ptp(location[:, -1]) > 0):
             raise DataError(
                 "The tasks differ in unit (or declare none, and differ in spread by more than a factor of ten) and are "
                 "standardised each by itself, so nothing is known of the scale of a new one. Bring them to one unit and "
                 "declare it: TaskData.from_long(..., units={...})."
             )
         table = fewshot.describe_new(self.data.descriptors, name, descriptors)
-        common = self.data.tasks[0].unit
-        if rows is not None and rows.tasks[0].unit not in (None, common):
-            raise DataError(f"`rows` are in {rows.tasks[0].unit!r}; the other tasks are in {common!r}. Convert them.")
-        widened = dataclasses.replace(self.data, tasks=(*self.data.tasks, Task(name, common)), descriptors=table)
+        if rows is not None and rows.tasks[0].unit not in (None, donor.unit):
+            raise DataError(
+                f"`rows` are in {rows.tasks[0].unit!r}; the other tasks are in {donor.unit!r}. Convert them."
+            )
+        added = dataclasses.replace(donor, name=name)
+        widened = dataclasses.replace(self.data, tasks=(*self.data.tasks, added), descriptors=table)
         scaling = dataclasses.replace(
             self.scaling,
-            location=np.append(self.scaling.location, self.scaling.location[0]),
-            scale=np.append(self.scaling.scale, self.scaling.scale[0]),
+            location=np.append(self.scaling.location, location.mean(0)),
+            scale=np.append(self.scaling.scale, scale.mean(0)),
         )
-        layout = scaling.layout(widened)
-        described = None if layout.descriptors is None else layout.descriptors[-1]
-        more = Problem.of(self.model, widened.append(rows), scaling) if rows is not None else None
+        everything = widened if rows is None else widened.append(rows)
+        alone = None
+        if rows is not None:
+            new_rows = np.arange(len(everything)) >= len(widened)
+            alone = Problem.of(self.model, everything.where(new_rows, empty=True), scaling)
+        described = scaling.layout(widened).descriptors
         theta = fewshot.extend(
-            self.model, self._problem, self._mixed, self._solved(self._mixed), more,
-            described, draws, seed,
-        )  # fmt: skip
-        return dataclasses.replace(
-            self, data=widened if rows is None else widened.append(rows), scaling=scaling, theta=theta, components=0
+            self.model, self._regression, alone, added, like[0], None if described is None else described[-1], draws, seed
         )
+        return dataclasses.replace(self, data=everything, scaling=scaling, theta=theta, components=0, sites=None)
 
     # -- giving away ------------------------------------------------------------------------------------------
 
     def log_likelihood(self) -> xr.DataArray:
-        """``log p(y_i | y_-i, theta)`` for every draw and row, exact and in the tasks' units; dims (draw, obs)."""
-        out = torch.empty(self.draws, len(self.data), dtype=torch.float64)
-        for s, theta in self._split(self.theta):
-            error, variance = self._solved(theta).leave_one_out()
-            out[s] = -0.5 * (error.square() / variance + (2 * torch.pi * variance).log())
-        values = out.numpy() - np.log(self.scaling.scale[self.data.task_index])
+        """``log p(y_i | y_-i, theta)`` for every draw and row, in the tasks' units; dims (draw, obs).
+
+        Exact for normal observations; for others the likelihood is integrated over the function given all other rows, whose
+        sites stay as they are.
+        """
+        values = Regression(self._problem, self.theta, self.sites).leave_one_out().numpy()
         return xr.DataArray(values, dims=["draw", "obs"], coords={"obs": np.arange(len(self.data))}, name="y")
 
     def to_arviz(self, *, seed: int = 0) -> Any:
@@ -467,70 +549,113 @@ class Posterior:
     def _problem(self) -> Problem:
         return Problem.of(self.model, self.data, self.scaling)
 
-    def _solved(self, theta: Theta) -> Conditioned:
-        problem = self._problem
-        residual = problem.values - self.model.mean(theta, problem.points, problem.layout)
-        return Conditioned(problem.observed_covariance(theta), residual)
-
-    @cached_property
-    def _chunk(self) -> int:
-        """Draws of theta that are worked on in one batch; a function of sizes alone, so that answers repeat exactly."""
-        return max(1, min(self.components, int(WORKING_BYTES / (8 * len(self.data) ** 2))))
-
     @cached_property
     def _mixed(self) -> Theta:
         """The draws that predict."""
         return {name: value[: self.components] for name, value in self.theta.items()}
 
     @cached_property
-    def _kept(self) -> list[Conditioned] | None:
-        if 8 * self.components * len(self.data) ** 2 > KEPT_BYTES:
-            return None
-        return [self._solved(theta) for _, theta in self._split(self._mixed)]
+    def _regression(self) -> Regression:
+        return Regression(self._problem, self._mixed, self.sites)
 
-    def _split(self, theta: Theta) -> Iterator[tuple[slice, Theta]]:
-        for start in range(0, len(theta["noise"]), self._chunk):
-            part = slice(start, start + self._chunk)
-            yield part, {name: value[part] for name, value in theta.items()}
+    def _marginals(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """Means and covariances of a task's functions at some points under every component."""
+        ((mean, cov),) = self._regression.marginals(x, [self._problem.layout.contrasts(task)])
+        return mean, cov
 
-    def _batches(self) -> Iterator[tuple[slice, Theta, Conditioned]]:
-        """Components in batches, with the data solved for each."""
-        kept = self._kept
-        for i, (part, theta) in enumerate(self._split(self._mixed)):
-            yield part, theta, kept[i] if kept is not None else self._solved(theta)
+    def _law(self, x: Tensor, task: int, rows: Rows, measured: bool, noise: bool = True) -> Any:
+        """What is predicted of one task at some points: `measured` takes known errors as noise."""
+        mean, cov = self._marginals(x, task)
+        return self._law_of(mean, cov, task, rows, measured, noise)
 
-    def _marginals(self, x: Tensor, outputs: list[int]) -> tuple[Float[Tensor, "S m k"], Float[Tensor, "S m k"]]:
-        """Mean and variance of ``f_o(x)`` under every component, for each of several outputs."""
-        mean = torch.empty(self.components, len(x), len(outputs), dtype=torch.float64)
-        variance = torch.empty_like(mean)
-        layout, points = self._problem.layout, self._problem.points
-        # A large block, allocated, never touched and freed, teaches glibc's malloc to keep memory for the temporaries below
-        # instead of returning it after each (mallopt(3): the threshold is dynamic); page faults would cost a third more.
-        torch.empty(2**22 - 2**16, dtype=torch.float64)
-        for s, theta, solved in self._batches():
-            for i, cross in enumerate(self.model.cross(theta, x, outputs, points, layout)):
-                at = Pairs(x, torch.full((len(x),), outputs[i]))
-                mean[s, :, i] = self.model.mean(theta, at, layout) + solved.mean(cross)
-                variance[s, :, i] = solved.variance(self.model.variance(theta, at, layout), cross)
-        return mean, variance
+    def _law_of(self, mean: Tensor, cov: Tensor, task: int, rows: Rows, measured: bool, noise: bool) -> Any:
+        problem, theta = self._problem, self._mixed
+        variance = None
+        if noise and measured:
+            variance = problem.measurement_noise(theta, task, rows)
+        elif noise:
+            variance = problem.future_noise_variance(theta, task)
+            variance = torch.zeros(1, 1, dtype=torch.float64) if variance is None else variance
+        likelihood = self.data.tasks[task].likelihood
+        return likelihood.predictive(mean, cov, variance, rows, problem.parameters_of(theta, task))
 
-    def _marginals_at(self, at: Pairs) -> tuple[Float[Tensor, "S m"], Float[Tensor, "S m"]]:
-        """Mean and variance of ``f(at)`` under every component, for points of mixed outputs."""
-        mean = torch.empty(self.components, len(at.output), dtype=torch.float64)
-        variance = torch.empty_like(mean)
-        for o in at.output.unique().tolist():
-            rows = (at.output == o).nonzero().squeeze(-1)
-            m, v = self._marginals(at.x[rows], [o])
-            mean[:, rows], variance[:, rows] = m[..., 0], v[..., 0]
-        return mean, variance
+    def _laws(
+        self, x: Tensor, tasks: list[int], details: dict[int, np.ndarray], noise: bool
+    ) -> Iterator[tuple[slice, list[Any]]]:
+        """What is predicted of several tasks, a few points at a time."""
+        groups = [self._problem.layout.contrasts(t) for t in tasks]
+        step = max(1, self._regression.step // max(1, max(len(group) for group in groups) ** 2 // 4))
+        for start in range(0, len(x), step):
+            part = slice(start, min(start + step, len(x)))
+            moments = self._regression.marginals(x[part], groups)
+            yield part, [
+                self._law_of(mean, cov, t, self._rows_at(t, details[t][part]), False, noise)
+                for t, (mean, cov) in zip(tasks, moments, strict=True)
+            ]
 
-    def _joint(self, theta: Theta, solved: Conditioned, at: Pairs) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and covariance of ``f(at)`` under one draw of theta, and the size of its prior variance."""
-        layout, points = self._problem.layout, self._problem.points
-        cross = self.model.covariance(theta, at, points, layout)
-        prior = self.model.covariance(theta, at, at, layout)
-        mean = self.model.mean(theta, at, layout) + solved.mean(cross)
-        return mean, solved.covariance(prior, cross), prior.diagonal().mean()
+    def _rows_at(self, task: int, details: np.ndarray) -> Rows:
+        """Rows yet to be observed."""
+        own = self._problem.layout.contrasts(task)
+        empty = torch.full((len(details),), torch.nan, dtype=torch.float64)
+        location, scale = torch.tensor(self.scaling.location[own]), torch.tensor(self.scaling.scale[own])
+        return Rows(empty, empty, torch.tensor(details), location, scale)
+
+    def _details(self, new: Table, task: int, rows: int) -> np.ndarray:
+        """Limits and exposures of new rows: from their columns where the table has them, else those that hold for all."""
+        likelihood = self.data.tasks[task].likelihood
+        out = np.tile(np.array(likelihood.constants()), (rows, 1))
+        for j, name in enumerate(likelihood.columns()):
+            if name is not None and name in new:
+                out[:, j] = np.asarray(new[name], dtype=float)
+        return out
+
+    def _draw(
+        self, x: Tensor, tasks: list[int], rows: dict[int, Rows], draws: int, seed: int, noise: bool
+    ) -> dict[int, np.ndarray]:
+        """Joint draws (draw, row), or (draw, row, class), of several tasks."""
+        if draws < 1:
+            raise ValueError(f"`draws` must be at least 1; got {draws}.")
+        layout, problem = self._problem.layout, self._problem
+        functions = [o for t in tasks for o in layout.contrasts(t)]
+        size = len(x) * len(functions)
+        if size > 16_000:
+            raise ValueError(
+                f"A joint draw of {len(x)} rows x {len(functions)} functions needs a {size} x {size} covariance. "
+                "Ask for at most 16,000 values at a time, or use predict, which has no such limit."
+            )
+        at = Pairs(x.repeat(len(functions), 1), torch.tensor(functions).repeat_interleave(len(x)))
+        generator = torch.Generator().manual_seed(seed)
+        white = torch.randn(draws, size, dtype=torch.float64, generator=generator)
+        # Which theta each draw belongs to: all of them equally often, the remainder at random.
+        owner = torch.arange(draws) % self.components
+        if draws % self.components:
+            order = torch.randperm(self.components, generator=generator)
+            owner = order[owner]
+        out: dict[int, np.ndarray] = {}
+        for batch, thetas, all_solved in self._regression.batches():
+            for i, s in enumerate(range(self.components)[batch]):
+                mine = (owner == s).nonzero().squeeze(-1)
+                if len(mine) == 0:
+                    continue
+                theta = {name: value[i : i + 1] for name, value in thetas.items()}
+                mean, covariance, prior_size = self._regression.joint(
+                    {name: value[0] for name, value in theta.items()}, all_solved[i], at
+                )
+                f = mean + white[mine] @ robust_cholesky(covariance, prior_size)[0].mT
+                f = f.reshape(len(mine), len(functions), len(x)).mT
+                start = 0
+                for t in tasks:
+                    own = slice(start, start + len(layout.contrasts(t)))
+                    start = own.stop
+                    variance = None
+                    if noise:
+                        future = problem.future_noise_variance(theta, t)
+                        variance = torch.zeros(1, 1, dtype=torch.float64) if future is None else future
+                    values = self.data.tasks[t].likelihood.draw(
+                        f[..., own], variance, rows[t], problem.parameters_of(theta, t), generator
+                    ).numpy()
+                    out.setdefault(t, np.empty((draws, *values.shape[1:])))[mine.numpy()] = values
+        return out
 
     def _inputs(self, new: Table) -> tuple[pd.Index, Tensor]:
         x = self.scaling.inputs(self.data.encode(new))
@@ -543,9 +668,6 @@ class Posterior:
             index = pd.Index(index.astype(object))
         return index.rename("row"), x
 
-    def _at(self, x: Tensor, task: str) -> Pairs:
-        return Pairs(x, torch.full((len(x),), self.data.index_of(task)))
-
     def _tasks(self, task: str | Sequence[str] | None) -> tuple[list[str], bool]:
         names = list(self.data.names) if task is None else [task] if isinstance(task, str) else list(task)
         if not names or len(set(names)) < len(names):
@@ -554,20 +676,36 @@ class Posterior:
             self.data.index_of(name)
         return names, isinstance(task, str)
 
-    def _units(self, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        index = [self.data.index_of(name) for name in names]
-        return self.scaling.location[index], self.scaling.scale[index]
-
     def _finish(self, out: Any, names: Sequence[str], single: bool) -> Any:
         units = {name: self.data.tasks[self.data.index_of(name)].unit for name in names}
         if single:
             out = out.isel(task=0)
         if len(set(units.values())) == 1 and next(iter(units.values())) is not None:
-            for array in out.data_vars.values() if isinstance(out, xr.Dataset) else [out]:
-                array.attrs["units"] = next(iter(units.values()))
+            for name, array in out.data_vars.items() if isinstance(out, xr.Dataset) else [("", out)]:
+                if not str(name).startswith("probability"):
+                    array.attrs["units"] = next(iter(units.values()))
         elif not single:
             out = out.assign_coords(unit=("task", [unit or "" for unit in units.values()]))
         return out
+
+
+def _fill(
+    arrays: dict[str, np.ndarray], prefix: str, part: slice, task: int, law: Any, levels: Sequence[float]
+) -> None:
+    mean, std = law.moments()
+    arrays[f"{prefix}mean"][part, task], arrays[f"{prefix}std"][part, task] = mean.numpy(), std.numpy()
+    arrays[f"{prefix}quantile"][:, part, task] = law.quantiles(levels).numpy()
+
+
+def _fill_masses(arrays: dict[str, np.ndarray], part: slice, task: int, law: Any) -> None:
+    """Probabilities of the limits of a censored task, or of the zero of a hurdle task."""
+    if not isinstance(law, NormalMixture):
+        return
+    if law.atom is not None:
+        arrays["probability_lower"][part, task] = law.atom.numpy()
+    for name, limit in (("lower", law.lower), ("upper", law.upper)):
+        if limit is not None:
+            arrays[f"probability_{name}"][part, task] = law.mass(limit).numpy()
 
 
 def _levels(quantiles: Sequence[float]) -> tuple[float, ...]:

@@ -1,22 +1,29 @@
-"""From the user's units to the model's and back: inputs to [-1/2, 1/2], values to zero mean and unit spread."""
+"""From the user's units to the model's and back: inputs to [-1/2, 1/2], values to zero mean and unit spread.
+
+The values of a task may follow from several latent functions. A model speaks of *outputs*, all the latent functions of all
+tasks; what the data see are *contrasts* of them, one for each output but for a categorical task, of whose functions only
+the differences matter. Contrasts are what `Pairs.output` counts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayestl.likelihoods.numeric import warp_of
 from bayestl.table import TaskData
 
 
 class Pairs(NamedTuple):
-    """Points ``(x, output)`` at which latent functions are evaluated, in the model's units."""
+    """Points ``(x, output)`` at which latent functions (their contrasts) are evaluated, in the model's units."""
 
     x: Float[Tensor, "n columns"]
     output: Int[Tensor, " n"]
@@ -33,22 +40,36 @@ class Layout:
     Attributes
     ----------
     tasks : names of the tasks
+    outputs : names of the latent functions: the task's, where it has one, else ``task[function]``
+    owner : for each output the position of its task
+    first : for each task the position of its first contrast, and at the end their number
+    noisy : positions of the tasks that have a noise
     inputs : names of the inputs
     groups : for each encoded column the position of the input it encodes (categories take one column per level)
-    counts : rows of each task
-    descriptors : (T, p) standardised task descriptors as nested tuples, or None
+    counts : rows of the task of each output
+    contrast : (contrasts, outputs) matrix, None for the identity
+    descriptors : (outputs, p) standardised task descriptors as nested tuples, or None
     """
 
     tasks: tuple[str, ...]
+    outputs: tuple[str, ...]
+    owner: tuple[int, ...]
+    first: tuple[int, ...]
+    noisy: tuple[int, ...]
     inputs: tuple[str, ...]
     groups: tuple[int, ...]
     counts: tuple[int, ...]
+    contrast: Tensor | None = field(default=None, compare=False)
     descriptors: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def by_count(self) -> list[int]:
-        """Tasks from the richest in rows to the poorest."""
+        """Outputs from the richest in rows to the poorest."""
         return sorted(range(len(self.counts)), key=lambda t: -self.counts[t])
+
+    def contrasts(self, task: int) -> list[int]:
+        """Positions of a task's contrasts."""
+        return list(range(self.first[task], self.first[task + 1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +77,9 @@ class Scaling:
     """The affine maps between the user's units and the model's, learned from the training rows only.
 
     Numeric inputs go to [-1/2, 1/2] by their training range. A categorical input becomes one column per level, at
-    ``1/sqrt(2)``, so that two distinct levels are at unit distance. Values become ``(y - location) / scale`` per task.
+    ``1/sqrt(2)``, so that two distinct levels are at unit distance. Numeric values become ``(w(y) - location) / scale``; where
+    the observations are not numbers, ``location + scale f`` is the likelihood's natural parameter. Both have one entry for
+    each contrast.
     """
 
     levels: tuple[int, ...]
@@ -71,7 +94,11 @@ class Scaling:
     def of_inputs(
         cls, data: TaskData, location: NDArray[np.float64], scale: NDArray[np.float64], unscaled: Set[str] = frozenset()
     ) -> Scaling:
-        """Learn the inputs' ranges; those named in `unscaled` reach the kernel as they are."""
+        """Learn the inputs' ranges; those named in `unscaled` reach the kernel as they are.
+
+        `location` and `scale` are those of the numeric values of each task.
+        """
+        location, scale = per_contrast(data, location, scale)
         low, high = data.x.min(0), data.x.max(0)
         centre, width = low + (high - low) / 2, high - low
         width = np.where(width > 0, width, np.where(centre != 0, np.abs(centre), 1.0))
@@ -81,8 +108,8 @@ class Scaling:
             levels=tuple(0 if column.levels is None else len(column.levels) for column in data.inputs),
             centre=np.where(raw, 0.0, centre),
             width=np.where(raw, 1.0, width),
-            location=np.asarray(location, dtype=np.float64),
-            scale=np.asarray(scale, dtype=np.float64),
+            location=location,
+            scale=scale,
             descriptor_centre=described.mean(0),
             descriptor_width=np.where(described.std(0) > 0, described.std(0), 1.0),
         )
@@ -102,36 +129,61 @@ class Scaling:
                 blocks.append((x[:, [j]] - self.centre[j]) / self.width[j])
         return torch.from_numpy(np.ascontiguousarray(np.concatenate(blocks, axis=1)))
 
-    def values(self, data: TaskData) -> Float[Tensor, " n"]:
-        """Standardised values."""
-        return torch.from_numpy((data.values - self.location[data.task_index]) / self.scale[data.task_index])
-
-    def errors(self, data: TaskData) -> Float[Tensor, " n"]:
-        """Known errors in standardised units, NaN where unknown."""
-        return torch.from_numpy(data.errors / self.scale[data.task_index])
-
-    def pairs(self, data: TaskData) -> Pairs:
-        """Encode the observed points."""
-        return Pairs(self.inputs(data.x), torch.from_numpy(data.task_index.copy()))
-
     def layout(self, data: TaskData) -> Layout:
         """Names and sizes for the model."""
+        names, owner, first, blocks = [], [], [0], []
+        for t, task in enumerate(data.tasks):
+            own = task.likelihood.functions(task.levels)
+            names += [f"{task.name}[{name}]" if name else task.name for name in own]
+            owner += [t] * len(own)
+            matrix = task.likelihood.contrast(task.levels)
+            blocks.append(np.eye(len(own)) if matrix is None else matrix)
+            first.append(first[-1] + len(blocks[-1]))
         descriptors = None
         if data.descriptors is not None:
             table = (data.descriptors.to_numpy(dtype=float) - self.descriptor_centre) / self.descriptor_width
-            descriptors = tuple(map(tuple, table.tolist()))
+            descriptors = tuple(map(tuple, table[owner].tolist()))
+        whole = len(names) == first[-1]
         return Layout(
             tasks=data.names,
+            outputs=tuple(names),
+            owner=tuple(owner),
+            first=tuple(first),
+            noisy=tuple(t for t, task in enumerate(data.tasks) if task.likelihood.noisy),
             inputs=tuple(column.name for column in data.inputs),
             groups=self.groups,
-            counts=tuple(int(count) for count in data.counts),
+            counts=tuple(int(data.counts[t]) for t in owner),
+            contrast=None if whole else torch.from_numpy(scipy.linalg.block_diag(*blocks)),
             descriptors=descriptors,
         )
 
 
+def working_values(data: TaskData, task: int) -> NDArray[np.float64] | None:
+    """Values of a task on the scale that is standardised; None where they are not numbers."""
+    return data.tasks[task].likelihood.working(data.values[data.task_index == task])
+
+
+def per_contrast(
+    data: TaskData, means: NDArray[np.float64], spreads: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Location and scale of every contrast, given those of the numeric values of every task."""
+    location: list[float] = []
+    scale: list[float] = []
+    for t, task in enumerate(data.tasks):
+        own = data.task_index == t
+        shift, size = task.likelihood.anchor(data.values[own], data.details[own], task.levels)
+        location += shift
+        scale += size
+        if task.likelihood.working(data.values[own]) is not None:
+            location.append(float(means[t]))
+            scale.append(float(spreads[t]))
+    return np.array(location), np.array(scale)
+
+
 def task_means(data: TaskData) -> NDArray[np.float64]:
-    """Mean value of each task."""
-    return np.array([data.values[data.task_index == t].mean() for t in range(len(data.tasks))])
+    """Mean value of each task on its working scale; 0 where the observations are not numbers."""
+    found = [working_values(data, t) for t in range(len(data.tasks))]
+    return np.array([0.0 if y is None else y.mean() for y in found])
 
 
 ENOUGH = 5  # distinct inputs from which a spread can be told
@@ -148,9 +200,10 @@ def _own_spreads(data: TaskData) -> tuple[NDArray[np.float64], NDArray[np.int64]
     spreads, distinct = np.full(len(data.tasks), np.nan), np.zeros(len(data.tasks), dtype=np.int64)
     for t in range(len(data.tasks)):
         own = data.task_index == t
-        y = data.values[own]
+        y = working_values(data, t)
         distinct[t] = len(np.unique(data.x[own], axis=0))
-        spreads[t] = spread_of(y)
+        if y is not None:
+            spreads[t] = spread_of(y)
     return spreads, distinct
 
 
@@ -162,7 +215,8 @@ def task_spreads(data: TaskData) -> NDArray[np.float64]:
     tasks that have enough of them. Without a common ruler a task without a spread takes the size of its value, or 1.
     """
     spreads, distinct = _own_spreads(data)
-    sizes = np.array([np.abs(data.values[data.task_index == t]).max(initial=0.0) for t in range(len(data.tasks))])
+    working = [working_values(data, t) for t in range(len(data.tasks))]
+    sizes = np.array([0.0 if y is None else np.abs(y).max(initial=0.0) for y in working])
     known = np.isfinite(spreads)
     if share_a_scale(data) and known.any():
         rich = known & (distinct >= ENOUGH)
@@ -175,9 +229,13 @@ def share_a_scale(data: TaskData) -> bool:
     """Whether the values of all tasks can be measured with one ruler.
 
     They can when all declare the same unit. When none declares any, what the values say decides: spreads within a factor
-    of ten of one another, or, for tasks with too few values to have one, a mean within ten spreads of the others'.
+    of ten of one another, or, for tasks with too few values to have one, a mean within ten spreads of the others'. Tasks whose
+    values are not numbers have no ruler; numbers on differently warped scales share none.
     """
-    units = {task.unit for task in data.tasks}
+    numeric = np.array([task.likelihood.kind == "numeric" for task in data.tasks])
+    units = {task.unit for task in data.tasks if task.likelihood.kind == "numeric"}
+    if len({warp_of(task.likelihood) for task in data.tasks if task.likelihood.kind == "numeric"}) > 1:
+        return False
     if units != {None}:
         return len(units) == 1
     spreads, distinct = _own_spreads(data)
@@ -187,5 +245,5 @@ def share_a_scale(data: TaskData) -> bool:
     if not rich.any():
         return True
     means = task_means(data)
-    near = np.abs(means - means[rich].mean()) <= 10 * spreads[rich].max()
+    near = ~numeric | (np.abs(means - means[rich].mean()) <= 10 * spreads[rich].max())
     return bool(spreads[rich].max() <= 10 * spreads[rich].min() and near[~rich].all())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bayestl.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def write(path: str | Path, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> Path:
@@ -55,6 +55,8 @@ def read(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             f"{str(path)!r} was saved by a newer bayestl (format {int(attributes['bayestl_format'])}; this one reads up to "
             f"{FORMAT}). Upgrade bayestl."
         )
+    if int(attributes["bayestl_format"]) < FORMAT:
+        raise DataError(f"{str(path)!r} was saved by a bayestl from before its first release. Fit and save again.")
     text = str(attributes.get("settings"))
     if attributes.get("sha256") != _digest(arrays, text):
         raise DataError(f"{str(path)!r} is damaged: its checksum does not match its content. Copy or save it again.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl.errors import DataError, listed
+from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
 
 RESERVED = frozenset(
     {"task", "value", "error", "obs", "obs_task", "obs_row", "unit", "known_error", "task_index", "chain", "draw"}
@@ -32,10 +33,15 @@ class Input:
 
 @dataclass(frozen=True)
 class Task:
-    """A task (a property from one source) and the unit of its values."""
+    """A task (a property from one source), the unit of its values, and how they follow from latent functions.
+
+    Where the values are classes, `levels` lists them in the order of their codes.
+    """
 
     name: str
     unit: str | None = None
+    likelihood: Likelihood = Gaussian()
+    levels: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +55,11 @@ class TaskData:
     inputs, tasks : tuples of `Input` and of `Task`
     x : (n, d) inputs in the user's units; a categorical input holds the codes of its levels
     task_index : (n,) index into `tasks`
-    values : (n,) values in the units of their task
+    values : (n,) values in the units of their task, or codes of its levels
     errors : (n,) known standard deviation of the measurement error, NaN where it is to be inferred
     rows : (n,) labels of the caller's rows
     descriptors : (T, p) table of task descriptors, or None
+    details : (n, 2) lower and upper limit of a censored value (NaN for none), or the exposure of a count
     """
 
     inputs: tuple[Input, ...]
@@ -63,9 +70,13 @@ class TaskData:
     errors: NDArray[np.float64]
     rows: NDArray[np.object_]
     descriptors: pd.DataFrame | None = None
+    details: NDArray[np.float64] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        for name in ("x", "task_index", "values", "errors", "rows"):
+        if self.details is None:
+            constants = np.array([task.likelihood.constants() for task in self.tasks])
+            object.__setattr__(self, "details", constants[self.task_index])
+        for name in ("x", "task_index", "values", "errors", "rows", "details"):
             frozen = np.array(getattr(self, name))
             frozen.setflags(write=False)
             object.__setattr__(self, name, frozen)
@@ -85,6 +96,7 @@ class TaskData:
         error: str | None = None,
         tasks: Sequence[str] | None = None,
         units: Mapping[str, str] | None = None,
+        likelihoods: Mapping[str, Likelihood] | None = None,
         categorical: Sequence[str] = (),
         task_descriptors: pd.DataFrame | None = None,
     ) -> TaskData:
@@ -98,6 +110,8 @@ class TaskData:
             error; an empty error means that the noise of that row is inferred
         tasks : the tasks and their order; by default all of them, in order of appearance
         units : unit of each task and input, by name
+        likelihoods : how the values of a task are observed, by name. By default numbers are `Gaussian`, ordered pandas
+            categoricals `Ordinal`, and other text and booleans `Bernoulli` (two classes) or `Categorical`, which is printed
         categorical : numeric columns to be treated as categories
         task_descriptors : numeric table indexed by task, for `LatentTask`
 
@@ -134,18 +148,21 @@ class TaskData:
         if absent := [t for t in names if t not in present]:
             raise DataError(f"Tasks without a row in column {task!r}: {listed(absent)}. Leave them out of `tasks`.")
         index = labels.map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
-        values = _numbers(frame, value)
-        if np.isnan(values).any():
-            missing = np.isnan(values)
+        cells = frame[value]
+        missing = cells.isna().to_numpy()
+        if missing.any():
             which = listed([names[i] for i in np.unique(index[missing])])
             raise DataError(
                 f"Column {value!r} is empty in rows {_where(missing, frame)} (tasks {which}). A long table holds one "
                 f"observation per row: drop them with table.dropna(subset=[{value!r}])."
             )
+        given = _named(likelihoods, names)
+        seen = [index == t for t in range(len(names))]
+        read = [_read_task(frame, value, own, name, given.get(name)) for name, own in zip(names, seen, strict=True)]
         return cls._build(
-            frame, inputs, names, np.arange(len(frame)), index, values,
-            _errors(frame, error) if error else np.full(len(frame), np.nan),
-            _units(table, [*inputs, *names], units), categorical, task_descriptors,
+            frame, inputs, names, seen, read,
+            [_errors(frame, error)[own] if error else np.full(own.sum(), np.nan) for own in seen],
+            _units(table, [*inputs, *names], units), categorical, task_descriptors, by_row=True,
         )  # fmt: skip
 
     @classmethod
@@ -157,6 +174,7 @@ class TaskData:
         tasks: Sequence[str],
         errors: Mapping[str, str] | None = None,
         units: Mapping[str, str] | None = None,
+        likelihoods: Mapping[str, Likelihood] | None = None,
         categorical: Sequence[str] = (),
         task_descriptors: pd.DataFrame | None = None,
     ) -> TaskData:
@@ -180,10 +198,10 @@ class TaskData:
         _require_columns(frame, [*inputs, *names, *errors.values()])
         if len(frame) == 0:
             raise DataError("The table has no rows. Expected at least one observation.")
-        columns = [_numbers(frame, name) for name in names]
-        position, index, values, error = [], [], [], []
-        for t, (name, column) in enumerate(zip(names, columns, strict=True)):
-            seen = ~np.isnan(column)
+        given = _named(likelihoods, names)
+        masks, read, error = [], [], []
+        for name in names:
+            seen = frame[name].notna().to_numpy()
             if not seen.any():
                 raise DataError(f"Task {name!r} has no value in any row. Leave it out of `tasks`.")
             known = _errors(frame, errors[name]) if name in errors else np.full(len(frame), np.nan)
@@ -192,13 +210,12 @@ class TaskData:
                     f"Column {errors[name]!r} gives an error where task {name!r} has no value, in rows "
                     f"{_where(stray, frame)}. Clear those cells."
                 )
-            position.append(np.flatnonzero(seen))
-            index.append(np.full(seen.sum(), t))
-            values.append(column[seen])
+            masks.append(seen)
+            read.append(_read_task(frame, name, seen, name, given.get(name)))
             error.append(known[seen])
         return cls._build(
-            frame, inputs, names, np.concatenate(position), np.concatenate(index), np.concatenate(values),
-            np.concatenate(error), _units(table, [*inputs, *names], units), categorical, task_descriptors,
+            frame, inputs, names, masks, read, error, _units(table, [*inputs, *names], units), categorical,
+            task_descriptors,
         )  # fmt: skip
 
     @classmethod
@@ -207,14 +224,18 @@ class TaskData:
         frame: pd.DataFrame,
         inputs: Sequence[str],
         names: list[str],
-        position: NDArray[Any],
-        index: NDArray[Any],
-        values: NDArray[Any],
-        errors: NDArray[Any],
+        masks: list[NDArray[np.bool_]],
+        columns: list[_Column],
+        errors: list[NDArray[np.float64]],
         units: Mapping[str, str | None],
         categorical: Sequence[str],
         task_descriptors: pd.DataFrame | None,
+        by_row: bool = False,
     ) -> TaskData:
+        """Put together the columns of the tasks, in the order of the tasks or, `by_row`, of the table."""
+        position = np.concatenate([np.flatnonzero(mask) for mask in masks])
+        order = np.argsort(position, kind="stable") if by_row else np.arange(len(position))
+        position = position[order]
         if reserved := [name for name in inputs if name in RESERVED]:
             raise DataError(
                 f"Inputs cannot be called {listed(reserved)}: the results use that name. Rename the column."
@@ -226,11 +247,15 @@ class TaskData:
         read = tuple(_read_input(frame[name], name, name in categorical, units[name]) for name in inputs)
         data = cls(
             inputs=read,
-            tasks=tuple(Task(name, units[name]) for name in names),
+            tasks=tuple(
+                Task(name, units[name], column.likelihood, column.levels)
+                for name, column in zip(names, columns, strict=True)
+            ),
             x=np.empty((0, len(read))),
-            task_index=index,
-            values=values,
-            errors=errors,
+            task_index=np.repeat(np.arange(len(names)), [len(column.values) for column in columns])[order],
+            values=np.concatenate([column.values for column in columns])[order],
+            errors=np.concatenate(errors)[order],
+            details=np.concatenate([column.details for column in columns])[order],
             rows=np.asarray(frame.index, dtype=object)[position],
             descriptors=_descriptors(task_descriptors, names),
         )
@@ -303,10 +328,17 @@ class TaskData:
         """Give the observations as a long table: the inputs, `task`, `value`, `error`, indexed by the caller's rows."""
         frame = self.decode(self.x)
         frame.index = pd.Index(self.rows, name="row")
-        return frame.assign(task=[self.names[t] for t in self.task_index], value=self.values, error=self.errors)
+        levels = [task.levels for task in self.tasks]
+        values: Any = self.values
+        if any(levels):
+            values = pd.Series(
+                [y if (own := levels[t]) is None else own[int(y)] for t, y in zip(self.task_index, self.values, strict=True)],
+                dtype=object, index=frame.index,
+            )  # fmt: skip
+        return frame.assign(task=[self.names[t] for t in self.task_index], value=values, error=self.errors)
 
-    def where(self, mask: NDArray[np.bool_]) -> TaskData:
-        """Keep the observations for which `mask` (n,) is true; every task must keep at least one.
+    def where(self, mask: NDArray[np.bool_], *, empty: bool = False) -> TaskData:
+        """Keep the observations for which `mask` (n,) is true; unless `empty`, every task must keep at least one.
 
         Examples
         --------
@@ -321,10 +353,11 @@ class TaskData:
             raise DataError(f"`mask` must be boolean of shape ({len(self)},); got {mask.dtype} of shape {mask.shape}.")
         kept = replace(
             self, x=self.x[mask], task_index=self.task_index[mask], values=self.values[mask],
-            errors=self.errors[mask], rows=self.rows[mask],
+            errors=self.errors[mask], rows=self.rows[mask], details=self.details[mask],
         )  # fmt: skip
-        if empty := [name for name, count in zip(self.names, kept.counts, strict=True) if count == 0]:
-            raise DataError(f"The selection leaves no row for tasks {listed(empty)}. Select those tasks away first.")
+        bare = [name for name, count in zip(self.names, kept.counts, strict=True) if count == 0]
+        if bare and not empty:
+            raise DataError(f"The selection leaves no row for tasks {listed(bare)}. Select those tasks away first.")
         return kept
 
     def select(self, tasks: Iterable[str]) -> TaskData:
@@ -337,7 +370,7 @@ class TaskData:
         return replace(
             self, tasks=tuple(self.tasks[i] for i in old), x=self.x[mask],
             task_index=renumber[self.task_index[mask]], values=self.values[mask], errors=self.errors[mask],
-            rows=self.rows[mask], descriptors=None if self.descriptors is None else self.descriptors.iloc[old],
+            rows=self.rows[mask], details=self.details[mask], descriptors=None if self.descriptors is None else self.descriptors.iloc[old],
         )  # fmt: skip
 
     def append(self, more: TaskData) -> TaskData:
@@ -355,10 +388,32 @@ class TaskData:
             self,
             x=np.concatenate([self.x, self.encode(frame)]),
             task_index=np.concatenate([self.task_index, index[more.task_index]]),
-            values=np.concatenate([self.values, more.values]),
+            values=np.concatenate([self.values, self.recode(more)]),
+            details=np.concatenate([self.details, more.details]),
             errors=np.concatenate([self.errors, more.errors]),
             rows=np.concatenate([self.rows, more.rows]),
         )
+
+    def recode(self, other: TaskData) -> NDArray[np.float64]:
+        """Values of `other` with its classes in the codes of these data; refuses classes never seen and other kinds."""
+        values = other.values.copy()
+        for t, task in enumerate(other.tasks):
+            known = self.tasks[self.index_of(task.name)]
+            own = other.task_index == t
+            if (known.levels is None) != (task.levels is None):
+                raise DataError(
+                    f"Task {task.name!r} holds {'classes' if task.levels else 'numbers'} in the new rows; expected "
+                    f"{'classes' if known.levels else 'numbers'}."
+                )
+            if known.levels is not None and task.levels is not None:
+                seen = [task.levels[int(code)] for code in np.unique(values[own])]
+                if new := [level for level in seen if level not in known.levels]:
+                    raise DataError(
+                        f"Task {task.name!r} holds classes never seen in the data: {listed(new)}. The known ones are "
+                        f"{listed(known.levels, 20)}."
+                    )
+                values[own] = [known.levels.index(task.levels[int(code)]) for code in values[own]]
+        return values
 
     def check_units(self, other: TaskData) -> None:
         """Refuse data that declare another unit for a task than these do."""
@@ -383,7 +438,8 @@ class TaskData:
                 "rows": len(y),
                 "distinct inputs": len(sets[t]),
                 "known errors": int((~np.isnan(self.errors[own])).sum()),
-                **({"min": y.min(), "mean": y.mean(), "max": y.max(), "std": y.std()} if len(y) else {}),
+                "likelihood": _brief(task),
+                **({"min": y.min(), "mean": y.mean(), "max": y.max(), "std": y.std()} if len(y) and not task.levels else {}),
                 **{f"shared with {o.name}": len(sets[t] & sets[s]) for s, o in enumerate(self.tasks)},
             }  # fmt: skip
         return pd.DataFrame(lines).T.infer_objects().rename_axis("task")
@@ -391,6 +447,84 @@ class TaskData:
     def __repr__(self) -> str:
         tasks = ", ".join(f"{name}: {count}" for name, count in zip(self.names, self.counts, strict=True))
         return f"TaskData({len(self)} observations of {len(self.tasks)} tasks ({tasks}); {len(self.inputs)} inputs)"
+
+
+class _Column(NamedTuple):
+    """The observations of one task, read."""
+
+    values: NDArray[np.float64]
+    details: NDArray[np.float64]
+    likelihood: Likelihood
+    levels: tuple[Any, ...] | None
+
+
+def _read_task(
+    frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: str, given: Likelihood | None
+) -> _Column:
+    """Read the values of a task: numbers, or the codes of classes; choose its likelihood where none is given."""
+    part = frame.loc[own]
+    cells = part[column]
+    dtype = cells.dtype
+    ordered = isinstance(dtype, pd.CategoricalDtype) and bool(dtype.ordered)
+    classes = given.kind == "class" if given is not None else _are_classes(cells)
+    levels: tuple[Any, ...] | None = None
+    if classes:
+        present = cells.unique().tolist()
+        if isinstance(dtype, pd.CategoricalDtype):
+            levels = tuple(level for level in dtype.categories if level in present)
+        else:
+            levels = tuple(sorted(present, key=lambda level: (str(type(level)), level)))
+        if given is None and len(levels) < 2:
+            raise DataError(
+                f"Task {task!r} holds a single class, {levels[0]!r}: nothing can be learned from it. Leave it out, or name its "
+                "likelihood."
+            )
+        if len(levels) == 1:
+            levels = (f"not {levels[0]}", levels[0])
+        if given is None:
+            given = Ordinal() if ordered and len(levels) > 2 else Bernoulli() if len(levels) == 2 else Categorical()
+            print(  # noqa: T201 - a choice made for the user is told
+                f"{task}: {len(levels)} {'ordered ' if ordered else ''}classes ({listed([str(v) for v in levels], 4)}) -> "
+                f"{type(given).__name__}(). Choose another with likelihoods={{{task!r}: ...}}."
+            )
+        codes = {level: code for code, level in enumerate(levels)}
+        values = cells.astype(object).map(codes).to_numpy(dtype=np.float64)
+    else:
+        values = _numbers(part, column)
+        given = given or Gaussian()
+    details = np.tile(np.array(given.constants()), (len(part), 1))
+    for j, name in enumerate(given.columns()):
+        if name is not None:
+            _require_columns(frame, [name])
+            details[:, j] = _numbers(part, name)
+    return _Column(values, details, given.resolve(values, details, task, levels), levels)
+
+
+def _are_classes(cells: pd.Series) -> bool:
+    """Whether the cells are text, booleans or pandas categories rather than numbers."""
+    if isinstance(cells.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(cells.dtype):
+        return True
+    return all(isinstance(cell, str | bool | np.bool_) for cell in cells) and not _look_like_numbers(cells)
+
+
+def _look_like_numbers(cells: pd.Series) -> bool:
+    """Whether text is numbers that were read as text: an accident to be told, not classes."""
+    text = [cell for cell in cells if isinstance(cell, str)]
+    return bool(text) and bool(pd.to_numeric(pd.Series(text), errors="coerce").notna().mean() > 0.5)
+
+
+def _named(likelihoods: Mapping[str, Likelihood] | None, names: list[str]) -> dict[str, Likelihood]:
+    given = dict(likelihoods or {})
+    if stray := [name for name in given if name not in names]:
+        raise DataError(f"`likelihoods` names tasks that the data do not hold: {listed(stray)}.")
+    if odd := [name for name, likelihood in given.items() if not isinstance(likelihood, Likelihood)]:
+        raise DataError(f"`likelihoods` must hold objects such as btl.Gaussian(); check {listed(odd)}.")
+    return given
+
+
+def _brief(task: Task) -> str:
+    name = type(task.likelihood).__name__
+    return f"{name}, {len(task.levels)} classes" if task.levels else name
 
 
 def _frame(table: Table) -> pd.DataFrame:

@@ -33,8 +33,8 @@ def judge_truth(posterior: btl.Posterior, x: NDArray[np.float64], truth: NDArray
     """RMSE, NLPD and 90 % coverage of a task's noise-free function."""
     frame = pd.DataFrame(x, columns=[column.name for column in posterior.data.inputs])
     output = posterior.data.index_of(task)
-    mean, variance = posterior._marginals(posterior._inputs(frame)[1], [output])
-    mean, std = mean[..., 0], variance[..., 0].sqrt()
+    mean, cov = posterior._marginals(posterior._inputs(frame)[1], output)
+    mean, std = mean[..., 0], cov[..., 0, 0].sqrt()
     location, scale = posterior.scaling.location[output], posterior.scaling.scale[output]
     y = torch.from_numpy((truth - location) / scale)
     pit = mixture.cdf(y, mean, std)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bayestl as btl
-from bayestl.models.base import Problem
+from bayestl.models.problem import Problem
 
 MODELS = {
     "single": btl.SingleTask(),

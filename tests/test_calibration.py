@@ -12,7 +12,7 @@ import torch
 import bayestl as btl
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.inference.infer import infer
-from bayestl.models.base import Problem
+from bayestl.models.problem import Problem
 from bayestl.scaling import Pairs, Scaling
 
 from .conftest import draw_theta
@@ -38,6 +38,12 @@ def simulated(model, seed, sources=20, targets=10, new=3):
     return observed, scaling, theta, at, f[n:]
 
 
+def target_of(posterior, at):
+    """Mean and variance of the target's function under every component."""
+    mean, cov = posterior._marginals(at.x, 1)
+    return mean[..., 0], cov[..., 0, 0]
+
+
 def ranks_of(model, trials, seed=0):
     """Posterior probabilities below the truth: of the target's function at a new input, and of its log noise."""
     function, noise = [], []
@@ -46,9 +52,9 @@ def ranks_of(model, trials, seed=0):
         problem = Problem.of(model, data, scaling)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
-            draws, record, components = infer(problem, seed=trial)
+            draws, record, components, _ = infer(problem, seed=trial)
         posterior = btl.Posterior(model, data, scaling, draws, record, components)
-        mean, variance = posterior._marginals_at(at)
+        mean, variance = target_of(posterior, at)
         below = torch.special.ndtr((torch.from_numpy(truth) - mean) / variance.sqrt()).mean(0)
         function.append(below[0].item())
         noise.append((draws["noise"][:, 1] < theta["noise"][1]).double().mean().item())
@@ -79,8 +85,8 @@ def test_calibration_notices_a_posterior_that_is_too_narrow():
     covered = []
     for trial in range(60):
         data, scaling, _, at, truth = simulated(btl.MultiTask(), trial)
-        theta, record, _ = infer(Problem.of(btl.MultiTask(), data, scaling), method="map", seed=trial)
-        mean, variance = btl.Posterior(btl.MultiTask(), data, scaling, theta, record)._marginals_at(at)
+        theta, record, *_ = infer(Problem.of(btl.MultiTask(), data, scaling), method="map", seed=trial)
+        mean, variance = target_of(btl.Posterior(btl.MultiTask(), data, scaling, theta, record), at)
         below = torch.special.ndtr((torch.from_numpy(truth) - mean) / (variance.sqrt() / 2)).mean(0)
         covered.append(0.05 < below[0].item() < 0.95)
     assert np.mean(covered) < 0.82

@@ -12,7 +12,7 @@ from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.infer import infer
 from bayestl.inference.mode import climb, curvature
 from bayestl.inference.variational import Gaussian, Schedule, normal_points, pareto_k, refine
-from bayestl.models.base import Problem
+from bayestl.models.problem import Problem
 
 from .conftest import MODELS, table
 
@@ -239,7 +239,7 @@ def test_ugly_tables_simply_work(name):
 
 
 def test_infer_reports_what_it_did(data):
-    theta, record, components = infer(Problem.of(btl.Difference.chain("a", "b", "c"), data))
+    theta, record, components, _ = infer(Problem.of(btl.Difference.chain("a", "b", "c"), data))
     assert len(record.elbo) == 60
     assert {"mode", "curvature", "variational", "total"} <= set(record.seconds)
     assert record.evaluations > 500

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bayestl as btl
-from bayestl.models.base import Problem
+from bayestl.models.problem import Problem
 from bayestl.models.multitask import correlation_factor
 from bayestl.scaling import Pairs, Scaling
 
@@ -85,8 +85,7 @@ def test_pyro_sees_the_density_that_torch_computes(problem):
     trace = pyro.poutine.trace(problem.program).get_trace()
     trace.compute_log_prob()
     theta = {name: trace.nodes[name]["value"] for name in problem.parameters()}
-    mean = problem.model.mean(theta, problem.points, problem.layout)
-    expected = torch.distributions.MultivariateNormal(mean, problem.observed_covariance(theta)).log_prob(problem.values)
+    expected = torch.distributions.MultivariateNormal(torch.zeros_like(problem.values), problem.observed_covariance(theta)).log_prob(problem.values)
     torch.testing.assert_close(trace.nodes["y"]["log_prob_sum"], expected)
 
 
@@ -101,7 +100,7 @@ def coregionalisation(model, theta, layout):
         return np.eye(t), [(a @ a.T, "shared"), (np.diag(get["private"] ** 2), "separate")]
     if isinstance(model, btl.Difference):
         p = np.zeros((t, t))
-        for rho, (o, parent) in zip(get["rho"], model.edges(names), strict=True):
+        for rho, (o, parent) in zip(get["rho"], model.edges(layout), strict=True):
             p[o, parent] = rho
         r = sum(np.linalg.matrix_power(p, k) for k in range(t))  # (I - P)^-1 as a sum over paths
         blocks = [(np.outer(r[:, s], r[:, s]) * get["amplitude"][s] ** 2, name) for s, name in enumerate(names)]
@@ -155,8 +154,9 @@ def test_agrees_with_gpytorch_at_fixed_parameters(problem):
         posterior = btl.Posterior(
             problem.model, data, problem.model.scaling(data), {name: value[None] for name, value in theta.items()}, None
         )
-        solved = posterior._solved(theta)
-        ours, ours_covariance, _ = posterior._joint(theta, solved, at)
+        regression = posterior._regression
+        solved, _ = regression.solve({name: value[None] for name, value in theta.items()})
+        ours, ours_covariance, _ = regression.joint(theta, solved[0], at)
         torch.testing.assert_close(ours, mean, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(ours_covariance, covariance, rtol=1e-8, atol=1e-8)
     finally:
@@ -250,7 +250,7 @@ def test_fidelity_graphs_are_checked():
     with pytest.raises(btl.DataError, match="do not hold: 'z'"):
         btl.fit(btl.Difference({"a": ["z"]}), table())
     assert btl.Difference({"c": ["b"], "b": ["a"]}) == btl.Difference.chain("a", "b", "c")
-    assert btl.Difference().edges(["a", "b", "c"]) == [(1, 0), (2, 1)]
+    assert btl.Difference().edges(Problem.of(btl.Difference(), table()).layout) == [(1, 0), (2, 1)]
 
 
 @pytest.mark.parametrize(

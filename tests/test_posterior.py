@@ -13,6 +13,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 import bayestl as btl
+from bayestl.scaling import Pairs
 from bayestl import storage
 from bayestl.scaling import Scaling
 
@@ -152,9 +153,11 @@ def test_log_likelihood_is_leave_one_out(posterior, data):
     rest = data.where(np.arange(len(data)) != i)
     without = btl.Posterior(posterior.model, rest, posterior.scaling, posterior.theta, None)
     only = data.to_frame().iloc[[i]]
-    at = without._at(without._inputs(only)[1], data.names[data.task_index[i]])
-    mean, variance = without._marginals_at(at)
-    variance = variance[:, 0] + posterior._problem.noise_variance(posterior.theta)[:, i]
+    task = int(data.task_index[i])
+    mean, cov = without._marginals(without._inputs(only)[1], task)
+    mean, problem = mean[..., 0], posterior._problem
+    rows = problem.rows(task, torch.tensor([i]))
+    variance = cov[:, 0, 0, 0] + problem.measurement_noise(posterior.theta, task, rows)[:, 0]
     scale, location = posterior.scaling.scale[data.task_index[i]], posterior.scaling.location[data.task_index[i]]
     expected = scipy.stats.norm.logpdf(
         data.values[i], mean[:, 0].numpy() * scale + location, np.sqrt(variance.numpy()) * scale
@@ -256,18 +259,18 @@ def test_new_task_agrees_with_weighing_by_brute_force(family):
     rows, at = rows_of(0.8, 2), {"x": [0.3, 0.95]}
     few = family.new_task("new", rows, draws=2000)
     many = family.new_task("new", draws=20_000, seed=7)
-    points = many._at(many.scaling.inputs(rows.x), "new")
     layout = many._problem.layout
+    new = len(layout.outputs) - 1
+    points = Pairs(many.scaling.inputs(rows.x), torch.full((len(rows),), new))
     log_weight, values = [], []
-    target = many._at(many._inputs(at)[1], "new")
     y = torch.from_numpy((rows.values - many.scaling.location[-1]) / many.scaling.scale[-1])
-    for part, theta, solved in many._batches():
+    for part, theta, solved in many._regression.batches():
         cross = many.model.covariance(theta, points, many._problem.points, layout)
         k = solved.covariance(many.model.covariance(theta, points, points, layout), cross)
         k = k + torch.diag_embed((theta["noise"][:, -1:] ** 2 + 1e-6).expand(-1, len(y)))
         log_weight.append(torch.distributions.MultivariateNormal(solved.mean(cross), k).log_prob(y))
         one = btl.Posterior(many.model, many.data.append(rows), many.scaling, theta, None)
-        values.append(one._marginals_at(target)[0])
+        values.append(one._marginals(many._inputs(at)[1], new)[0][..., 0])
         assert part.stop > 0
     weight = torch.softmax(torch.cat(log_weight), 0)
     expected = (weight[:, None] * torch.cat(values)).sum(0) * many.scaling.scale[-1] + many.scaling.location[-1]

@@ -1,4 +1,4 @@
-"""Finite mixtures of normals with equal weights: moments and exact quantiles."""
+"""Finite mixtures of normals: moments and exact quantiles. Components lie along the first dimension."""
 
 from __future__ import annotations
 
@@ -10,26 +10,36 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+def average(values: Float[Tensor, "S *shape"], weight: Tensor | None = None) -> Float[Tensor, "*shape"]:
+    """Weighted mean over the components; equal weights when None."""
+    return values.mean(0) if weight is None else (weight * values).sum(0)
+
+
 def moments(
-    mean: Float[Tensor, "S *shape"], variance: Float[Tensor, "S *shape"]
+    mean: Float[Tensor, "S *shape"], variance: Float[Tensor, "S *shape"], weight: Tensor | None = None
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """Mean and standard deviation: ``Var = E[variance] + Var[mean]``."""
-    return mean.mean(0), (variance.mean(0) + mean.var(0, correction=0)).sqrt()
+    centre = average(mean, weight)
+    return centre, (average(variance, weight) + average((mean - centre).square(), weight)).sqrt()
 
 
 def cdf(
-    y: Float[Tensor, "*#shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"]
-) -> Float[Tensor, "*shape"]:
+    y: Float[Tensor, "*#shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"],
+    weight: Tensor | None = None,
+) -> Float[Tensor, "*shape"]:  # fmt: skip
     """Probability below y."""
-    return torch.special.ndtr((y - mean) / std).mean(0)
+    return average(torch.special.ndtr((y - mean) / std), weight)
 
 
 def log_density(
-    y: Float[Tensor, "*#shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"]
-) -> Float[Tensor, "*shape"]:
+    y: Float[Tensor, "*#shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"],
+    weight: Tensor | None = None,
+) -> Float[Tensor, "*shape"]:  # fmt: skip
     """Log of the mixture density at y."""
     each = -0.5 * ((y - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
-    return torch.logsumexp(each, 0) - math.log(len(mean))
+    if weight is None:
+        return torch.logsumexp(each, 0) - math.log(len(mean))
+    return torch.logsumexp(each + weight.log(), 0)
 
 
 def crps(
@@ -51,25 +61,28 @@ def _absolute_moment(mean: Tensor, std: Tensor) -> Tensor:
 
 
 def quantiles(
-    mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"], levels: Sequence[float]
+    mean: Float[Tensor, "S *shape"],
+    std: Float[Tensor, "S *shape"],
+    levels: Sequence[float] | Float[Tensor, "P *shape"],
+    weight: Tensor | None = None,
 ) -> Float[Tensor, "P *shape"]:
     """Solve ``cdf(y) = level`` by Newton steps kept inside a shrinking bracket.
 
     They stop, one step after, when the probability is met to 1e-9 or the step is below 1e-12 of the spread.
     """
     std = std.clamp_min(1e-150)
-    centre, spread = moments(mean, std.square())
+    centre, spread = moments(mean, std.square(), weight)
     rate = 1.0 / (std * math.sqrt(2 * math.pi))
     found = []
     for level in levels:
-        z = torch.special.ndtri(torch.tensor(level, dtype=mean.dtype))
+        z = torch.special.ndtri(torch.as_tensor(level, dtype=mean.dtype))
         low, high = (mean + z * std).amin(0), (mean + z * std).amax(0)  # each component's quantile bounds the mixture's
         y = (centre + z * spread).clamp(low, high)
         for _ in range(60):
             u = (y - mean) / std
-            excess = torch.special.ndtr(u).mean(0) - level
+            excess = average(torch.special.ndtr(u), weight) - level
             low, high = torch.where(excess <= 0, y, low), torch.where(excess >= 0, y, high)
-            density = u.square_().mul_(-0.5).exp_().mul_(rate).mean(0)
+            density = average(u.square_().mul_(-0.5).exp_().mul_(rate), weight)
             step = y - excess / density.clamp_min(1e-300)
             inside = (step >= low) & (step <= high)
             new = torch.where(inside, step, (low + high) / 2)

@@ -39,7 +39,7 @@ class Coordinates:
     """
 
     def __init__(self, program: Callable[[], Any], size: int = 1, prior: Callable[[], Any] | None = None) -> None:
-        """Trace `program` once; `prior` is the part of it that samples, `size` the rows of its largest matrix."""
+        """Trace `prior`, the part of `program` that samples (all of it by default); `size` is that of its largest matrix."""
         self.program, self.prior = program, prior or program
         self.chunk = max(1, int(MATRIX_BYTES / (8 * size * size)))
         self.sites: dict[str, Site] = {}
@@ -47,7 +47,7 @@ class Coordinates:
         start = 0
         with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
             torch.manual_seed(0)
-            nodes: dict[str, Any] = pyro.poutine.trace(program).get_trace().nodes
+            nodes: dict[str, Any] = pyro.poutine.trace(self.prior).get_trace().nodes
             for name, node in nodes.items():
                 if node["type"] != "sample" or node["is_observed"] or (node["infer"] or {}).get("_deterministic"):
                     continue

@@ -13,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bayestl.gaussian.sites import Site
 from bayestl.inference import nuts
+from bayestl.inference.collapsed import FINE, ROUGH, Collapsed
 from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.mode import Mode, climb, curvature
 from bayestl.inference.variational import Gaussian, Schedule, normal_points, pareto_k, refine
-from bayestl.models.base import Problem
+from bayestl.models.problem import Problem
 from bayestl.priors import Theta
 
 Method = Literal["variational", "map", "nuts"]
@@ -39,6 +41,7 @@ class FitRecord:
         reweighting by them would be reliable, so the two are close; above 1 their tails differ by much
     divergences : of the NUTS reference
     interrupted : whether the fit was stopped by the user before its end
+    sites_converged : whether the sites of observations that are not normal settled at the mode
     """
 
     method: str
@@ -51,14 +54,16 @@ class FitRecord:
     pareto_k: float = float("nan")
     divergences: int = 0
     interrupted: bool = False
+    sites_converged: bool = True
 
 
 class Inferred(NamedTuple):
-    """Draws of theta with equal weights, the record, and how many of the draws should predict."""
+    """Draws of theta with equal weights, the record, how many of the draws should predict, and the sites at the mode."""
 
     theta: Theta
     record: FitRecord
     components: int
+    sites: list[Site] | None = None
 
 
 def schedule(rows: int, parameters: int) -> tuple[Schedule, int]:
@@ -89,8 +94,10 @@ def infer(
     if draws is not None and draws < 1:
         raise ValueError(f"`draws` must be at least 1; got {draws}.")
     began = time.perf_counter()
-    rows = len(problem.values)
-    coordinates = Coordinates(problem.program, rows, problem.prior)
+    rows = len(problem.points.output)
+    collapsed = Collapsed(problem)
+    plain = not problem.sites and not problem.moving
+    coordinates = Coordinates(problem.program if plain else collapsed, rows, problem.prior)
     generator = torch.Generator().manual_seed(seed)
     plan, components = schedule(rows, coordinates.dim)
     seconds: dict[str, float] = {}
@@ -110,6 +117,8 @@ def infer(
             ) from None
         lap("mode")
         best = int(heights.argmax())
+        settled = not problem.sites or collapsed.fix(coordinates.theta(points[best : best + 1]))
+        collapsed.tolerance = FINE
         record = FitRecord(method, seed, coordinates.dim, modes=heights.numpy(), seconds=seconds)
         v, interrupted, trace, k, divergences = points[best : best + 1], False, list[float](), float("nan"), 0
         if method != "map":
@@ -117,6 +126,7 @@ def infer(
                 bar.set_description("fit: curvature")
                 mode = _best_mode(coordinates, points, heights)
                 lap("curvature")
+                collapsed.tolerance = ROUGH
                 if method == "variational":
                     bar.set_description("fit: variational")
                     q, trace, interrupted = refine(coordinates, mode, plan, generator, lambda: _tick(bar))
@@ -144,14 +154,21 @@ def infer(
             'sound; compare with method="nuts" before relying on parameters or on the width of intervals.',
             stacklevel=3,
         )
+    if not settled:
+        warnings.warn(
+            "The Gaussian sites of the observations did not settle within 100 steps at the mode of theta. Look for classes that "
+            "the inputs separate perfectly, or for outliers among counts.",
+            stacklevel=3,
+        )
     seconds["total"] = time.perf_counter() - began
     record = FitRecord(
         method, seed, coordinates.dim, coordinates.evaluations, seconds, np.array(trace), heights.numpy(), k,
-        divergences, interrupted,
+        divergences, interrupted, settled,
     )  # fmt: skip
     return Inferred(
-        coordinates.theta(v), record, len(v) if draws or method != "variational" else min(components, len(v))
-    )
+        coordinates.theta(v), record, len(v) if draws or method != "variational" else min(components, len(v)),
+        collapsed.start,
+    )  # fmt: skip
 
 
 def _starts(dim: int, rows: int, generator: torch.Generator) -> torch.Tensor:

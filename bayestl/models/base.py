@@ -1,26 +1,21 @@
-"""What a model is, and how it meets a table: prior, mean, covariance, and the Pyro program made of them."""
+"""What a model is: a prior over its parameters, and the covariance of its functions as a sum of terms."""
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyro
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from bayestl import priors
-from bayestl.gaussian.exact import GaussianMarginal
 from bayestl.kernels import Kernel
 from bayestl.priors import Theta
 from bayestl.scaling import Layout, Pairs, Scaling, task_means, task_spreads
 from bayestl.table import TaskData
-
-NOISE_FLOOR = 1e-6  # variance, in standardised units: a thousandth of the task's spread
 
 
 class Term(NamedTuple):
@@ -38,19 +33,41 @@ class Term(NamedTuple):
 class Model(ABC):
     """A generative model of several latent functions ``f_o(x)``.
 
-    ``theta ~ prior``, ``f ~ GP(mean, covariance)``, ``y_i = f_{o_i}(x_i) + e_i``, ``e_i ~ N(0, noise_{o_i}^2)``, or
-    ``N(0, error_i^2)`` where the error of a row is known.
+    ``theta ~ prior``, ``f ~ GP(0, covariance)``, ``y_i ~ p(y_i | f(x_i))``, the likelihood of the task: for measured numbers
+    ``y_i = f_{o_i}(x_i) + e_i``, ``e_i ~ N(0, noise_{o_i}^2)``, or ``N(0, error_i^2)`` where the error of a row is known.
+    Constants have normal priors and are integrated out with the functions.
     """
 
     kernel: Kernel
 
     @abstractmethod
     def prior(self, layout: Layout) -> Theta:
-        """Sample the parameters theta as Pyro sites (`noise`, a standard deviation per task, among them)."""
+        """Sample the parameters theta as Pyro sites; `noise`, a standard deviation per noisy task, among them."""
 
     @abstractmethod
     def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
-        """Give the summands of the covariance."""
+        """Give the summands of the covariance of the outputs."""
+
+    def pyro_model(self, data: TaskData) -> Callable[[], Tensor]:
+        """Write the model of these data as a plain Pyro program.
+
+        It runs under Pyro's own `SVI`, `NUTS`, `Predictive` and `poutine.trace`. Where all observations are normal the functions
+        are integrated out, and the site ``y`` holds the standardised values, by task and then by row. Otherwise the functions
+        are there, as white noise in the site ``f`` (``L f`` with ``L L' = K`` are their values), and each task has sites of its
+        own.
+
+        Examples
+        --------
+        >>> import pandas as pd, pyro, bayestl as btl
+        >>> frame = pd.DataFrame({"x": [0.0, 0.5, 1.0], "pbe": [1.0, 1.4, 2.0], "exp": [None, 1.9, 2.3]})
+        >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["pbe", "exp"])
+        >>> trace = pyro.poutine.trace(btl.MultiTask().pyro_model(data)).get_trace()
+        >>> "noise" in trace.nodes and bool(trace.log_prob_sum().isfinite())
+        True
+        """
+        from bayestl.models.problem import Problem
+
+        return Problem.of(self, data).program
 
     @property
     @abstractmethod
@@ -64,24 +81,31 @@ class Model(ABC):
     def check(self, data: TaskData) -> None:  # noqa: B027 - most models can describe any data
         """Refuse data that this model cannot describe, with a `DataError`."""
 
-    def mean(self, theta: Theta, a: Pairs, layout: Layout) -> Float[Tensor, "*#draws n"]:
-        """Give ``E[f(a)]`` in standardised units: zero, for constants have normal priors and are integrated out."""
-        return a.x.new_zeros(a.output.shape)
+    def seen(self, theta: Theta, layout: Layout) -> Iterator[Term]:
+        """Give the summands of the covariance of the contrasts, ``C B_q C'``."""
+        contrast = layout.contrast
+        for term in self.terms(theta, layout):
+            if contrast is None:
+                yield term
+            else:
+                tasks = None
+                if term.tasks is not None:
+                    tasks = tuple((contrast[:, list(term.tasks)] != 0).any(-1).nonzero().squeeze(-1).tolist())
+                yield term._replace(weights=contrast @ term.weights @ contrast.mT, tasks=tasks)
 
     def covariance(self, theta: Theta, a: Pairs, b: Pairs, layout: Layout) -> Float[Tensor, "*#draws n m"]:
         """Give ``Cov[f(a), f(b)] = sum_q B_q[o, o'] k_q(x, x')``, batched over the leading dimensions of theta."""
         total: Tensor | None = None
         n, m = len(a.output), len(b.output)
-        for term in self.terms(theta, layout):
+        for term in self.seen(theta, layout):
             rows, columns = _members(a, term.tasks, layout), _members(b, term.tasks, layout)
-            if len(rows) == 0 or len(columns) == 0:
+            if rows is None or columns is None:
                 continue
-            whole = len(rows) == n and len(columns) == m
-            a_, b_ = (a, b) if whole else (a.take(rows), b.take(columns))
+            a_, b_ = Pairs(a.x[rows], a.output[rows]), Pairs(b.x[columns], b.output[columns])
             block = _spread(term.weights, a_.output, b_.output)
             if term.kernel is not None:
                 block = block * term.kernel(theta, term.name, a_.x, b_.x, layout)
-            if not whole:
+            if block.shape[-2:] != (n, m):
                 block = _embed(block, rows, columns, n, m)
             total = block if total is None else total + block
         assert total is not None  # every model has a term for every output
@@ -90,148 +114,89 @@ class Model(ABC):
     def cross(self, theta: Theta, x: Tensor, outputs: list[int], b: Pairs, layout: Layout) -> Iterator[Tensor]:
         """Give ``Cov[f_o(x), f(b)]`` for one output o after another, each kernel evaluated only once for all of them."""
         parts = []
-        for term in self.terms(theta, layout):
+        for term in self.seen(theta, layout):
             columns = _members(b, term.tasks, layout)
-            at = b if len(columns) == len(b.output) else b.take(columns)
-            k = None if term.kernel is None else term.kernel(theta, term.name, x, at.x, layout)
-            parts.append((term, columns, at.output, k))
+            if columns is None:
+                continue
+            k = None if term.kernel is None else term.kernel(theta, term.name, x, b.x[columns], layout)
+            parts.append((term, columns, b.output[columns], k))
         parts.sort(key=lambda part: part[3] is not None)  # constants first: a row, which the rest is added to
+        batch = torch.broadcast_shapes(*(term.weights.shape[:-2] for term, *_ in parts))
         for o in outputs:
-            total = x.new_zeros(*theta["noise"].shape[:-1], 1, len(b.output))
+            total = x.new_zeros(*batch, 1, len(b.output))
             for term, columns, near, k in parts:
                 if term.tasks is None or o in term.tasks:
                     weights = term.weights[..., o, near].unsqueeze(-2)
                     if k is None:
                         total[..., columns] += weights
-                    elif len(columns) == len(b.output):
+                    elif len(near) == len(b.output):
                         total = torch.addcmul(total, weights, k)
                     else:
-                        total = total.expand(*total.shape[:-2], len(x), -1).clone()
-                        total[..., columns] += weights * k
+                        if total.shape[-2] != len(x):
+                            total = total.expand(*batch, len(x), -1).clone()
+                        if isinstance(columns, slice):
+                            total[..., columns].addcmul_(weights, k)
+                        else:
+                            total[..., columns] += weights * k
             yield total
 
     def variance(self, theta: Theta, a: Pairs, layout: Layout) -> Float[Tensor, "*#draws n"]:
         """Give ``Var[f(a)]``, the diagonal of `covariance`."""
         total = a.x.new_zeros(a.output.shape)
-        for term in self.terms(theta, layout):
+        for term in self.seen(theta, layout):
             own = term.weights.diagonal(dim1=-2, dim2=-1)[..., a.output]
             if term.kernel is not None:
                 own = own * term.kernel.diagonal(theta, term.name, a.x, layout)
             total = total + own
         return total
 
+    def among(
+        self, theta: Theta, x: Float[Tensor, "m columns"], outputs: list[int], layout: Layout
+    ) -> Float[Tensor, "*#draws m c c"]:
+        """Give ``Cov[f_o(x_i), f_o'(x_i)]`` of several outputs at each point."""
+        total = x.new_zeros(len(x), len(outputs), len(outputs))
+        for term in self.seen(theta, layout):
+            weights = term.weights[..., outputs, :][..., outputs].unsqueeze(-3)
+            if term.kernel is not None:
+                weights = weights * term.kernel.diagonal(theta, term.name, x, layout)[..., None, None]
+            total = total + weights
+        return total
+
     def task_covariance(
         self, theta: Theta, x: Float[Tensor, "m columns"], layout: Layout
     ) -> Float[Tensor, "*#draws T T"]:
-        """Give the prior ``Cov[f_o(x), f_o'(x)]``, without the constants, which have no variation to share.
+        """Give the prior ``Cov[f_o(x), f_o'(x)]`` of the outputs, without the constants, which have no variation to share.
 
         Averaged over the rows of x, for kernels that are not stationary.
         """
-        total = torch.zeros(len(layout.tasks), len(layout.tasks), dtype=x.dtype)
+        total = torch.zeros(len(layout.outputs), len(layout.outputs), dtype=x.dtype)
         for term in self.terms(theta, layout):
             if term.kernel is not None:
                 size = term.kernel.diagonal(theta, term.name, x, layout).mean(-1)
                 total = total + term.weights * size[..., None, None]
         return total
 
-    def pyro_model(self, data: TaskData) -> Callable[[], Tensor]:
-        """Write the model of these data as a plain Pyro program, the functions integrated out.
-
-        It runs under Pyro's own `SVI`, `NUTS`, `Predictive` and `poutine.trace`. The site ``y`` holds the standardised
-        values, rows in the order of `data`.
-
-        Examples
-        --------
-        >>> import pandas as pd, pyro, bayestl as btl
-        >>> frame = pd.DataFrame({"x": [0.0, 0.5, 1.0], "pbe": [1.0, 1.4, 2.0], "exp": [None, 1.9, 2.3]})
-        >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["pbe", "exp"])
-        >>> trace = pyro.poutine.trace(btl.MultiTask().pyro_model(data)).get_trace()
-        >>> "noise" in trace.nodes and bool(trace.log_prob_sum().isfinite())
-        True
-        """
-        return Problem.of(self, data).program
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """A model and data in the model's units: what inference and prediction work on."""
-
-    model: Model
-    layout: Layout
-    points: Pairs
-    values: Float[Tensor, " n"]
-    errors: Float[Tensor, " n"]
-
-    @classmethod
-    def of(cls, model: Model, data: TaskData, scaling: Scaling | None = None) -> Problem:
-        """Standardise `data`, by a given scaling or one learned from them."""
-        model.check(data)
-        scaling = scaling or model.scaling(data)
-        return cls(model, scaling.layout(data), scaling.pairs(data), scaling.values(data), scaling.errors(data))
-
-    def program(self) -> Tensor:
-        """Run the Pyro program: theta, then the observed values given theta."""
-        theta = self.prior()
-        return pyro.sample("y", self.marginal(theta), obs=self.values)
-
-    def prior(self) -> Theta:
-        """Run the part of the program that samples theta."""
-        return self.model.prior(self.layout)
-
-    def marginal(self, theta: Theta) -> GaussianMarginal:
-        """Distribution of the observed values given theta."""
-        return GaussianMarginal(self.model.mean(theta, self.points, self.layout), self.observed_covariance(theta))
-
-    def observed_covariance(self, theta: Theta) -> Float[Tensor, "*#draws n n"]:
-        """``Cov[y] = Cov[f] + noise``."""
-        covariance = self.model.covariance(theta, self.points, self.points, self.layout)
-        covariance.diagonal(dim1=-2, dim2=-1).add_(self.noise_variance(theta))
-        return covariance
-
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the entries of theta."""
-        with torch.random.fork_rng(devices=[]):
-            return tuple(self.prior())
-
-    def future_noise_variance(self, theta: Theta, output: Int[Tensor, " m"]) -> Float[Tensor, "*#draws m"]:
-        """Variance of the noise of an observation yet to be made.
-
-        The inferred one; for a task whose errors were all known, the mean square of those errors.
-        """
-        variance = theta["noise"].square()
-        own = torch.nn.functional.one_hot(self.points.output, len(self.layout.tasks)).to(variance.dtype)
-        known = ~self.errors.isnan()
-        all_known = (own.sum(0) > 0) & (own[known].sum(0) == own.sum(0))
-        mean_square = (own * self.errors.nan_to_num().square()[:, None]).sum(0) / own.sum(0).clamp_min(1.0)
-        return torch.where(all_known, mean_square, variance)[..., output] + NOISE_FLOOR
-
-    def noise_variance(self, theta: Theta) -> Float[Tensor, "*#draws n"]:
-        """Variance of each observation's noise: the known error's, or the task's inferred one."""
-        inferred = theta["noise"].square()[..., self.points.output]
-        return torch.where(self.errors.isnan(), inferred, self.errors.square()) + NOISE_FLOOR
-
-    def subset(self, rows: Tensor) -> Problem:
-        """Keep some rows."""
-        return dataclasses.replace(
-            self, points=self.points.take(rows), values=self.values[rows], errors=self.errors[rows]
-        )
-
 
 def constants(layout: Layout) -> Term:
     """Task means ``m_o ~ N(0, 1)`` in standardised units, independent, integrated out exactly."""
-    count = len(layout.tasks)
+    count = len(layout.outputs)
     return Term(torch.eye(count, dtype=torch.float64))
 
 
-def noise(layout: Layout) -> Tensor:
-    """Sample the noise standard deviation of each task."""
-    return pyro.sample("noise", priors.noise(len(layout.tasks)))
+def noise(layout: Layout) -> Theta:
+    """Sample the noise standard deviation of each task that has one."""
+    return {"noise": pyro.sample("noise", priors.noise(len(layout.noisy)))} if layout.noisy else {}
 
 
-def _members(a: Pairs, tasks: tuple[int, ...] | None, layout: Layout) -> Tensor:
-    if tasks is None or len(tasks) == len(layout.tasks):
-        return torch.arange(len(a.output))
-    return torch.isin(a.output, torch.tensor(tasks)).nonzero().squeeze(-1)
+def _members(a: Pairs, tasks: tuple[int, ...] | None, layout: Layout) -> slice | Tensor | None:
+    """Which points belong to some outputs: a slice where they lie together, None where there are none."""
+    if tasks is None:
+        return slice(0, len(a.output))
+    found = torch.isin(a.output, torch.tensor(tasks)).nonzero().squeeze(-1)
+    if len(found) == 0:
+        return None
+    first, last = int(found[0]), int(found[-1])
+    return slice(first, last + 1) if last + 1 - first == len(found) else found
 
 
 def _spread(weights: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -242,8 +207,12 @@ def _spread(weights: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return left @ weights @ right.mT
 
 
-def _embed(block: Tensor, rows: Tensor, columns: Tensor, n: int, m: int) -> Tensor:
+def _embed(block: Tensor, rows: slice | Tensor, columns: slice | Tensor, n: int, m: int) -> Tensor:
     """Place a block into an otherwise zero (n, m) matrix."""
+    if isinstance(rows, slice) and isinstance(columns, slice):
+        return torch.nn.functional.pad(block, (columns.start, m - columns.stop, rows.start, n - rows.stop))
     out = block.new_zeros(*block.shape[:-2], n, m)
+    rows = torch.arange(n)[rows] if isinstance(rows, slice) else rows
+    columns = torch.arange(m)[columns] if isinstance(columns, slice) else columns
     out[..., rows.unsqueeze(-1), columns] = block
     return out

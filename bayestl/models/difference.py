@@ -84,10 +84,19 @@ class Difference(Model):
         given = dict(self.parents)
         return {task: given.get(task, ()) for task in tasks}
 
-    def edges(self, tasks: Sequence[str]) -> list[tuple[int, int]]:
-        """(child, parent) index pairs, in task order."""
-        graph = self.graph(tasks)
-        return [(o, list(tasks).index(p)) for o, task in enumerate(tasks) for p in graph[task]]
+    def edges(self, layout: Layout) -> list[tuple[int, int]]:
+        """(child, parent) index pairs of outputs, in task order.
+
+        Tasks with as many functions as one another are linked function by function, others all to all.
+        """
+        graph = self.graph(layout.tasks)
+        own = [[o for o, t in enumerate(layout.owner) if t == task] for task in range(len(layout.tasks))]
+        found = []
+        for t, task in enumerate(layout.tasks):
+            for p in (layout.tasks.index(name) for name in graph[task]):
+                alike = len(own[t]) == len(own[p])
+                found += list(zip(own[t], own[p], strict=True)) if alike else list(itertools.product(own[t], own[p]))
+        return sorted(found)
 
     def check(self, data: TaskData) -> None:
         named = [name for child, parents in self.parents or () for name in (child, *parents)]
@@ -96,7 +105,7 @@ class Difference(Model):
                 f"The fidelity graph names tasks that the data do not hold: {listed(unknown)}. "
                 f"The data hold {listed(data.names, 20)}."
             )
-        units = {task.unit for task in data.tasks}
+        units = {task.unit for task in data.tasks if task.likelihood.kind == "numeric"}
         if self.rho is not None and len(units) > 1:
             raise DataError(
                 f"A fixed rho needs all tasks in one unit; the data declare {listed(sorted(map(str, units)))}."
@@ -106,18 +115,19 @@ class Difference(Model):
         spreads = task_spreads(data)
         if self.rho is not None or share_a_scale(data):
             graph = self.graph(data.names)
-            roots = [o for o, task in enumerate(data.names) if not graph[task]]
+            numeric = [o for o, task in enumerate(data.tasks) if task.likelihood.kind == "numeric"]
+            roots = [o for o in numeric if not graph[data.names[o]]] or numeric
             spreads = np.full_like(spreads, np.sqrt(np.mean(spreads[roots] ** 2)))
         return Scaling.of_inputs(data, task_means(data), spreads, self.kernel.unscaled)
 
     def prior(self, layout: Layout) -> Theta:
-        edges, count = self.edges(layout.tasks), len(layout.tasks)
+        edges, count = self.edges(layout), len(layout.outputs)
         children = {o for o, _ in edges}
         loc = torch.tensor([-0.4 if o in children else -0.1 for o in range(count)], dtype=torch.float64)
         width = torch.tensor([0.8 if o in children else 0.5 for o in range(count)], dtype=torch.float64)
         theta = {
             "amplitude": pyro.sample("amplitude", pyro.distributions.LogNormal(loc, width).to_event(1)),
-            "noise": noise(layout),
+            **noise(layout),
         }
         if edges and self.rho is None:
             theta["rho"] = pyro.sample("rho", priors.slopes(len(edges)))
@@ -128,24 +138,24 @@ class Difference(Model):
     def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
         r = self.propagation(theta, layout)
         yield Term(r @ r.mT)
-        for s, task in enumerate(layout.tasks):
-            column = r[..., :, s] * theta["amplitude"][..., s, None]
-            weights = column.unsqueeze(-1) * column.unsqueeze(-2)
-            yield Term(weights, self.kernel, task, self._heirs(s, layout))
+        for t, task in enumerate(layout.tasks):
+            own = [o for o, owner in enumerate(layout.owner) if owner == t]
+            columns = r[..., :, own] * theta["amplitude"][..., None, own]
+            yield Term(columns @ columns.mT, self.kernel, task, self._heirs(own, layout))
 
     def propagation(self, theta: Theta, layout: Layout) -> Float[Tensor, "*#draws T T"]:
         """Give ``R = (I - P)^-1``."""
-        amplitude, edges = theta["amplitude"], self.edges(layout.tasks)
-        eye = torch.eye(len(layout.tasks), dtype=amplitude.dtype, device=amplitude.device)
+        amplitude, edges = theta["amplitude"], self.edges(layout)
+        eye = torch.eye(len(layout.outputs), dtype=amplitude.dtype, device=amplitude.device)
         p = amplitude.new_zeros(*amplitude.shape[:-1], *eye.shape)
         if edges:
             children, parents = zip(*edges, strict=True)
             p[..., list(children), list(parents)] = theta["rho"] if self.rho is None else self.rho
         return torch.linalg.inv(eye - p)
 
-    def _heirs(self, s: int, layout: Layout) -> tuple[int, ...]:
-        """The task s and everything built on it: the outputs that delta_s reaches."""
-        reached, edges = {s}, self.edges(layout.tasks)
+    def _heirs(self, own: list[int], layout: Layout) -> tuple[int, ...]:
+        """The outputs of a task and everything built on them: what its delta reaches."""
+        reached, edges = set(own), self.edges(layout)
         while grown := {o for o, p in edges if p in reached} - reached:
             reached |= grown
         return tuple(sorted(reached))

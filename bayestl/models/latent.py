@@ -19,7 +19,7 @@ from bayestl.kernels import Kernel, as_kernel
 from bayestl.models.base import Model, Term
 from bayestl.models.multitask import lower_trapezoid
 from bayestl.priors import Theta
-from bayestl.scaling import Layout, Scaling, share_a_scale, spread_of, task_means, task_spreads
+from bayestl.scaling import Layout, Scaling, share_a_scale, spread_of, task_means, task_spreads, working_values
 from bayestl.table import TaskData
 
 NOISE_SPREAD = 0.5
@@ -62,13 +62,15 @@ class LatentTask(Model):
 
     def scaling(self, data: TaskData) -> Scaling:
         means, spreads = task_means(data), task_spreads(data)
-        if share_a_scale(data):
-            spread = spreads[0] if np.isnan(spread_of(data.values)) else spread_of(data.values)
-            means, spreads = np.full_like(means, data.values.mean()), np.full_like(spreads, spread)
+        numeric = [y for t in range(len(data.tasks)) if (y := working_values(data, t)) is not None]
+        if numeric and share_a_scale(data):
+            values = np.concatenate(numeric)
+            spread = spreads[0] if np.isnan(spread_of(values)) else spread_of(values)
+            means, spreads = np.full_like(means, values.mean()), np.full_like(spreads, spread)
         return Scaling.of_inputs(data, means, spreads, self.kernel.unscaled)
 
     def prior(self, layout: Layout) -> Theta:
-        count = len(layout.tasks)
+        count = len(layout.outputs)
         dim = min(self.dim, count)
         below = count * dim - dim * (dim + 1) // 2
         theta = {
@@ -76,10 +78,12 @@ class LatentTask(Model):
             "amplitude": pyro.sample("amplitude", priors.amplitude()),
             "private": pyro.sample("private", priors.log_normal(-1.5, 0.7)),
             "mean_spread": pyro.sample("mean_spread", priors.log_normal(-1.0, 0.7)),
-            "noise_level": pyro.sample("noise_level", priors.normal(-2.0, 1.0)),
         }
-        offset = pyro.sample("noise_offset", priors.normal(0.0, NOISE_SPREAD, count))
-        theta["noise"] = pyro.deterministic("noise", (theta["noise_level"].unsqueeze(-1) + offset).exp(), event_dim=1)
+        if layout.noisy:
+            theta["noise_level"] = pyro.sample("noise_level", priors.normal(-2.0, 1.0))
+            offset = pyro.sample("noise_offset", priors.normal(0.0, NOISE_SPREAD, len(layout.noisy)))
+            noise = (theta["noise_level"].unsqueeze(-1) + offset).exp()
+            theta["noise"] = pyro.deterministic("noise", noise, event_dim=1)
         # The data know the loadings s z better than s and z, so these are what is sampled, around s (centred, "fixed"): with z
         # itself there is a ridge along which s grows and all z shrink, which no Gaussian follows.
         size = theta["amplitude"].unsqueeze(-1)
@@ -104,30 +108,38 @@ class LatentTask(Model):
 
     def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
         z = theta["embedding"]
-        eye = torch.eye(len(layout.tasks), dtype=z.dtype, device=z.device)
+        eye = torch.eye(len(layout.outputs), dtype=z.dtype, device=z.device)
         yield Term(1.0 + _matrix(theta["mean_spread"]).square() * eye)
         weights = _matrix(theta["common"]).square() + _matrix(theta["amplitude"]).square() * (z @ z.mT)
         yield Term(weights, self.kernel, "shared")
         yield Term(_matrix(theta["private"]).square() * eye, self.kernel, "separate")
 
+    def white_size(self, theta: Theta, outputs: int, noisy: bool) -> int:
+        """How many standard normals a new task of some functions takes."""
+        return outputs * theta["embedding"].shape[-1] + noisy
+
     def with_new_task(
-        self, theta: Theta, layout: Layout, descriptors: tuple[float, ...] | None, white: Float[Tensor, "*#draws size"]
+        self,
+        theta: Theta,
+        descriptors: tuple[float, ...] | None,
+        white: Float[Tensor, "*#draws size"],
+        outputs: int = 1,
+        noisy: bool = True,
     ) -> Theta:
         """Extend theta by a new task drawn from the population.
 
-        `white` holds standard normals: the hidden part of z and the noise offset of the new task, per draw.
+        `white` holds standard normals: the hidden parts of the z and the noise offset of the new task, per draw.
         """
         z = theta["embedding"]
-        dim = z.shape[-1]
-        new = white[..., :dim]
+        dim, batch = z.shape[-1], white.shape[:-1]
+        new = white[..., : outputs * dim].reshape(*batch, outputs, dim)
         if descriptors is not None:
-            new = new + torch.tensor(descriptors, dtype=z.dtype) @ theta["descriptor_weight"]
-        noise = (theta["noise_level"] + NOISE_SPREAD * white[..., dim]).exp()
-        batch = noise.shape
-        return theta | {
-            "embedding": torch.cat([z.expand(*batch, *z.shape[-2:]), new.unsqueeze(-2)], -2),
-            "noise": torch.cat([theta["noise"].expand(*batch, -1), noise.unsqueeze(-1)], -1),
-        }
+            new = new + (torch.tensor(descriptors, dtype=z.dtype) @ theta["descriptor_weight"]).unsqueeze(-2)
+        out = theta | {"embedding": torch.cat([z.expand(*batch, *z.shape[-2:]), new], -2)}
+        if noisy:
+            noise = (theta["noise_level"] + NOISE_SPREAD * white[..., outputs * dim]).exp()
+            out["noise"] = torch.cat([theta["noise"].expand(*batch, -1), noise.unsqueeze(-1)], -1)
+        return out
 
     @property
     def dims(self) -> Mapping[str, tuple[str, ...]]:

@@ -55,8 +55,8 @@ class MultiTask(Model):
         object.__setattr__(self, "rank", None if rank is None else int(rank))
 
     def prior(self, layout: Layout) -> Theta:
-        count = len(layout.tasks)
-        theta = {"noise": noise(layout)}
+        count = len(layout.outputs)
+        theta = noise(layout)
         if self.rank is None and count <= FULL_RANK_LIMIT:
             amplitude = pyro.sample("amplitude", priors.amplitude(count))
             pairs = count * (count - 1) // 2

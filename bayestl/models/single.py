@@ -21,7 +21,7 @@ class SingleTask(Model):
     r"""No transfer: ``f_o(x) = m_o + s_o g_o(x)``, ``g_o ~ GP(0, k_o)`` independent, ``m_o ~ N(0, 1)``.
 
     Priors, on values standardised per task: ``s_o ~ LogNormal(-0.1, 0.5)``, ``noise_o ~ LogNormal(-2, 1)``, a kernel of
-    its own for each task (`Matern52` states the prior of its length scales).
+    its own for each task (`Matern52` states the prior of its length scales), shared by the functions of a task that has several.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ class SingleTask(Model):
 
     def prior(self, layout: Layout) -> Theta:
         theta = {
-            "amplitude": pyro.sample("amplitude", priors.amplitude(len(layout.tasks))),
-            "noise": noise(layout),
+            "amplitude": pyro.sample("amplitude", priors.amplitude(len(layout.outputs))),
+            **noise(layout),
         }
         for task in layout.tasks:
             theta |= self.kernel.prior(task, layout)
@@ -44,10 +44,10 @@ class SingleTask(Model):
 
     def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
         yield constants(layout)
-        for o, task in enumerate(layout.tasks):
-            own = torch.zeros(len(layout.tasks), dtype=torch.float64)
-            own[o] = 1.0
-            yield Term(torch.diag_embed(theta["amplitude"].square() * own), self.kernel, task, (o,))
+        for t, task in enumerate(layout.tasks):
+            own = torch.tensor([float(owner == t) for owner in layout.owner], dtype=torch.float64)
+            outputs = tuple(o for o, owner in enumerate(layout.owner) if owner == t)
+            yield Term(torch.diag_embed(theta["amplitude"].square() * own), self.kernel, task, outputs)
 
     @property
     def dims(self) -> Mapping[str, tuple[str, ...]]:

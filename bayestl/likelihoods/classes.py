@@ -1,0 +1,243 @@
+"""Classes: two, several, and ordered."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+import pyro
+import scipy.stats
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayestl import priors
+from bayestl.errors import DataError
+from bayestl.gaussian.sites import Expectation
+from bayestl.likelihoods.base import NODES, Kind, Likelihood, Parameters, Rows, normal_nodes
+from bayestl.likelihoods.predictive import Classes
+from bayestl.priors import Theta
+
+LOGIT = 2.0  # of a standardised function: one standard deviation takes even odds to 88 %
+POINTS = 128
+
+
+@dataclass(frozen=True)
+class _Classes(Likelihood):
+    kind: ClassVar[Kind] = "class"
+
+    def draw(self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator) -> Tensor:
+        chances = self.probabilities(f, rows, p)
+        if noise is None:
+            return chances
+        u = torch.rand(*chances.shape[:-1], 1, dtype=f.dtype, generator=generator)
+        return (chances.cumsum(-1)[..., :-1] < u).sum(-1).to(f.dtype)
+
+    def probabilities(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        """Probabilities (..., R, K) of the classes given functions (..., R, c)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Bernoulli(_Classes):
+    """``P(y = 1) = sigmoid(eta)``, ``eta = logit(frequency) + 2 f``, or the normal distribution function with ``link="probit"``.
+
+    The second of the two levels is the one that counts as 1: True, the later in the alphabet, the larger.
+    """
+
+    link: str = "logit"
+
+    def __post_init__(self) -> None:
+        if self.link not in ("logit", "probit"):
+            raise ValueError(f"`link` must be 'logit' or 'probit'; got {self.link!r}.")
+
+    def resolve(
+        self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
+    ) -> Likelihood:
+        if levels is not None and len(levels) > 2:
+            raise DataError(f"Bernoulli needs two classes; task {task!r} holds {len(levels)}. Use Categorical().")
+        return self
+
+    def anchor(
+        self, values: NDArray[np.float64], details: NDArray[np.float64], levels: Sequence[Any] | None
+    ) -> tuple[list[float], list[float]]:
+        ones = float(values.sum())
+        odds = math.log((ones + 0.5) / (len(values) - ones + 0.5))
+        return ([odds], [LOGIT]) if self.link == "logit" else ([odds / 1.7], [LOGIT / 1.7])
+
+    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        eta = (2 * rows.y - 1) * (rows.location + rows.scale * f)
+        return torch.nn.functional.logsigmoid(eta) if self.link == "logit" else torch.special.log_ndtr(eta)
+
+    def probabilities(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        eta = rows.location + rows.scale * f[..., 0]
+        one = torch.sigmoid(eta) if self.link == "logit" else torch.special.ndtr(eta)
+        return torch.stack([1 - one, one], -1)
+
+    def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> Classes:
+        return Classes(_expected(self, mean, cov, rows, p))
+
+
+@dataclass(frozen=True)
+class Ordinal(_Classes):
+    """Ordered classes: ``P(y <= k) = sigmoid(b_k - 2 f)``, thresholds ``b_1 < b_2 < ...`` inferred (McCullagh 1980).
+
+    The first threshold is the logit of its class's frequency (a constant in f moves all of them); the gaps to the next are
+    log-normal, half a unit wide, around those that the frequencies imply.
+    """
+
+    start: tuple[float, ...] = ()
+
+    def resolve(
+        self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
+    ) -> Likelihood:
+        if levels is None or len(levels) < 2:
+            raise DataError(f"Ordinal needs two or more ordered classes; task {task!r} holds {len(levels or ())}.")
+        counts = np.bincount(values.astype(int), minlength=len(levels)) + 0.5
+        share = np.cumsum(counts)[:-1] / counts.sum()
+        return dataclasses.replace(self, start=tuple(np.log(share / (1 - share)).tolist()))
+
+    def anchor(
+        self, values: NDArray[np.float64], details: NDArray[np.float64], levels: Sequence[Any] | None
+    ) -> tuple[list[float], list[float]]:
+        return [0.0], [LOGIT]
+
+    def prior(self, task: str) -> Theta:
+        if len(self.start) < 2:
+            return {}
+        gaps = torch.tensor(np.log(np.diff(self.start)))
+        site = f"{task}.gap"
+        law = pyro.distributions.LogNormal(gaps, torch.full_like(gaps, 0.5)).to_event(1)
+        return {site: pyro.sample(site, law)}
+
+    def thresholds(self, p: Parameters) -> Tensor:
+        """Thresholds (S, K - 1), or (1, 1) when there is but one."""
+        first = torch.tensor([[self.start[0]]], dtype=torch.float64)
+        if "gap" not in p:
+            return first
+        gap = p["gap"]
+        return torch.cat([first.expand(*gap.shape[:-1], 1), first + gap.cumsum(-1)], -1)
+
+    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        b = self.thresholds(p)
+        code = rows.y.long()
+        last = b.shape[-1]
+        eta = rows.location + rows.scale * f
+        high = b[..., code.clamp_max(last - 1)] - eta
+        low = b[..., (code - 1).clamp_min(0)] - eta
+        log_sigmoid = torch.nn.functional.logsigmoid
+        # sigmoid(h) - sigmoid(l) = sigmoid(h) sigmoid(-l) (1 - exp(l - h)), with nothing lost far from the thresholds
+        apart = torch.where((code > 0) & (code < last), high - low, 1.0)
+        return (
+            torch.where(code < last, log_sigmoid(high), 0.0)
+            + torch.where(code > 0, log_sigmoid(-low), 0.0)
+            + torch.where((code > 0) & (code < last), torch.log(-torch.expm1(-apart)), 0.0)
+        )
+
+    def probabilities(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        eta = rows.location + rows.scale * f[..., 0]
+        under = torch.sigmoid(self.thresholds(p).unsqueeze(-2) - eta.unsqueeze(-1))
+        ends = torch.zeros_like(under[..., :1])
+        return torch.diff(torch.cat([ends, under, 1 + ends], -1), dim=-1).clamp_min(0.0)
+
+    def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> Classes:
+        return Classes(_expected(self, mean, cov, rows, p))
+
+
+@dataclass(frozen=True)
+class Categorical(_Classes):
+    """``P(y = k) = softmax(eta)_k``, ``eta_k = log(frequency_k) + 2 f_k``, one latent function per class.
+
+    Only differences of the functions matter: the engine works on ``f_k - f_K``, of which there are K - 1.
+    """
+
+    def functions(self, levels: Sequence[Any] | None) -> tuple[str, ...]:
+        return tuple(str(level) for level in levels or ())
+
+    def contrast(self, levels: Sequence[Any] | None) -> NDArray[np.float64]:
+        count = len(levels or ())
+        return np.hstack([np.eye(count - 1), -np.ones((count - 1, 1))])
+
+    def resolve(
+        self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
+    ) -> Likelihood:
+        if levels is None or len(levels) < 2:
+            raise DataError(f"Categorical needs two or more classes; task {task!r} holds {len(levels or ())}.")
+        return self
+
+    def anchor(
+        self, values: NDArray[np.float64], details: NDArray[np.float64], levels: Sequence[Any] | None
+    ) -> tuple[list[float], list[float]]:
+        count = len(levels or ())
+        log_share = np.log(np.bincount(values.astype(int), minlength=count) + 0.5)
+        return (log_share[:-1] - log_share[-1]).tolist(), [LOGIT] * (count - 1)
+
+    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        log_p = torch.log_softmax(self._eta(f, rows), -1)
+        return log_p.gather(-1, rows.y.long()[:, None].expand(*log_p.shape[:-1], 1)).squeeze(-1)
+
+    def probabilities(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        return torch.softmax(self._eta(f, rows), -1)
+
+    def _eta(self, f: Tensor, rows: Rows) -> Tensor:
+        eta = rows.location + rows.scale * f
+        return torch.cat([eta, torch.zeros_like(eta[..., :1])], -1)
+
+    def expect(self, rows: Rows, p: Parameters) -> Callable[[Tensor, Tensor], Expectation]:
+        """Expectations over quasi-random points; ``slope = E[1[y] - p]`` and ``precision = E[diag(p) - p p']``."""
+        seen = torch.nn.functional.one_hot(rows.y.long(), len(rows.location) + 1)[:, :-1].to(torch.float64)
+        points = normal_cloud(POINTS, len(rows.location))
+
+        def expectation(mean: Tensor, cov: Tensor) -> Expectation:
+            mean, cov = mean.detach(), cov.detach()
+            chance = self.probabilities(_spread(mean, cov, points), rows, p)
+            value = (rows.y.long()[:, None] == torch.arange(chance.shape[-1])).to(chance.dtype)
+            value = (chance * value).sum(-1).clamp_min(1e-300).log().mean(0)
+            p1 = chance[..., :-1]
+            average = p1.mean(0)
+            outer = torch.einsum("jsrc,jsrd->srcd", p1, p1) / len(points)
+            size = rows.scale
+            precision = (torch.diag_embed(average) - outer) * (size[:, None] * size)
+            return Expectation(value, (seen - average) * size, precision)
+
+        return expectation
+
+    def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> Classes:
+        points = normal_cloud(POINTS, mean.shape[-1])
+        total = torch.zeros(*mean.shape[1:-1], mean.shape[-1] + 1, dtype=mean.dtype)
+        for m, c in zip(mean, cov, strict=True):
+            total += self.probabilities(_spread(m, c, points), rows, p).mean(0)
+        return Classes(total / len(mean))
+
+
+def _expected(law: _Classes, mean: Tensor, cov: Tensor, rows: Rows, p: Parameters) -> Tensor:
+    """Probabilities averaged over a normal function, by quadrature, and over draws."""
+    nodes, weights = normal_nodes(NODES)
+    sd = cov[..., 0, 0].clamp_min(0.0).sqrt()
+    return sum(  # type: ignore[return-value]
+        weight * law.probabilities((mean[..., 0] + node * sd).unsqueeze(-1), rows, p).mean(0)
+        for node, weight in zip(nodes, weights, strict=True)
+    )
+
+
+def _spread(mean: Tensor, cov: Tensor, points: Tensor) -> Tensor:
+    """Points (J, ..., c) of the normals N(mean, cov)."""
+    size = cov.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-12)
+    eye = torch.eye(mean.shape[-1], dtype=mean.dtype)
+    factor, _ = torch.linalg.cholesky_ex(cov + 1e-9 * size[..., None, None] * eye)
+    return mean + torch.einsum("...cd,jd->j...c", factor, points)
+
+
+@cache
+def normal_cloud(count: int, dim: int) -> Tensor:
+    """Quasi-random standard normals in antithetic pairs, whitened: their mean and covariance are exactly 0 and I."""
+    half = count // 2
+    uniform = scipy.stats.qmc.Sobol(dim, scramble=True, rng=0).random(half)
+    z = torch.special.ndtri(torch.from_numpy(uniform).clamp(1e-9, 1 - 1e-9))
+    z = torch.cat([z, -z])
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(z.mT @ z / len(z)), z.mT, upper=False).mT.contiguous()

@@ -1,0 +1,360 @@
+"""Numbers: normal, heavy-tailed, censored, and zero-or-positive."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayestl import priors
+from bayestl.errors import DataError, listed
+from bayestl.likelihoods.base import Likelihood, Parameters, Part, Rows
+from bayestl.likelihoods.classes import Bernoulli
+from bayestl.likelihoods.predictive import NormalMixture
+from bayestl.likelihoods.warps import Softplus, Warp, typical_offset, warped
+from bayestl.priors import Theta
+
+NOISE_FLOOR = 1e-6  # variance, in standardised units: a thousandth of the task's spread
+
+
+@dataclass(frozen=True)
+class _Numeric(Likelihood):
+    """What normal, Student-t and censored observations have in common: a warp, a noise, and known errors."""
+
+    warp: Warp | None = None
+    noisy = True
+
+    def resolve(
+        self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
+    ) -> Likelihood:
+        return self if self.warp is None else dataclasses.replace(self, warp=self.warp.resolve(values, task))
+
+    def working(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return warped(self.warp, values)
+
+    def prior(self, task: str) -> Theta:
+        if self.warp is None or self.warp.fixed_offset is not None:
+            return {}
+        site = f"{task}.offset"
+        return {site: pyro.sample(site, priors.log_normal(math.log(self.warp.offset_scale), 1.0))}
+
+    def standardised(self, rows: Rows, p: Parameters) -> tuple[Tensor, Tensor]:
+        if self.warp is None:
+            return (rows.y - rows.location) / rows.scale, -rows.scale.log().expand(len(rows.y))
+        offset = self.offset(p)
+        z = (self.warp.forward(rows.y, offset) - rows.location) / rows.scale
+        return z, self.warp.log_slope(rows.y, offset) - rows.scale.log()
+
+    def offset(self, p: Parameters) -> Tensor | float:
+        """The warp's offset: fixed, or of each draw."""
+        return p["offset"] if "offset" in p else 0.0 if self.warp is None else typical_offset(self.warp)
+
+    def noise_variance(self, rows: Rows, p: Parameters) -> Tensor:
+        """Variance of each observation's noise, standardised: the known error's, or the task's inferred one."""
+        inferred = p["noise"].square()
+        known = self.known(rows).square()
+        return torch.where(known.isnan(), inferred, known) + NOISE_FLOOR
+
+    def known(self, rows: Rows) -> Tensor:
+        """Known errors on the model's scale, NaN where unknown; on a warped scale to first order."""
+        error = rows.error / rows.scale
+        if self.warp is not None:
+            error = error * self.warp.log_slope(rows.y, typical_offset(self.warp)).exp()
+        return error
+
+    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        y, slope = self.standardised(rows, p)
+        variance = self.noise_variance(rows, p)
+        return -0.5 * ((y - f).square() / variance + variance.log() + math.log(2 * math.pi)) + slope
+
+    def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> NormalMixture:
+        variance = cov[..., 0, 0] if noise is None else cov[..., 0, 0] + noise
+        return NormalMixture(
+            mean[..., 0], variance.clamp_min(0.0).sqrt(), float(rows.location[0]), float(rows.scale[0]),
+            warp=self.warp, offset=self.offset(p),
+        )  # fmt: skip
+
+    def draw(self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator) -> Tensor:
+        z = f[..., 0]
+        if noise is not None:
+            z = z + noise.sqrt() * self._standard(z, p, generator)
+        value = rows.location + rows.scale * z
+        return value if self.warp is None else self.warp.inverse(value, self.offset(p))
+
+    def _standard(self, like: Tensor, p: Parameters, generator: torch.Generator) -> Tensor:
+        return torch.randn(like.shape, dtype=like.dtype, generator=generator)
+
+
+@dataclass(frozen=True)
+class Gaussian(_Numeric):
+    """``w(y) = f + e``, ``e ~ N(0, noise^2)``, or ``N(0, error^2)`` where the error of a row is known.
+
+    Parameters
+    ----------
+    warp : `Log`, `Sqrt` or `Softplus`: the scale on which f lives; by default the values' own
+    excess : add the inferred noise to known errors also, where they are thought to be too small
+    """
+
+    excess: bool = False
+    exact = True
+
+    def noise_variance(self, rows: Rows, p: Parameters) -> Tensor:
+        if not self.excess:
+            return super().noise_variance(rows, p)
+        return p["noise"].square() + self.known(rows).nan_to_num().square() + NOISE_FLOOR
+
+
+@dataclass(frozen=True)
+class StudentT(_Numeric):
+    """``w(y) = f + noise t``, t of Student's law with ``degrees`` of freedom: outliers are noise, not signal.
+
+    The inferred degrees have the prior ``1 + LogNormal(log 4, 1)``: Cauchy-like outliers and nearly normal noise are both
+    within two deviations. A known error of a row takes the place of its noise.
+
+    Parameters
+    ----------
+    warp : as of `Gaussian`
+    degrees : fixed degrees of freedom, above 1; None infers them
+    """
+
+    degrees: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.degrees is not None and not self.degrees > 1:
+            raise ValueError(f"`degrees` must be above 1; got {self.degrees}.")
+
+    def prior(self, task: str) -> Theta:
+        theta = super().prior(task)
+        if self.degrees is None:
+            site = f"{task}.degrees"
+            theta[site] = 1.0 + pyro.sample(f"{site}_above_one", priors.log_normal(math.log(4.0), 1.0))
+            pyro.deterministic(site, theta[site])
+        return theta
+
+    def freedom(self, p: Parameters) -> Tensor:
+        """Degrees of freedom."""
+        return p["degrees"] if self.degrees is None else torch.tensor(float(self.degrees), dtype=torch.float64)
+
+    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        y, slope = self.standardised(rows, p)
+        variance, nu = self.noise_variance(rows, p), self.freedom(p)
+        size = torch.lgamma((nu + 1) / 2) - torch.lgamma(nu / 2) - 0.5 * (nu * math.pi * variance).log()
+        return size - (nu + 1) / 2 * torch.log1p((y - f).square() / (nu * variance)) + slope
+
+    def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> NormalMixture:
+        plain = super().predictive(mean, cov, None, rows, p)
+        if noise is None:
+            return plain
+        # t is a normal whose precision is Gamma(nu/2, nu/2): the trapezium rule in its logarithm converges like exp(-10/h).
+        nu = self.freedom(p).expand(len(mean), 1)
+        u = torch.arange(-20.0, 3.5, 0.5, dtype=torch.float64)
+        log_weight = 0.5 * nu * (u + nu.new_tensor(0.0)) - 0.5 * nu * u.exp()
+        weight = torch.softmax(log_weight, -1) / len(mean)  # (S, nodes)
+        variance = cov[..., 0, 0].unsqueeze(1) + noise.unsqueeze(1) * torch.exp(-u)[:, None]
+        components, m = len(mean) * len(u), mean.shape[1]
+        offset = plain.offset
+        if isinstance(offset, Tensor):
+            offset = offset.expand(len(mean), 1).repeat_interleave(len(u), 0)
+        return dataclasses.replace(
+            plain, mean=mean[..., 0].repeat_interleave(len(u), 0), std=variance.reshape(components, m).sqrt(),
+            weight=weight.reshape(components, 1), offset=offset,
+        )  # fmt: skip
+
+    def _standard(self, like: Tensor, p: Parameters, generator: torch.Generator) -> Tensor:
+        nu = self.freedom(p).expand(len(like), 1)
+        normal = super()._standard(like, p, generator)
+        half = (0.5 * nu).expand_as(like)
+        gamma = torch._standard_gamma(half, generator=generator) / half
+        return normal / gamma.sqrt()
+
+
+@dataclass(frozen=True)
+class Censored(_Numeric):
+    """``y = min(max(w^-1(f + e), lower), upper)``, ``e ~ N(0, noise^2)``: values at a limit are only known to lie beyond it.
+
+    Tobin 1958 (doi 10.2307/1907382). Rows strictly between the limits are normal observations, and exact.
+
+    Parameters
+    ----------
+    lower, upper : a number, for all rows; or the name of a column that holds the limit of each row (empty: no limit). A value
+        at its limit, or beyond, is censored
+    warp : as of `Gaussian`
+    """
+
+    warp: Warp | None = None
+    lower: float | str | None = None
+    upper: float | str | None = None
+
+    def __init__(
+        self, lower: float | str | None = None, upper: float | str | None = None, warp: Warp | None = None
+    ) -> None:
+        if lower is None and upper is None:
+            raise ValueError("Censored needs `lower`, `upper` or both: a number, or the name of a column.")
+        object.__setattr__(self, "lower", lower)
+        object.__setattr__(self, "upper", upper)
+        object.__setattr__(self, "warp", warp)
+
+    def columns(self) -> tuple[str | None, str | None]:
+        return (
+            self.lower if isinstance(self.lower, str) else None,
+            self.upper if isinstance(self.upper, str) else None,
+        )
+
+    def constants(self) -> tuple[float, float]:
+        return (
+            float(self.lower) if isinstance(self.lower, int | float) else math.nan,
+            float(self.upper) if isinstance(self.upper, int | float) else math.nan,
+        )
+
+    def resolve(
+        self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
+    ) -> Likelihood:
+        low, high = details[:, 0], details[:, 1]
+        if (low >= high).any():
+            raise DataError(f"Task {task!r}: the lower limit must be below the upper one in every row.")
+        clipped = np.fmin(np.fmax(values, low), high)
+        return super().resolve(clipped, details, task, levels)
+
+    def limits(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Limits of every row in the user's units, infinite where there are none."""
+        low, high = rows.details.unbind(-1)
+        return low.nan_to_num(-math.inf), high.nan_to_num(math.inf)
+
+    def parts(self, rows: Rows) -> list[Part]:
+        low, high = self.limits(rows)
+        stuck = (rows.y <= low) | (rows.y >= high)
+        found = []
+        if (~stuck).any():
+            found.append(Part(Gaussian(self.warp), (~stuck).nonzero().squeeze(-1)))
+        if stuck.any():
+            found.append(Part(self, stuck.nonzero().squeeze(-1)))
+        return found
+
+    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        low, high = self.limits(rows)
+        below = rows.y <= low
+        limit, _ = self.standardised(rows._replace(y=torch.where(below, low, high)), p)
+        z = (limit - f) / self.noise_variance(rows, p).sqrt()
+        return torch.special.log_ndtr(torch.where(below, z, -z))
+
+    def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> NormalMixture:
+        low, high = self.limits(rows)
+        return dataclasses.replace(super().predictive(mean, cov, noise, rows, p), lower=low, upper=high)
+
+    def draw(self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator) -> Tensor:
+        low, high = self.limits(rows)
+        return torch.minimum(torch.maximum(super().draw(f, noise, rows, p, generator), low), high)
+
+
+@dataclass(frozen=True)
+class Hurdle(Likelihood):
+    """Exactly zero, or positive: ``P(y > 0) = sigmoid(g)``, and where it is, y follows `positive` with a function of its own.
+
+    Cragg 1971 (doi 10.2307/1909582). The band gap of a metal is not a small gap: whether there is one and how large it is are
+    two functions, both shared with other tasks.
+
+    Parameters
+    ----------
+    positive : `Gaussian` or `StudentT` with a warp onto the positive numbers; by default ``Gaussian(Softplus())``
+    """
+
+    positive: Gaussian | StudentT = field(default_factory=lambda: Gaussian(Softplus()))
+    noisy = True
+
+    def functions(self, levels: Sequence[Any] | None) -> tuple[str, ...]:
+        return ("positive", "")
+
+    def resolve(
+        self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
+    ) -> Likelihood:
+        if (values < 0).any():
+            raise DataError(
+                f"Hurdle needs values of zero or more; task {task!r} holds {listed(values[values < 0].tolist(), 3)}."
+            )
+        if not (values > 0).any():
+            raise DataError(f"Task {task!r} holds zeros only. Hurdle needs positive values too.")
+        positive = self.positive.resolve(values[values > 0], details[values > 0], task, levels)
+        return dataclasses.replace(self, positive=positive)
+
+    def working(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.positive.working(values[values > 0])
+
+    def anchor(
+        self, values: NDArray[np.float64], details: NDArray[np.float64], levels: Sequence[Any] | None
+    ) -> tuple[list[float], list[float]]:
+        return Bernoulli().anchor((values > 0).astype(float), details, None)
+
+    def prior(self, task: str) -> Theta:
+        return self.positive.prior(task)
+
+    def parts(self, rows: Rows) -> list[Part]:
+        above = rows.y > 0
+        found = [Part(Gate(), torch.arange(len(rows.y)), (0,))]
+        if above.any():
+            found.append(Part(self.positive, above.nonzero().squeeze(-1), (1,)))
+        return found
+
+    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        gate = Gate().log_density(f[..., 0], _of(rows, 0), p)
+        size = self.positive.log_density(f[..., 1], _of(rows, 1), p)
+        return gate + torch.where(rows.y > 0, size, 0.0)
+
+    def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> NormalMixture:
+        # Given theta the gate and the size are jointly normal: for every node of the gate, the size is normal still.
+        from bayestl.likelihoods.base import normal_nodes
+
+        nodes, weights = normal_nodes(16)
+        draws = len(mean)
+        gate_sd = cov[..., 0, 0].clamp_min(1e-24).sqrt()
+        gain = cov[..., 0, 1] / gate_sd
+        gate = torch.cat([mean[..., 0] + node * gate_sd for node in nodes])  # (nodes * S, m)
+        odds = torch.sigmoid(rows.location[0] + rows.scale[0] * gate) * weights.repeat_interleave(draws)[:, None] / draws
+        centre = torch.cat([mean[..., 1] + node * gain for node in nodes])
+        left = (cov[..., 1, 1] - gain.square()).clamp_min(1e-12).repeat(len(nodes), 1)
+        above = odds.sum(0)
+
+        def repeat(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.expand(draws, *value.shape[1:]).repeat(len(nodes), 1)
+
+        spread = {name: repeat(value) if value.shape[0] == draws else value for name, value in p.items()}
+        inner = self.positive.predictive(
+            centre.unsqueeze(-1), left[..., None, None], repeat(noise), _of(rows, 1), spread  # type: ignore[arg-type]
+        )
+        share = odds / above
+        if inner.weight is not None:  # the nodes of a Student-t
+            each = len(inner.mean) // len(centre)
+            share = share.repeat_interleave(each, 0) * inner.weight * len(centre)
+        return dataclasses.replace(inner, weight=share, atom=1 - above)
+
+    def draw(self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator) -> Tensor:
+        size = self.positive.draw(f[..., 1:], noise, _of(rows, 1), p, generator)
+        chance = torch.sigmoid(rows.location[0] + rows.scale[0] * f[..., 0])
+        return torch.where(torch.rand(chance.shape, dtype=chance.dtype, generator=generator) < chance, size, 0.0)
+
+
+@dataclass(frozen=True)
+class Gate(Bernoulli):
+    """Whether a value is positive."""
+
+    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        return super().log_density(f, rows._replace(y=(rows.y > 0).to(f.dtype)), p)
+
+
+def _of(rows: Rows, function: int) -> Rows:
+    return rows._replace(
+        location=rows.location[function : function + 1], scale=rows.scale[function : function + 1]
+    )
+
+
+def warp_of(likelihood: Likelihood) -> Warp | None:
+    """The scale on which a likelihood's numbers live."""
+    inner = likelihood.positive if isinstance(likelihood, Hurdle) else likelihood
+    return inner.warp if isinstance(inner, _Numeric) else None

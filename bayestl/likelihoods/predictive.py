@@ -1,0 +1,289 @@
+"""What is predicted: mixtures of normals on a warped scale, of counts, and probabilities of classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.special
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayestl.gaussian import mixture
+from bayestl.likelihoods.base import normal_nodes
+from bayestl.likelihoods.warps import Warp
+
+WIDE = 64  # nodes for moments of warped and clipped normals
+
+
+@dataclass(frozen=True, eq=False)
+class NormalMixture:
+    """A number: ``y = clip(w^-1(location + scale z))``, z a mixture of normals (components first), or exactly zero.
+
+    Attributes
+    ----------
+    mean, std, weight : of the components on the model's scale, (J, m); `weight` None means equal
+    atom : (m,) probability of an exact zero, or None
+    warp, offset : the scale on which z lives; `offset` a number, or (J, 1) where it was inferred
+    lower, upper : (m,) limits beyond which the observable stays at the limit, or None
+    """
+
+    mean: Float[Tensor, "J m"]
+    std: Float[Tensor, "J m"]
+    location: float
+    scale: float
+    weight: Tensor | None = None
+    atom: Float[Tensor, " m"] | None = None
+    warp: Warp | None = None
+    offset: Tensor | float = 0.0
+    lower: Float[Tensor, " m"] | None = None
+    upper: Float[Tensor, " m"] | None = None
+
+    @property
+    def latent(self) -> NormalMixture:
+        """The same without its limits."""
+        return NormalMixture(
+            self.mean, self.std, self.location, self.scale, self.weight, None, self.warp, self.offset
+        )
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation."""
+        if self.warp is None and self.lower is None and self.upper is None and self.atom is None:
+            centre, spread = mixture.moments(self.mean, self.std.square(), self.weight)
+            return self.location + self.scale * centre, self.scale * spread
+        nodes, weights = normal_nodes(WIDE)
+        first, second = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
+        for node, weight in zip(nodes, weights, strict=True):
+            y = self._user(self.mean + node * self.std, self.offset)
+            first += weight * y
+            second += weight * y.square()
+        centre, square = mixture.average(first, self.weight), mixture.average(second, self.weight)
+        if self.atom is not None:
+            centre, square = (1 - self.atom) * centre, (1 - self.atom) * square
+        return centre, (square - centre.square()).clamp_min(0.0).sqrt()
+
+    def quantiles(self, levels: Sequence[float]) -> Float[Tensor, "P m"]:
+        """Quantiles, exactly; at an atom or a limit, its value."""
+        wanted: Sequence[float] | Tensor = levels
+        if self.atom is not None:
+            given = torch.tensor(levels, dtype=self.mean.dtype)[:, None]
+            wanted = ((given - self.atom) / (1 - self.atom).clamp_min(1e-12)).clamp(1e-12, 1 - 1e-12)
+        if isinstance(self.offset, Tensor):
+            found = self._bisect(torch.as_tensor(wanted, dtype=self.mean.dtype))
+        else:
+            found = self._user(mixture.quantiles(self.mean, self.std, wanted, self.weight), self.offset)
+        if self.atom is not None:
+            found = torch.where(given <= self.atom, 0.0, found)
+        return found
+
+    def cdf(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Probability of y or less."""
+        inside = mixture.cdf(*self._at(y), self.weight)
+        if self.atom is not None:
+            inside = torch.where(y < 0, 0.0, self.atom + (1 - self.atom) * inside)
+        if self.lower is not None:
+            inside = torch.where(y < self.lower, 0.0, inside)
+        if self.upper is not None:
+            inside = torch.where(y >= self.upper, 1.0, inside)
+        return inside
+
+    def below(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Probability of less than y."""
+        return self.cdf(y) - self.mass(y)
+
+    def mass(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Probability of exactly y."""
+        total = torch.zeros_like(self.mean[0])
+        if self.atom is not None:
+            total = torch.where(y == 0, self.atom, total)
+        if self.lower is not None:
+            total = torch.where(y == self.lower, mixture.cdf(*self._at(y), self.weight), total)
+        if self.upper is not None:
+            total = torch.where(y == self.upper, 1 - mixture.cdf(*self._at(y), self.weight), total)
+        return total
+
+    def log_density(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Log density of y in the user's units, or log probability where y is an atom or at a limit."""
+        z, mean, std = self._at(y)
+        slope = torch.zeros_like(y)
+        if self.warp is not None and isinstance(self.offset, Tensor):
+            weight = 1 / len(mean) if self.weight is None else self.weight
+            each = -0.5 * ((z - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
+            each = each + self.warp.log_slope(y, self.offset) + torch.as_tensor(weight).log()
+            out = torch.logsumexp(each, 0) - math.log(self.scale)
+        else:
+            if self.warp is not None:
+                slope = self.warp.log_slope(y, self.offset)
+            out = mixture.log_density(z, mean, std, self.weight) + slope - math.log(self.scale)
+        if self.atom is not None:
+            out = out + (1 - self.atom).log()
+            out = torch.where(y == 0, self.atom.log(), out)
+        if self.lower is not None or self.upper is not None:
+            mass = self.mass(y)
+            stuck = torch.zeros_like(y, dtype=torch.bool)
+            if self.lower is not None:
+                stuck |= y <= self.lower
+            if self.upper is not None:
+                stuck |= y >= self.upper
+            out = torch.where(stuck, mass.clamp_min(1e-300).log(), out)
+        return out
+
+    def crps(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Continuous ranked probability score: exact for a plain mixture, else by its pinball integral over 99 levels."""
+        plain = self.warp is None and self.atom is None and self.lower is None and self.upper is None
+        if plain and self.weight is None:
+            return self.scale * mixture.crps((y - self.location) / self.scale, self.mean, self.std)
+        levels = [i / 100 for i in range(1, 100)]
+        return pinball(y, self.quantiles(levels), levels)
+
+    def _user(self, z: Tensor, offset: Tensor | float) -> Tensor:
+        value = self.location + self.scale * z
+        if self.warp is not None:
+            value = self.warp.inverse(value, offset)
+        if self.lower is not None:
+            value = torch.maximum(value, self.lower)
+        if self.upper is not None:
+            value = torch.minimum(value, self.upper)
+        return value
+
+    def _at(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Y on the model's scale, and the components' means and deviations."""
+        if self.warp is not None:
+            y = self.warp.forward(y, self.offset)
+            y = torch.where(y.isnan(), -torch.inf, y)  # below the domain
+        return (y - self.location) / self.scale, self.mean, self.std
+
+    def _bisect(self, levels: Float[Tensor, "P *m"]) -> Float[Tensor, "P m"]:
+        """Quantiles where every component has a warp of its own: bisection between the components' quantiles."""
+        found = []
+        levels = levels if levels.dim() > 1 else levels.unsqueeze(-1)
+        for level in levels.expand(-1, self.mean.shape[1]):
+            each = self._user(self.mean + torch.special.ndtri(level) * self.std, self.offset)
+            low, high = each.amin(0), each.amax(0)
+            for _ in range(60):
+                middle = (low + high) / 2
+                under = mixture.cdf(*self._at(middle), self.weight) < level
+                low, high = torch.where(under, middle, low), torch.where(under, high, middle)
+            found.append((low + high) / 2)
+        return torch.stack(found)
+
+
+@dataclass(frozen=True, eq=False)
+class CountMixture:
+    """A count with log rate ``N(mean, std^2)`` (components first), Poisson or, with `shape`, negative binomial."""
+
+    mean: Float[Tensor, "J m"]
+    std: Float[Tensor, "J m"]
+    shape: Float[Tensor, "J 1"] | None = None
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation."""
+        rate = torch.exp(self.mean + 0.5 * self.std.square())
+        square = torch.exp(2 * self.mean + 2 * self.std.square())
+        extra = 0.0 if self.shape is None else square / self.shape
+        centre = rate.mean(0)
+        return centre, ((rate + square + extra).mean(0) - centre.square()).clamp_min(0.0).sqrt()
+
+    def cdf(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Probability of y or less."""
+        k = torch.floor(y)
+        safe = k.clamp_min(0.0)
+        if self.shape is None:
+            under = self._average(lambda rate: torch.special.gammaincc(safe + 1, rate))
+        else:
+            shape = self.shape
+            under = self._average(
+                lambda rate: torch.from_numpy(
+                    np.asarray(scipy.special.betainc(shape.numpy(), safe.numpy() + 1, (shape / (shape + rate)).numpy()))
+                )
+            )
+        return torch.where(k < 0, 0.0, under)
+
+    def below(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Probability of less than y."""
+        return self.cdf(torch.ceil(y) - 1)
+
+    def log_density(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Log probability of y."""
+
+        def density(rate: Tensor) -> Tensor:
+            return log_count(y, rate.log(), self.shape)
+
+        nodes, weights = normal_nodes(NODES)
+        each = torch.stack(
+            [
+                density(torch.exp(self.mean + node * self.std)) + weight.log()
+                for node, weight in zip(nodes, weights, strict=True)
+            ]
+        )
+        return torch.logsumexp(each.flatten(0, 1), 0) - math.log(len(self.mean))
+
+    def quantiles(self, levels: Sequence[float]) -> Float[Tensor, "P m"]:
+        """Smallest count whose probability of it or less reaches the level: by bisection over the integers."""
+        centre, spread = self.moments()
+        found = []
+        for level in levels:
+            low, high = torch.full_like(centre, -1.0), torch.ceil(centre + spread)
+            while (short := self.cdf(high) < level).any():
+                low, high = torch.where(short, high, low), torch.where(short, 2 * high + 1, high)
+            while (high - low).max() > 1:
+                middle = torch.floor((low + high) / 2)
+                enough = self.cdf(middle) >= level
+                low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+            found.append(high)
+        return torch.stack(found)
+
+    def crps(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Continuous ranked probability score, by its pinball integral over 99 levels."""
+        levels = [i / 100 for i in range(1, 100)]
+        return pinball(y, self.quantiles(levels), levels)
+
+    def _average(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        nodes, weights = normal_nodes(NODES)
+        return sum(  # type: ignore[return-value]
+            weight * function(torch.exp(self.mean + node * self.std)).mean(0)
+            for node, weight in zip(nodes, weights, strict=True)
+        )
+
+
+NODES = 48
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """Probabilities (m, K) of the classes."""
+
+    probability: Float[Tensor, "m K"]
+
+    def log_density(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Log probability of the class with code y."""
+        return self.probability.gather(-1, y.long().unsqueeze(-1)).squeeze(-1).clamp_min(1e-300).log()
+
+    def brier(self, y: Tensor) -> Float[Tensor, " m"]:
+        """``sum_k (p_k - 1[y = k])^2``."""
+        seen = torch.nn.functional.one_hot(y.long(), self.probability.shape[-1])
+        return (self.probability - seen).square().sum(-1)
+
+
+Predictive = NormalMixture | CountMixture | Classes
+
+
+def log_count(y: Tensor, log_rate: Tensor, shape: Tensor | None) -> Tensor:
+    """Log probability of a count: Poisson, or negative binomial with variance ``rate + rate^2 / shape``."""
+    constant = torch.lgamma(y + 1)
+    if shape is None:
+        return y * log_rate - torch.exp(log_rate) - constant
+    log_total = torch.logaddexp(shape.log(), log_rate)
+    return (
+        torch.lgamma(y + shape) - torch.lgamma(shape) - constant
+        + shape * (shape.log() - log_total) + y * (log_rate - log_total)
+    )  # fmt: skip
+
+
+def pinball(y: Tensor, found: Float[Tensor, "P m"], levels: Sequence[float]) -> Float[Tensor, " m"]:
+    """``2 int (1[y < Q(p)] - p)(Q(p) - y) dp``, the ranked probability score of the quantile function Q."""
+    p = torch.tensor(levels, dtype=y.dtype)[:, None]
+    return 2 * (((y < found).to(y.dtype) - p) * (found - y)).mean(0)

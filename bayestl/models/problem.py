@@ -1,0 +1,296 @@
+"""A model meets a table: the observations in the model's units, and the density of theta that they imply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyro
+import torch
+from jaxtyping import Float, Int
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from bayestl.gaussian import sites
+from bayestl.gaussian.exact import GaussianMarginal, robust_cholesky
+from bayestl.gaussian.sites import Block, Site, Solved
+from bayestl.likelihoods.base import Likelihood, Rows
+from bayestl.likelihoods.numeric import NOISE_FLOOR
+from bayestl.models.base import Model
+from bayestl.priors import Theta
+from bayestl.scaling import Layout, Pairs, Scaling
+from bayestl.table import TaskData
+
+SETTLED = 1e-7  # of the evidence bound, when the sites are to be at their optimum
+STEPS = 100
+
+
+class Piece(NamedTuple):
+    """Observations of one task and one law, and where the functions they depend on stand among all points."""
+
+    task: int
+    law: Likelihood
+    functions: tuple[int, ...]
+    rows: Rows
+    where: Int[Tensor, "R c"]
+    index: Int[Tensor, " R"]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A model and data in the model's units: what inference and prediction work on.
+
+    Attributes
+    ----------
+    points : where the functions are seen, by task and then by row; an observation of several functions has several
+    pieces : the observations, by task and law
+    """
+
+    model: Model
+    layout: Layout
+    data: TaskData
+    scaling: Scaling
+    points: Pairs
+    pieces: tuple[Piece, ...]
+
+    @classmethod
+    def of(cls, model: Model, data: TaskData, scaling: Scaling | None = None) -> Problem:
+        """Standardise `data`, by a given scaling or one learned from them."""
+        model.check(data)
+        scaling = scaling or model.scaling(data)
+        layout = scaling.layout(data)
+        x = scaling.inputs(data.x)
+        pieces, where_x, outputs, start = [], [], [], 0
+        for t, task in enumerate(data.tasks):
+            index = torch.from_numpy(np.flatnonzero(data.task_index == t))
+            whole = rows_of(data, scaling, layout, t, index)
+            taken = torch.zeros(len(index), dtype=torch.int64)
+            parts = task.likelihood.parts(whole) if len(index) else []
+            functions = [part.functions or tuple(range(layout.first[t + 1] - layout.first[t])) for part in parts]
+            places = []
+            for part, own in zip(parts, functions, strict=True):
+                places.append(taken[part.rows].clone())
+                taken[part.rows] += len(own)
+            base = start + torch.cumsum(taken, 0) - taken
+            x_here, output_here = x.new_empty(int(taken.sum()), x.shape[1]), torch.empty(int(taken.sum())).long()
+            for part, own, place in zip(parts, functions, places, strict=True):
+                where = (base[part.rows] + place).unsqueeze(-1) + torch.arange(len(own))
+                x_here[where - start] = x[index[part.rows]].unsqueeze(1)
+                output_here[where - start] = layout.first[t] + torch.tensor(own)
+                rows = whole.take(part.rows)._replace(
+                    location=whole.location[list(own)], scale=whole.scale[list(own)]
+                )
+                pieces.append(Piece(t, part.law, own, rows, where, index[part.rows]))
+            where_x.append(x_here)
+            outputs.append(output_here)
+            start += int(taken.sum())
+        return cls(
+            model, layout, data, scaling, Pairs(torch.cat(where_x), torch.cat(outputs)), tuple(pieces)
+        )
+
+    # -- the program --------------------------------------------------------------------------------------------------
+
+    def program(self) -> Tensor:
+        """Run the generative program: theta, the functions where they cannot be integrated out, the observations."""
+        theta = self.prior()
+        if not self.sites and not self.moving:
+            return pyro.sample("y", self.marginal(theta), obs=self.values)
+        covariance = self.model.covariance(theta, self.points, self.points, self.layout)
+        size = len(self.points.output)
+        white = pyro.sample("f", pyro.distributions.Normal(torch.zeros(size).double(), 1.0).to_event(1))
+        f = (robust_cholesky(covariance)[0] @ white.unsqueeze(-1)).squeeze(-1)
+        seen = []
+        for i, piece in enumerate(self.pieces):
+            law = _Law(piece, f[..., piece.where], self.parameters_of(theta, piece.task))
+            name = f"{self.layout.tasks[piece.task]}.{i}"
+            seen.append(pyro.sample(name, law, obs=piece.rows.y))
+        return torch.cat(seen, -1)
+
+    def prior(self) -> Theta:
+        """Run the part of the program that samples theta."""
+        theta = self.model.prior(self.layout)
+        for task in self.data.tasks:
+            theta |= task.likelihood.prior(task.name)
+        return theta
+
+    def marginal(self, theta: Theta) -> GaussianMarginal:
+        """Distribution of the observed values given theta, where all are normal."""
+        covariance = self.observed_covariance(theta)
+        return GaussianMarginal(covariance.new_zeros(covariance.shape[:-1]), covariance)
+
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the entries of theta."""
+        with torch.random.fork_rng(devices=[]):
+            return tuple(self.prior())
+
+    def parameters_of(self, theta: Theta, task: int) -> Mapping[str, Tensor]:
+        """A likelihood's own parameters and its task's noise, with room for the rows: (S, 1) or (S, k)."""
+        name = self.layout.tasks[task] + "."
+        own = {key.removeprefix(name): value for key, value in theta.items() if key.startswith(name)}
+        found = {key: value if key == "gap" else value.unsqueeze(-1) for key, value in own.items()}
+        if task in self.layout.noisy:
+            at = self.layout.noisy.index(task)
+            found["noise"] = theta["noise"][..., at : at + 1]
+        return found
+
+    # -- what regression needs ------------------------------------------------------------------------------------
+
+    @cached_property
+    def sites(self) -> tuple[Piece, ...]:
+        """The observations that are not normal."""
+        return tuple(piece for piece in self.pieces if not piece.law.exact)
+
+    @cached_property
+    def moving(self) -> bool:
+        """Whether the values depend on theta, through an inferred offset."""
+        return any("offset" in str(name) for task in self.data.tasks for name in _sites_of(task.likelihood, task.name))
+
+    @cached_property
+    def values(self) -> Float[Tensor, " n"]:
+        """Standardised values at the points (at their typical offset); zero where the observation is not normal."""
+        return self.values_at({})[0]
+
+    def values_at(self, theta: Theta) -> tuple[Float[Tensor, "*#draws n"], Float[Tensor, "*#draws"]]:
+        """Standardised values given theta, and the log of the volume that standardising them took."""
+        found = [
+            piece.law.standardised(piece.rows, self.parameters_of(theta, piece.task) if theta else {})
+            if piece.law.exact
+            else (torch.zeros(piece.where.numel(), dtype=torch.float64), torch.zeros(()).double())
+            for piece in self.pieces
+        ]
+        batch = torch.broadcast_shapes(*(value.shape[:-1] for value, _ in found))
+        values = torch.cat([value.expand(*batch, -1) for value, _ in found], -1)[..., self._order]
+        volume = sum((slope.sum(-1) for _, slope in found), torch.zeros(()).double())
+        return values, volume
+
+    def observed_covariance(self, theta: Theta) -> Float[Tensor, "*#draws n n"]:
+        """``Cov[f] + noise`` at the points; at those of observations that are not normal, ``Cov[f]``."""
+        covariance = self.model.covariance(theta, self.points, self.points, self.layout)
+        covariance.diagonal(dim1=-2, dim2=-1).add_(self.noise_variance(theta))
+        return covariance
+
+    def noise_variance(self, theta: Theta) -> Float[Tensor, "*#draws n"]:
+        """Variance of the noise at the points, zero where the observation is not normal."""
+        found = [
+            piece.law.noise_variance(piece.rows, self.parameters_of(theta, piece.task))  # type: ignore[attr-defined]
+            if piece.law.exact
+            else torch.zeros(piece.where.numel(), dtype=torch.float64)
+            for piece in self.pieces
+        ]
+        batch = torch.broadcast_shapes(*(value.shape[:-1] for value in found))
+        return torch.cat([value.expand(*batch, -1) for value in found], -1)[..., self._order]
+
+    def future_noise_variance(self, theta: Theta, task: int) -> Float[Tensor, "*#draws 1"] | None:
+        """Variance of the noise of an observation yet to be made, None for a task without noise.
+
+        The inferred one; for a task whose errors were all known, the mean square of those errors.
+        """
+        if task not in self.layout.noisy:
+            return None
+        own = [piece for piece in self.pieces if piece.task == task and piece.law.noisy]
+        inferred = self.parameters_of(theta, task)["noise"].square() + NOISE_FLOOR
+        if not own or any(getattr(piece.law, "excess", False) for piece in own):
+            return inferred
+        known = torch.cat([piece.law.known(piece.rows) for piece in own])  # type: ignore[attr-defined]
+        if known.isnan().any():
+            return inferred
+        return torch.full_like(inferred, known.square().mean().item() + NOISE_FLOOR)
+
+    def measurement_noise(self, theta: Theta, task: int, rows: Rows) -> Float[Tensor, "*#draws R"]:
+        """Variance of the noise of given rows: of known errors where they have them; zero for a task without noise."""
+        future = self.future_noise_variance(theta, task)
+        if future is None:
+            return torch.zeros(1, len(rows.y), dtype=torch.float64)
+        likelihood = self.data.tasks[task].likelihood
+        inner = getattr(likelihood, "positive", likelihood)
+        rows = rows._replace(location=rows.location[-1:], scale=rows.scale[-1:])
+        known = inner.known(rows)
+        variance = known.square() + NOISE_FLOOR
+        if getattr(inner, "excess", False):
+            variance = variance + future - NOISE_FLOOR
+        return torch.where(known.isnan(), future, variance)
+
+    def rows(self, task: int, index: Tensor) -> Rows:
+        """Observations of one task."""
+        return rows_of(self.data, self.scaling, self.layout, task, index)
+
+    def blocks(self, theta: Theta) -> list[Block]:
+        """The observations that are not normal, as sites see them."""
+        return [
+            Block(
+                piece.where, piece.law.expect(piece.rows, self.parameters_of(theta, piece.task)), piece.law.guess(piece.rows)
+            )
+            for piece in self.sites
+        ]
+
+    def settle(
+        self, theta: Theta, start: list[Site] | None, tolerance: float = SETTLED, most: int = STEPS
+    ) -> tuple[Float[Tensor, " S"], Solved]:
+        """Optimise the sites at every draw of theta; gives the evidence lower bound, differentiable, and the sites."""
+        covariance = self.observed_covariance(theta)
+        values, volume = self.values_at(theta)
+        blocks = self.blocks(theta)
+        with torch.no_grad():
+            solved = sites.settle(covariance.detach(), values.detach(), blocks, start, tolerance, most)
+        if not torch.is_grad_enabled():
+            return solved.bound + volume, solved
+        return sites.bound(covariance, values, blocks, solved) + volume, solved
+
+    @cached_property
+    def _order(self) -> Tensor:
+        """From the pieces' points, one after another, to all points."""
+        return torch.cat([piece.where.flatten() for piece in self.pieces]).argsort()
+
+
+def rows_of(data: TaskData, scaling: Scaling, layout: Layout, task: int, index: Tensor) -> Rows:
+    """Observations of one task, with the constants of its functions."""
+    own = slice(layout.first[task], layout.first[task + 1])
+    numpy_index = index.numpy()
+    return Rows(
+        torch.tensor(data.values[numpy_index]),
+        torch.tensor(data.errors[numpy_index]),
+        torch.tensor(data.details[numpy_index]),
+        torch.tensor(scaling.location[own]),
+        torch.tensor(scaling.scale[own]),
+    )
+
+
+def _sites_of(likelihood: Likelihood, task: str) -> list[str]:
+    with torch.random.fork_rng(devices=[]), pyro.poutine.block():
+        return list(likelihood.prior(task))
+
+
+class _Law(TorchDistribution):
+    """The observations of a piece given their functions, as a Pyro distribution."""
+
+    arg_constraints: Any = {}
+    support = constraints.real_vector
+
+    def __init__(self, piece: Piece, f: Tensor, p: Mapping[str, Tensor]) -> None:
+        self.piece, self.f, self.p = piece, f, p
+        super().__init__(f.shape[:-2], torch.Size([len(piece.rows.y)]), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        f = self.f if len(self.piece.functions) > 1 else self.f[..., 0]
+        return self.piece.law.log_density(f, self.piece.rows._replace(y=value), self.p).sum(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        f = self.f.expand(*shape[:-1], *self.f.shape[-2:]).reshape(-1, *self.f.shape[-2:])
+        noise = None
+        if self.piece.law.noisy:
+            noise = self.piece.law.noise_variance(self.piece.rows, self.p).reshape(-1, f.shape[-2])  # type: ignore[attr-defined]
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        p = {k: v.reshape(-1, v.shape[-1]) for k, v in self.p.items()}
+        noise = torch.zeros(1, dtype=torch.float64) if noise is None else noise
+        return self.piece.law.draw(f, noise, self.piece.rows, p, generator).reshape(shape)
+
+
+def log_normal_density(error: Tensor, variance: Tensor) -> Tensor:
+    """``log N(error; 0, variance)``."""
+    return -0.5 * (error.square() / variance + (2 * math.pi * variance).log())
