@@ -312,7 +312,7 @@ def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
     data, scaling, layout = posterior.data, posterior.scaling, posterior._problem.layout
     coords: dict[str, Any] = {"chain": [0], "draw": np.arange(posterior.draws), "task": list(layout.outputs)}
     noisy = [data.names[t] for t in layout.noisy]
-    coords["noisy_task"] = noisy
+    coords |= {"noisy_task": noisy, "whole_task": list(data.names)}
     if isinstance(posterior.model, Difference):
         names = layout.outputs
         coords["edge"] = [f"{names[o]}<-{names[p]}" for o, p in posterior.model.edges(layout)]
@@ -324,6 +324,8 @@ def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
         attributes = {"units": "1"}
         if name in posterior.model.dims:
             dims = posterior.model.dims[name]
+            if dims == ("task",) and array.shape[1] != len(layout.outputs):
+                dims = ("whole_task",)  # one for all functions of a task
         elif (
             name.endswith(".length_scale")
             and array.ndim > 1

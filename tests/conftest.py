@@ -50,7 +50,7 @@ def draw_theta(problem: Problem, draws: int, seed: int = 0):
     """Draws of theta from the prior, stacked."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        each = [problem.model.prior(problem.layout) for _ in range(draws)]
+        each = [problem.prior() for _ in range(draws)]
     return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
 

@@ -424,8 +424,8 @@ def check_groups(tree, posterior, groups):
     predicted = tree["posterior_predictive"]["y"]
     spread = np.abs(predicted.mean(["chain", "draw"]) - data.values) / predicted.std(["chain", "draw"])
     assert float((spread < 3).mean()) > 0.9
-    prior_spread = float(tree["prior_predictive"]["y"].std())
-    assert 0.3 < prior_spread / data.values.std() < 5
+    low, high = tree["prior_predictive"]["y"].quantile([0.16, 0.84])  # its tails are heavy: so is the prior of rho
+    assert 0.3 < float(high - low) / 2 / data.values.std() < 3
     for group in ("posterior", "prior"):
         correlation = tree[group]["task_correlation"]
         assert (np.abs(correlation) <= 1 + 1e-9).all()

@@ -24,9 +24,11 @@ class _LogMarginal(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, covariance: Tensor, residual: Tensor) -> Tensor:
-        factor, info = torch.linalg.cholesky_ex(covariance)
-        bad = info > 0
+    def forward(ctx: Any, covariance: Tensor, residual: Tensor, factor: Tensor | None) -> Tensor:
+        bad = torch.zeros(covariance.shape[:-2], dtype=torch.bool, device=covariance.device)
+        if factor is None:
+            factor, info = torch.linalg.cholesky_ex(covariance)
+            bad = info > 0
         if bad.any():
             eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
             factor = torch.where(bad[..., None, None], eye, factor)
@@ -41,13 +43,22 @@ class _LogMarginal(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         factor, alpha, bad = ctx.saved_tensors
         gradient = torch.where(bad, 0.0, gradient)
         d_covariance = torch.cholesky_inverse(factor)
         torch.sub(alpha.unsqueeze(-1) * alpha.unsqueeze(-2), d_covariance, out=d_covariance)
         d_covariance *= 0.5 * gradient[..., None, None]
-        return d_covariance, -alpha * gradient[..., None]
+        return d_covariance, -alpha * gradient[..., None], None
+
+
+def log_marginal(
+    covariance: Float[Tensor, "*#draws n n"],
+    residual: Float[Tensor, "*#draws n"],
+    factor: Float[Tensor, "*#draws n n"] | None = None,
+) -> Float[Tensor, "*#draws"]:
+    """``log N(residual; 0, covariance)``, with the Cholesky factor of the covariance where it is known already."""
+    return _LogMarginal.apply(covariance, residual, factor)  # type: ignore[no-any-return]
 
 
 class GaussianMarginal(TorchDistribution):
@@ -66,7 +77,7 @@ class GaussianMarginal(TorchDistribution):
         super().__init__(covariance.shape[:-2], covariance.shape[-1:], validate_args=False)
 
     def log_prob(self, value: Float[Tensor, "*#draws n"]) -> Float[Tensor, "*#draws"]:
-        return _LogMarginal.apply(self.covariance, value - self.mean_)  # type: ignore[no-any-return]
+        return log_marginal(self.covariance, value - self.mean_)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))

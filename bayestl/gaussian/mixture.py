@@ -24,7 +24,7 @@ def moments(
 
 
 def cdf(
-    y: Float[Tensor, "*#shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"],
+    y: Tensor, mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"],
     weight: Tensor | None = None,
 ) -> Float[Tensor, "*shape"]:  # fmt: skip
     """Probability below y."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bayestl.gaussian.exact import FAILED, GaussianMarginal
+from bayestl.gaussian.exact import FAILED, log_marginal
 
 FLOOR = 1e-7  # of a site's precision: a site may say nothing, never less than nothing
 ROUNDING = 1e-9  # of the evidence bound: changes below it are no changes
@@ -46,13 +46,14 @@ class Site(NamedTuple):
 class Solved(NamedTuple):
     """Sites at their optimum: with them the posterior of f is regression on `values` with covariance `covariance`.
 
-    `bound` is the evidence lower bound ``log Z + sum_i E_q[log p(y_i | f_i) - log t_i(f_i)]``; `excess` its sum, `marginals`
-    the q of each block, `steps` how many were taken and `converged` whether every draw settled.
+    `bound` is the evidence lower bound ``log Z + sum_i E_q[log p(y_i | f_i) - log t_i(f_i)]``, `factor` the Cholesky factor of
+    the pseudo-data's covariance, `marginals` the q of each block, `steps` how many were taken and `converged` whether every
+    draw settled.
     """
 
     sites: list[Site]
     noise: list[Float[Tensor, "*#draws R c c"]]
-    values: Float[Tensor, "*#draws n"]
+    factor: Float[Tensor, "*#draws n n"] | None
     marginals: list[tuple[Tensor, Tensor]]
     bound: Float[Tensor, "*#draws"]
     steps: int
@@ -77,16 +78,10 @@ def settle(
     draws = len(covariance)
     values = values.expand(draws, -1)
     sites = [_first(covariance, block) for block in blocks] if start is None else start
-    sites = [
-        Site(
-            site.natural.expand(draws, *site.natural.shape[-2:]),
-            site.precision.expand(draws, *site.precision.shape[-3:]),
-        )
-        for site in sites
-    ]
+    sites = [_expanded(site, draws) for site in sites]
     best: Solved | None = None
     target = sites
-    rate = covariance.new_ones(draws)
+    rate, growth = covariance.new_ones(draws), covariance.new_full((draws,), 1.5)
     held = sites
     step, settled = 0, covariance.new_zeros(draws, dtype=torch.bool)
     for step in range(1, most + 1):
@@ -104,10 +99,27 @@ def settle(
         settled = settled | (better & (gain <= tolerance)) | (rate < 1e-3)
         if settled.all():
             break
-        rate = torch.where(better, (1.5 * rate).clamp_max(1.0), 0.5 * rate)
+        # Steps that once went too far, as where two iterates alternate around the optimum, grow again but slowly.
+        growth = torch.where(better, growth, 1.05)
+        rate = torch.where(better, (growth * rate).clamp_max(1.0), 0.6 * rate)
         sites = [_mix(rate, old, new) for old, new in zip(held, target, strict=True)]
     assert best is not None
     return best._replace(steps=step, converged=bool(settled.all()))
+
+
+def tangent(
+    covariance: Float[Tensor, "S n n"], values: Float[Tensor, "*#S n"], blocks: list[Block], start: list[Site]
+) -> Solved:
+    """One full step from sites that are near their optimum, with q as it was before it.
+
+    ``J(t, q) = log Z(t) + E_q[log p - log t]`` is stationary in both at the optimum, and the step makes it stationary in q at the q
+    that it starts from; so its error is of second order in that of the start, at half the price of settling.
+    """
+    sites = [_expanded(site, len(covariance)) for site in start]
+    now = _evaluate(covariance, values.expand(len(covariance), -1), blocks, sites)
+    aim = [_target(block, marginal) for block, marginal in zip(blocks, now.marginals, strict=True)]
+    noise = [_inverse(site.precision) for site in aim]
+    return now._replace(sites=aim, noise=noise, factor=None, steps=1)
 
 
 def bound(
@@ -119,7 +131,7 @@ def bound(
     of the pseudo-data, and the expected log density as a function of the likelihood's own parameters.
     """
     full, pseudo = _observed(covariance, values, blocks, solved.noise, [site.natural for site in solved.sites])
-    total = GaussianMarginal(torch.zeros_like(pseudo), full).log_prob(pseudo)
+    total = log_marginal(full, pseudo, solved.factor)
     for block, (mean, cov), site, noise in zip(blocks, solved.marginals, solved.sites, solved.noise, strict=True):
         total = total + block.expect(mean, cov).value.sum(-1) - _log_site(mean, cov, site, noise)
     return total
@@ -130,6 +142,12 @@ def posterior_pair(
 ) -> tuple[Float[Tensor, "S n n"], Float[Tensor, "S n"]]:
     """Covariance and values of the pseudo-data: what exact regression then works on."""
     return _observed(covariance, values, blocks, solved.noise, [site.natural for site in solved.sites])
+
+
+def _expanded(site: Site, draws: int) -> Site:
+    return Site(
+        site.natural.expand(draws, *site.natural.shape[-2:]), site.precision.expand(draws, *site.precision.shape[-3:])
+    )
 
 
 def _first(covariance: Tensor, block: Block) -> Site:
@@ -183,7 +201,7 @@ def _evaluate(covariance: Tensor, values: Tensor, blocks: list[Block], sites: li
         marginals.append((mean, cov))
         total = total + block.expect(mean, cov).value.sum(-1) - _log_site(mean, cov, site, own)
     total = torch.where(bad | ~total.isfinite(), FAILED, total)
-    return Solved(sites, noise, pseudo, marginals, total, 0, False)
+    return Solved(sites, noise, factor, marginals, total, 0, False)
 
 
 def _observed(
@@ -229,6 +247,9 @@ def _mix(rate: Tensor, old: Site, new: Site) -> Site:
 
 
 def _choose(better: Tensor, new: Solved, old: Solved) -> Solved:
+    if better.all():
+        return new
+
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(better.reshape(-1, *[1] * (a.dim() - 1)), a, b)
 
@@ -238,7 +259,7 @@ def _choose(better: Tensor, new: Solved, old: Solved) -> Solved:
             for a, b in zip(new.sites, old.sites, strict=True)
         ],
         [pick(a, b) for a, b in zip(new.noise, old.noise, strict=True)],
-        pick(new.values, old.values),
+        pick(new.factor, old.factor) if new.factor is not None and old.factor is not None else None,
         [(pick(a, c), pick(b, d)) for (a, b), (c, d) in zip(new.marginals, old.marginals, strict=True)],
         pick(new.bound, old.bound),
         0,

@@ -10,21 +10,20 @@ from bayestl.gaussian.sites import Site
 from bayestl.models.problem import Problem
 from bayestl.priors import Theta
 
-ROUGH, FINE = 1e-3, 1e-6  # of the evidence bound: where theta is sought, and where the density is differentiated twice
+ROUGH = 1e-3  # of the evidence bound: how well the sites settle while the mode is sought
 
 
 class Collapsed:
     """The program ``theta ~ prior``, times the evidence lower bound with every site at its optimum for that theta.
 
-    The sites are found anew at every theta, a few steps from `start`, the best seen so far: near one another in theta the
-    optima are near too, and an error e in the sites changes the bound by e^2 only. While the mode is sought the start
-    follows; afterwards it stays, so that the density is a function of theta alone.
+    The sites are found anew at every theta, from `start`, the best seen so far. While the mode is sought the start follows,
+    and the sites settle on the way. Afterwards it stays at the mode, so that the density is a function of theta alone, and one step is
+    taken from there: it is a step of Newton's method, and an error e in the sites changes the bound by e^2 only.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.start: list[Site] | None = None
-        self.tolerance, self.most = ROUGH, 30
         self.following = True
 
     def __call__(self) -> None:
@@ -33,10 +32,13 @@ class Collapsed:
             values, volume = self.problem.values_at(theta)
             pyro.factor("y", self.problem.marginal(theta).log_prob(values) + volume)
             return
-        value, solved = self.problem.settle(theta, self.start, self.tolerance, self.most)
         if self.following:
+            value, solved = self.problem.settle(theta, self.start, ROUGH, 30 if self.start is None else 2)
             best = int(value.argmax())
             self.start = [Site(site.natural[best], site.precision[best]) for site in solved.sites]
+        else:
+            assert self.start is not None
+            value = self.problem.approach(theta, self.start)
         pyro.factor("y", value)
 
     def fix(self, theta: Theta) -> bool:

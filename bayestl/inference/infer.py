@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from bayestl.gaussian.sites import Site
 from bayestl.inference import nuts
-from bayestl.inference.collapsed import FINE, ROUGH, Collapsed
+from bayestl.inference.collapsed import Collapsed
 from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.mode import Mode, climb, curvature
 from bayestl.inference.variational import Gaussian, Schedule, normal_points, pareto_k, refine
@@ -66,18 +66,19 @@ class Inferred(NamedTuple):
     sites: list[Site] | None = None
 
 
-def schedule(rows: int, parameters: int) -> tuple[Schedule, int]:
+def schedule(rows: int, parameters: int, sites: bool = False) -> tuple[Schedule, int]:
     """Choose the variational work, and the number of components that predict, by what they cost and what they buy.
 
-    Few rows leave theta uncertain and its posterior skewed, and are cheap; with many it is nearly Gaussian and dear.
+    Few rows leave theta uncertain and its posterior skewed, and are cheap; with many it is nearly Gaussian and dear. Observations
+    by `sites` cost twice as much.
     """
     if rows <= 80:
         return Schedule(steps=60, particles=16, full=parameters <= 30), 64
     if rows <= 250:
         return Schedule(steps=30, particles=8, full=parameters <= 30), 32
     if rows <= 1200:
-        return Schedule(steps=30, particles=4), 8
-    return Schedule(steps=15, particles=4), 8
+        return Schedule(steps=15 if sites else 30, particles=4), 8
+    return Schedule(steps=10 if sites else 15, particles=4), 8
 
 
 def infer(
@@ -99,7 +100,7 @@ def infer(
     plain = not problem.sites and not problem.moving
     coordinates = Coordinates(problem.program if plain else collapsed, rows, problem.prior)
     generator = torch.Generator().manual_seed(seed)
-    plan, components = schedule(rows, coordinates.dim)
+    plan, components = schedule(rows, coordinates.dim, bool(problem.sites))
     seconds: dict[str, float] = {}
 
     def lap(stage: str) -> None:
@@ -118,15 +119,13 @@ def infer(
         lap("mode")
         best = int(heights.argmax())
         settled = not problem.sites or collapsed.fix(coordinates.theta(points[best : best + 1]))
-        collapsed.tolerance = FINE
         record = FitRecord(method, seed, coordinates.dim, modes=heights.numpy(), seconds=seconds)
         v, interrupted, trace, k, divergences = points[best : best + 1], False, list[float](), float("nan"), 0
         if method != "map":
             try:
                 bar.set_description("fit: curvature")
-                mode = _best_mode(coordinates, points, heights)
+                mode = _best_mode(coordinates, points, heights, central=rows <= 250)
                 lap("curvature")
-                collapsed.tolerance = ROUGH
                 if method == "variational":
                     bar.set_description("fit: variational")
                     q, trace, interrupted = refine(coordinates, mode, plan, generator, lambda: _tick(bar))
@@ -181,20 +180,22 @@ def _starts(dim: int, rows: int, generator: torch.Generator) -> torch.Tensor:
     return noise * torch.tensor([0.3, 1.0, 1.0][:count], dtype=torch.float64)[:, None]
 
 
-def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Tensor) -> Mode:
+def _best_mode(
+    coordinates: Coordinates, points: torch.Tensor, heights: torch.Tensor, central: bool = True
+) -> Mode:
     """The mode with the most posterior mass around it, of those that are distinct."""
     distinct: list[int] = []
     for i in heights.argsort(descending=True).tolist():
         if heights[i] > heights.max() - 10 and all((heights[i] - heights[j]).abs() > 0.05 for j in distinct):
             distinct.append(i)
-    modes = [curvature(coordinates, points[i], heights[i].item()) for i in distinct]
+    modes = [curvature(coordinates, points[i], heights[i].item(), central=central) for i in distinct]
     return max(modes, key=lambda mode: mode.log_evidence)
 
 
 def _draw(coordinates: Coordinates, q: Gaussian, draws: int, rows: int, seed: int) -> tuple[torch.Tensor, float]:
     """Draws from q, and k-hat, judged on as many of them as are cheap."""
     white = normal_points(draws, coordinates.dim, seed)
-    judged = white[: 256 if rows <= 80 else 64]
+    judged = white[: 256 if rows <= 80 else 64 if rows <= 250 else 32]
     return q.push(white), pareto_k(coordinates.density(q.push(judged)) - q.log_density_of(judged))
 
 

@@ -151,7 +151,7 @@ class Difference(Model):
         if edges:
             children, parents = zip(*edges, strict=True)
             p[..., list(children), list(parents)] = theta["rho"] if self.rho is None else self.rho
-        return torch.linalg.inv(eye - p)
+        return torch.linalg.inv_ex(eye - p).inverse  # never singular; where theta is not finite it must not raise
 
     def _heirs(self, own: list[int], layout: Layout) -> tuple[int, ...]:
         """The outputs of a task and everything built on them: what its delta reaches."""

@@ -36,7 +36,7 @@ class MultiTask(Model):
     the diagonal ``N(0, 1)``. Both forms are identified: no rotation of the hidden functions leaves them unchanged.
 
     Priors, on values standardised per task: ``s_o ~ LogNormal(-0.1, 0.5)``, ``kappa_o ~ LogNormal(-2.5, 1)`` (a
-    twelfth of the spread: imperfect correlations leave room for what is a task's own already),
+    twelfth of the spread: imperfect correlations leave room for what is a task's own already; the functions of one task share it),
     ``noise_o ~ LogNormal(-2, 1)``.
 
     Parameters
@@ -74,14 +74,15 @@ class MultiTask(Model):
             trapezoid = lower_trapezoid(diagonal, entries, count)
             loading = trapezoid[..., torch.tensor(layout.by_count).argsort(), :]
         theta["loading"] = pyro.deterministic("loading", loading, event_dim=2)
-        theta["private"] = pyro.sample("private", priors.log_normal(-2.5, 1.0, count))
+        theta["private"] = pyro.sample("private", priors.log_normal(-2.5, 1.0, len(layout.tasks)))
         return theta | self.kernel.prior("shared", layout) | self.kernel.prior("separate", layout)
 
     def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
         a = theta["loading"]
         yield constants(layout)
         yield Term(a @ a.mT, self.kernel, "shared")
-        yield Term(torch.diag_embed(theta["private"].square()), self.kernel, "separate")
+        private = theta["private"][..., torch.tensor(layout.owner)]
+        yield Term(torch.diag_embed(private.square()), self.kernel, "separate")
 
     @property
     def dims(self) -> Mapping[str, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from bayestl.gaussian import sites
-from bayestl.gaussian.exact import GaussianMarginal, robust_cholesky
+from bayestl.gaussian.exact import FAILED, GaussianMarginal
 from bayestl.gaussian.sites import Block, Site, Solved
 from bayestl.likelihoods.base import Likelihood, Rows
 from bayestl.likelihoods.numeric import NOISE_FLOOR
@@ -103,7 +103,9 @@ class Problem:
         covariance = self.model.covariance(theta, self.points, self.points, self.layout)
         size = len(self.points.output)
         white = pyro.sample("f", pyro.distributions.Normal(torch.zeros(size).double(), 1.0).to_event(1))
-        f = (robust_cholesky(covariance)[0] @ white.unsqueeze(-1)).squeeze(-1)
+        jitter = 1e-9 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+        factor, _ = torch.linalg.cholesky_ex(covariance + jitter * torch.eye(size, dtype=covariance.dtype))
+        f = (factor @ white.unsqueeze(-1)).squeeze(-1)
         seen = []
         for i, piece in enumerate(self.pieces):
             law = _Law(piece, f[..., piece.where], self.parameters_of(theta, piece.task))
@@ -131,7 +133,7 @@ class Problem:
     def parameters_of(self, theta: Theta, task: int) -> Mapping[str, Tensor]:
         """A likelihood's own parameters and its task's noise, with room for the rows: (S, 1) or (S, k)."""
         name = self.layout.tasks[task] + "."
-        own = {key.removeprefix(name): value for key, value in theta.items() if key.startswith(name)}
+        own = {site.removeprefix(name): theta[site] for site in self._own[task] if site in theta}
         found = {key: value if key == "gap" else value.unsqueeze(-1) for key, value in own.items()}
         if task in self.layout.noisy:
             at = self.layout.noisy.index(task)
@@ -148,7 +150,7 @@ class Problem:
     @cached_property
     def moving(self) -> bool:
         """Whether the values depend on theta, through an inferred offset."""
-        return any("offset" in str(name) for task in self.data.tasks for name in _sites_of(task.likelihood, task.name))
+        return any(site.endswith(".offset") for own in self._own for site in own)
 
     @cached_property
     def values(self) -> Float[Tensor, " n"]:
@@ -232,14 +234,30 @@ class Problem:
         self, theta: Theta, start: list[Site] | None, tolerance: float = SETTLED, most: int = STEPS
     ) -> tuple[Float[Tensor, " S"], Solved]:
         """Optimise the sites at every draw of theta; gives the evidence lower bound, differentiable, and the sites."""
-        covariance = self.observed_covariance(theta)
-        values, volume = self.values_at(theta)
-        blocks = self.blocks(theta)
+        covariance, values, volume, blocks = self._ready(theta)
         with torch.no_grad():
             solved = sites.settle(covariance.detach(), values.detach(), blocks, start, tolerance, most)
         if not torch.is_grad_enabled():
             return solved.bound + volume, solved
         return sites.bound(covariance, values, blocks, solved) + volume, solved
+
+    def approach(self, theta: Theta, start: list[Site]) -> Float[Tensor, " S"]:
+        """Give the evidence lower bound, differentiable, from sites that are near their optimum: see `sites.tangent`."""
+        covariance, values, volume, blocks = self._ready(theta)
+        with torch.no_grad():
+            solved = sites.tangent(covariance.detach(), values.detach(), blocks, start)
+        value = sites.bound(covariance, values, blocks, solved)
+        failed = solved.bound <= FAILED  # not even the start has a Cholesky factor there
+        return torch.where(failed, solved.bound, value) + volume
+
+    def _ready(self, theta: Theta) -> tuple[Tensor, Tensor, Tensor, list[Block]]:
+        return (self.observed_covariance(theta), *self.values_at(theta), self.blocks(theta))
+
+    @cached_property
+    def _own(self) -> list[list[str]]:
+        """Sites of each task's likelihood."""
+        with torch.random.fork_rng(devices=[]), pyro.poutine.block():
+            return [list(task.likelihood.prior(task.name)) for task in self.data.tasks]
 
     @cached_property
     def _order(self) -> Tensor:
@@ -258,11 +276,6 @@ def rows_of(data: TaskData, scaling: Scaling, layout: Layout, task: int, index: 
         torch.tensor(scaling.location[own]),
         torch.tensor(scaling.scale[own]),
     )
-
-
-def _sites_of(likelihood: Likelihood, task: str) -> list[str]:
-    with torch.random.fork_rng(devices=[]), pyro.poutine.block():
-        return list(likelihood.prior(task))
 
 
 class _Law(TorchDistribution):

@@ -1,0 +1,512 @@
+"""Laws that every likelihood keeps: expectations, limiting cases, and what comes out of a posterior."""
+
+import dataclasses
+import math
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.integrate
+import scipy.stats
+import torch
+
+import bayestl as btl
+from bayestl.gaussian import sites
+from bayestl.likelihoods.base import Rows
+from bayestl.likelihoods.classes import normal_cloud
+from bayestl.likelihoods.numeric import Gate
+from bayestl.likelihoods.predictive import CountMixture, NormalMixture
+from bayestl.models.problem import Problem
+from bayestl.regression import Regression
+
+from .conftest import draw_theta
+
+
+def rows(y, details=(math.nan, math.nan), location=0.3, scale=1.5, count=1):
+    y = torch.as_tensor(y, dtype=torch.float64)
+    return Rows(
+        y, torch.full_like(y, torch.nan), torch.tensor(details).double().expand(len(y), 2),
+        torch.full((count,), location).double(), torch.full((count,), scale).double(),
+    )  # fmt: skip
+
+
+def vector(*values):
+    return torch.tensor([values], dtype=torch.float64)
+
+
+SCALAR = {
+    "bernoulli": (btl.Bernoulli(), rows([0.0, 1.0]), {}),
+    "probit": (btl.Bernoulli(link="probit"), rows([0.0, 1.0]), {}),
+    "gate": (Gate(), rows([0.0, 2.5]), {}),
+    "ordinal": (btl.Ordinal(start=(-1.0, 0.2, 1.1)), rows([0.0, 1.0, 2.0, 3.0]), {"gap": vector(1.0, 0.7)}),
+    "poisson": (btl.Poisson(), rows([0.0, 4.0, 30.0], (2.0, math.nan)), {}),
+    "negative binomial": (btl.NegativeBinomial(), rows([0.0, 4.0, 30.0], (2.0, math.nan)), {"dispersion": vector(0.4)}),
+    "student": (btl.StudentT(), rows([0.2, 3.0]), {"noise": vector(0.4), "degrees": vector(3.0)}),
+    "student log": (
+        btl.StudentT(btl.Log(offset=None)), rows([0.2, 3.0]),
+        {"noise": vector(0.4), "degrees": vector(3.0), "offset": vector(0.5)},
+    ),
+    "censored": (btl.Censored(0.1, 3.0), rows([0.1, 3.0], (0.1, 3.0)), {"noise": vector(0.4)}),
+    "gaussian": (btl.Gaussian(), rows([0.2, 3.0]), {"noise": vector(0.4)}),
+    "gaussian sqrt": (btl.Gaussian(btl.Sqrt(1.0)), rows([0.2, 3.0]), {"noise": vector(0.4)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCALAR)
+def test_expectations_are_integrals_and_their_gradients(name):
+    law, observed, p = SCALAR[name]
+    mean, var = torch.tensor([[0.2, -0.5, 0.4, 0.9][: len(observed.y)]]).double(), 0.3
+    cov = torch.full((*mean.shape, 1, 1), var).double()
+    expect = law.expect(observed, p)
+    with torch.no_grad():
+        got = expect(mean.unsqueeze(-1), cov)
+
+    def integral(i, m, v):
+        one = observed.take(torch.tensor([i]))
+
+        def integrand(f):
+            density = law.log_density(torch.tensor([[[f]]]).double(), one, p).item()
+            return density * scipy.stats.norm.pdf(f, m, math.sqrt(v))
+
+        return scipy.integrate.quad(integrand, m - 10 * math.sqrt(v), m + 10 * math.sqrt(v), epsabs=1e-11, limit=200)[0]
+
+    h = 1e-3
+    for i in range(len(observed.y)):
+        m = mean[0, i].item()
+        assert got.value[0, i].item() == pytest.approx(integral(i, m, var), abs=2e-6)
+        slope = (integral(i, m + h, var) - integral(i, m - h, var)) / (2 * h)
+        assert got.slope[0, i, 0].item() == pytest.approx(slope, abs=2e-5 * (1 + abs(slope)))
+        bend = (integral(i, m, var + h) - integral(i, m, var - h)) / (2 * h)
+        assert got.precision[0, i, 0, 0].item() == pytest.approx(-2 * bend, abs=1e-3 * (1 + abs(bend)))
+
+
+def test_softmax_expectations_agree_with_many_random_points():
+    law, c = btl.Categorical(), 3
+    observed = rows([0.0, 1.0, 2.0, 3.0], count=c)
+    g = torch.Generator().manual_seed(0)
+    root = 0.6 * torch.randn(1, 4, c, c, dtype=torch.float64, generator=g)
+    mean, cov = torch.randn(1, 4, c, dtype=torch.float64, generator=g), root @ root.mT + 0.1 * torch.eye(c).double()
+    with torch.no_grad():
+        got = law.expect(observed, {})(mean, cov)
+    white = torch.randn(200_000, 1, 4, c, dtype=torch.float64, generator=g)
+    m, root = mean.clone().requires_grad_(), torch.linalg.cholesky(cov)
+    value = law.log_density(m + (root @ white.unsqueeze(-1)).squeeze(-1), observed, {}).mean(0)
+    (slope,) = torch.autograd.grad(value.sum(), m)
+    torch.testing.assert_close(got.value, value.detach(), atol=0.02, rtol=0)
+    torch.testing.assert_close(got.slope, slope, atol=0.02, rtol=0)
+    chance = law.probabilities(m.detach() + (root @ white.unsqueeze(-1)).squeeze(-1), observed, {})[..., :-1]
+    outer = torch.einsum("jsrc,jsrd->srcd", chance, chance) / len(white)
+    expected = 1.5**2 * (torch.diag_embed(chance.mean(0)) - outer)
+    torch.testing.assert_close(got.precision, expected, atol=0.03, rtol=0)
+
+
+def test_the_cloud_has_the_moments_of_a_normal():
+    z = normal_cloud(128, 7)
+    torch.testing.assert_close(z.mean(0), torch.zeros(7).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(z.mT @ z / 128, torch.eye(7).double(), atol=1e-12, rtol=0)
+
+
+# -- sites ------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class AsSites(btl.Gaussian):
+    """Normal observations that are made to go through the sites."""
+
+    exact = False
+
+
+def table(n=40, seed=0, **columns):
+    rng = np.random.default_rng(seed)
+    x = np.sort(rng.random(n))
+    f = np.sin(6 * x)
+    frame = pd.DataFrame({"x": x, "f": f, "g": f + 0.1 * rng.standard_normal(n)})
+    for name, make in columns.items():
+        frame[name] = make(f, rng)
+    return frame
+
+
+def data_of(frame, task, likelihood=None, with_g=True):
+    given = {} if likelihood is None else {task: likelihood}
+    return btl.TaskData.from_wide(frame, inputs=["x"], tasks=["g", task] if with_g else [task], likelihoods=given)
+
+
+def test_normal_sites_are_the_exact_engine():
+    frame = table(t=lambda f, rng: 2 * f + 0.2 * rng.standard_normal(len(f)))
+    model, found = btl.MultiTask(), []
+    for law in (btl.Gaussian(), AsSites()):
+        problem = Problem.of(model, data_of(frame, "t", law))
+        theta = draw_theta(problem, 3, seed=1)
+        regression = Regression(problem, theta, None)
+        mean, cov = regression.marginals(torch.linspace(-0.5, 0.5, 9).double()[:, None], [[0], [1]])[1]
+        found.append((mean, cov, regression.leave_one_out()))
+    for exact, by_sites in zip(*found, strict=True):
+        torch.testing.assert_close(by_sites, exact, rtol=1e-8, atol=1e-8)
+
+
+def test_the_bound_and_its_gradient_of_normal_sites_are_the_evidence():
+    frame = table(t=lambda f, rng: 2 * f + 0.2 * rng.standard_normal(len(f)))
+    found = []
+    for law in (btl.Gaussian(), AsSites()):
+        problem = Problem.of(btl.MultiTask(), data_of(frame, "t", law))
+        theta = {k: v.requires_grad_() for k, v in draw_theta(problem, 2, seed=1).items()}
+        if problem.sites:
+            value = problem.settle(theta, None)[0]
+        else:
+            values, volume = problem.values_at(theta)
+            value = problem.marginal(theta).log_prob(values) + volume
+        found.append((value.detach(), *torch.autograd.grad(value.sum(), [theta["noise"], theta["loading"]])))
+    piece = math.log(problem.scaling.scale[0]) * 40  # the exact evidence counts the volume of every task, sites of their own
+    assert math.isfinite(piece)
+    for exact, by_sites in zip(*found, strict=True):
+        torch.testing.assert_close(by_sites, exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "make"),
+    [
+        (btl.Bernoulli(), lambda f, rng: (f + 0.3 * rng.standard_normal(len(f)) > 0).astype(int)),
+        (btl.Categorical(), lambda f, rng: np.digitize(f + 0.3 * rng.standard_normal(len(f)), [-0.5, 0.5])),
+        (btl.StudentT(), lambda f, rng: f + 0.1 * rng.standard_t(2, len(f))),
+        (btl.NegativeBinomial(), lambda f, rng: rng.poisson(np.exp(1 + f) * rng.gamma(3, 1 / 3, len(f)))),
+    ],
+)
+def test_the_gradient_of_the_bound_is_its_derivative(likelihood, make):
+    """The sites are held fixed in the gradient; at their optimum that must not matter."""
+    problem = Problem.of(btl.MultiTask(), data_of(table(t=make), "t", likelihood))
+    theta = draw_theta(problem, 1, seed=3)
+    leaves = {k: v.clone().requires_grad_() for k, v in theta.items()}
+    value = problem.settle(leaves, None, tolerance=1e-12, most=300)[0]
+    gradients = dict(zip(leaves, torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True), strict=True))
+    for name in ("loading", "shared.length_scale", *(site for site in theta if site.startswith("t."))):
+        step = 1e-4 * torch.ones_like(theta[name])
+        up, down = (
+            problem.settle({**theta, name: theta[name] + sign * step}, None, tolerance=1e-12, most=300)[0].item()
+            for sign in (1, -1)
+        )
+        expected = (up - down) / 2e-4
+        loose = 0.05 if isinstance(likelihood, btl.Categorical) else 0.002  # its bound is a sum over points
+        assert gradients[name].sum().item() == pytest.approx(expected, rel=loose, abs=loose)
+
+
+def test_one_step_near_the_optimum_is_as_good_as_settling():
+    frame = table(t=lambda f, rng: (f + 0.3 * rng.standard_normal(len(f)) > 0).astype(int))
+    problem = Problem.of(btl.MultiTask(), data_of(frame, "t", btl.Bernoulli()))
+    theta = draw_theta(problem, 1, seed=3)
+    _, solved = problem.settle(theta, None)
+    near = {name: 1.05 * value for name, value in theta.items()}
+    quick = problem.approach(near, [sites.Site(s.natural[0], s.precision[0]) for s in solved.sites])
+    full = problem.settle(near, None)[0]
+    assert abs(quick.item() - full.item()) < 2e-3
+
+
+def test_latent_posterior_matches_elliptical_slice_sampling():
+    """Moments of the function under Bernoulli, at one theta, against a long exact sampler (Murray et al. 2010)."""
+    frame = table(n=25, t=lambda f, rng: (f + 0.3 * rng.standard_normal(len(f)) > 0).astype(int))
+    problem = Problem.of(btl.SingleTask(), data_of(frame, "t", btl.Bernoulli(), with_g=False))
+    theta = {"amplitude": vector(1.2), "t.length_scale": vector(0.4)}
+    k = problem.model.covariance(theta, problem.points, problem.points, problem.layout)[0]
+    factor = torch.linalg.cholesky(k + 1e-9 * torch.eye(25)).numpy()
+    piece, rng = problem.pieces[0], np.random.default_rng(0)
+
+    def density(f):
+        return piece.law.log_density(torch.from_numpy(f)[None], piece.rows, {})[0].sum(-1).numpy()
+
+    f, kept = np.zeros((200, 25)), []
+    level = density(f)
+    for step in range(400):
+        nu = rng.standard_normal(f.shape) @ factor.T
+        bar = level + np.log(rng.random(200))
+        angle = rng.random(200) * 2 * np.pi
+        low, high = angle - 2 * np.pi, angle.copy()
+        todo = np.ones(200, bool)
+        new, new_level = f.copy(), level.copy()
+        while todo.any():
+            trial = f * np.cos(angle)[:, None] + nu * np.sin(angle)[:, None]
+            value = density(trial)
+            good = todo & (value > bar)
+            new[good], new_level[good] = trial[good], value[good]
+            todo &= ~good
+            low, high = np.where(todo & (angle < 0), angle, low), np.where(todo & (angle >= 0), angle, high)
+            angle = np.where(todo, low + (high - low) * rng.random(200), angle)
+        f, level = new, new_level
+        if step >= 100:
+            kept.append(f)
+    draws = np.concatenate(kept)
+    ((mean, cov),) = Regression(problem, theta, None).marginals(problem.points.x, [[0]])
+    np.testing.assert_allclose(mean[0, :, 0], draws.mean(0), atol=0.06)
+    np.testing.assert_allclose(cov[0, :, 0, 0].sqrt(), draws.std(0), atol=0.06)
+
+
+@pytest.mark.parametrize("case", ["separable", "one class", "all censored", "huge counts", "no counts"])
+def test_extreme_data_settle(case, capsys):
+    n = 30
+    frame = table(
+        n,
+        separable=lambda f, rng: (f > 0).astype(int),
+        one=lambda f, rng: np.ones(n, int),
+        all=lambda f, rng: np.zeros(n),
+        huge=lambda f, rng: rng.poisson(1e6 * np.exp(f)),
+        no=lambda f, rng: np.zeros(n, int),
+    )
+    task, law = {
+        "separable": ("separable", btl.Bernoulli()), "one class": ("one", btl.Bernoulli()),
+        "all censored": ("all", btl.Censored(lower=0.0)), "huge counts": ("huge", btl.NegativeBinomial()),
+        "no counts": ("no", btl.Poisson()),
+    }[case]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
+        posterior = btl.fit(btl.MultiTask(), data_of(frame, task, law), seed=0)
+    assert posterior.record.sites_converged
+    out = posterior.predict({"x": [0.1, 0.5, 2.0]}, task)
+    for array in out.data_vars.values():
+        assert array.dtype == object or np.isfinite(array).all()
+    if case == "separable":
+        assert out["label"].values.tolist()[:2] == [1, 1 if frame["separable"][15] else 0]
+    if case == "huge counts":
+        near = posterior.predict(frame, task)["mean"]
+        assert np.abs(np.log(near / frame["huge"])).max() < 0.5
+
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+def fixed(model, data, theta_of=None, seed=1):
+    problem = Problem.of(model, data)
+    theta = draw_theta(problem, 2, seed=seed) if theta_of is None else theta_of
+    return btl.Posterior(model, data, problem.scaling, theta, None)
+
+
+def test_nothing_censored_is_gaussian():
+    frame = table(t=lambda f, rng: f + 0.1 * rng.standard_normal(len(f)))
+    plain = fixed(btl.MultiTask(), data_of(frame, "t"))
+    censored = fixed(btl.MultiTask(), data_of(frame, "t", btl.Censored(lower=-50.0)), plain.theta)
+    for name in ("mean", "quantile"):
+        np.testing.assert_allclose(censored.predict(frame, "t")[name], plain.predict(frame, "t")[name], atol=1e-10)
+
+
+def test_many_degrees_of_freedom_are_gaussian():
+    frame = table(t=lambda f, rng: f + 0.1 * rng.standard_normal(len(f)))
+    plain = fixed(btl.MultiTask(), data_of(frame, "t"))
+    heavy = fixed(btl.MultiTask(), data_of(frame, "t", btl.StudentT(degrees=1e7)), plain.theta)
+    for name in ("mean", "std", "quantile"):
+        np.testing.assert_allclose(heavy.predict(frame, "t")[name], plain.predict(frame, "t")[name], atol=2e-5)
+
+
+def test_two_classes_of_a_softmax_are_a_bernoulli():
+    """The difference of two functions of variance s^2/2 is one of variance s^2."""
+    frame = table(t=lambda f, rng: (f + 0.3 * rng.standard_normal(len(f)) > 0).astype(int))
+    scale = torch.tensor([[0.9], [1.4]]).double()
+    length = {"t.length_scale": torch.tensor([[0.3], [0.8]]).double()}
+    two = fixed(btl.SingleTask(), data_of(frame, "t", btl.Bernoulli(), False), {"amplitude": scale, **length})
+    soft = {"amplitude": (scale / math.sqrt(2)).expand(2, 2), **length}
+    problem = Problem.of(btl.SingleTask(), data_of(frame, "t", btl.Categorical(), False))
+    # the constants' priors: N(0, 1) of the Bernoulli against the difference of two of the Categorical, N(0, 2)
+    ((mean, _),) = Regression(problem, soft, None).marginals(problem.points.x, [[0]])
+    theirs = btl.Posterior(btl.SingleTask(), problem.data, problem.scaling, soft, None)
+    ours = two.predict(frame, "t")["probability"].values
+    np.testing.assert_allclose(theirs.predict(frame, "t")["probability"].values, ours, atol=0.03)
+    assert mean.isfinite().all()
+
+
+def test_no_dispersion_is_poisson():
+    y, rate = torch.tensor([0.0, 3.0, 17.0]).double(), torch.tensor([0.3, 2.0, 1.1]).double()
+    poisson = btl.Poisson().log_density(rate, rows(y, (1.0, math.nan)), {})
+    binomial = btl.NegativeBinomial().log_density(rate, rows(y, (1.0, math.nan)), {"dispersion": vector(1e-9)})
+    torch.testing.assert_close(binomial[0], poisson, atol=1e-5, rtol=0)
+
+
+# -- what is predicted ------------------------------------------------------------------------------------------------
+
+
+def test_count_quantiles_are_those_of_the_mixture():
+    mean, std = torch.tensor([[0.5, 2.0], [1.0, 2.2]]).double(), torch.tensor([[0.3, 0.1], [0.2, 0.4]]).double()
+    for shape in (None, torch.tensor([[2.0], [3.0]]).double()):
+        law = CountMixture(mean, std, shape)
+        g = np.random.default_rng(0)
+        rate = np.exp(mean.numpy() + std.numpy() * g.standard_normal((200_000, 2, 2)))
+        if shape is not None:
+            rate *= g.gamma(shape.numpy(), 1 / shape.numpy(), rate.shape)
+        counts = g.poisson(rate).reshape(-1, 2)
+        np.testing.assert_allclose(law.moments()[0], counts.mean(0), rtol=0.01)
+        np.testing.assert_allclose(law.moments()[1], counts.std(0), rtol=0.02)
+        levels = [0.05, 0.5, 0.95]
+        assert np.abs(law.quantiles(levels).numpy() - np.quantile(counts, levels, axis=0)).max() <= 1
+        for k in (0.0, 2.0, 9.0):
+            at = torch.full((2,), k).double()
+            np.testing.assert_allclose(law.cdf(at), (counts <= k).mean(0), atol=0.005)
+            np.testing.assert_allclose(law.log_density(at).exp(), (counts == k).mean(0), atol=0.005)
+
+
+def test_warped_clipped_and_zero_inflated_mixtures_agree_with_draws():
+    g = np.random.default_rng(0)
+    mean, std = torch.tensor([[0.2], [0.9]]).double(), torch.tensor([[0.4], [0.3]]).double()
+    pick = g.integers(0, 2, 400_000)
+    z = 0.5 + 2 * (mean.numpy()[pick, 0] + std.numpy()[pick, 0] * g.standard_normal(len(pick)))
+    offsets = torch.tensor([[0.1], [0.6]]).double()
+    cases = {
+        "softplus": (dict(warp=btl.Softplus(1.3)), 1.3 * np.log1p(np.exp(z))),
+        "log": (dict(warp=btl.Log(), offset=0.0), np.exp(z)),
+        "inferred offset": (dict(warp=btl.Log(None), offset=offsets), np.exp(z) - offsets.numpy()[pick, 0]),
+        "clipped": (
+            dict(lower=torch.tensor([0.4]).double(), upper=torch.tensor([2.5]).double()), np.clip(z, 0.4, 2.5)
+        ),
+        "zero or positive": (
+            dict(warp=btl.Softplus(1.3), atom=torch.tensor([0.3]).double()),
+            np.where(g.random(len(z)) < 0.3, 0.0, 1.3 * np.log1p(np.exp(z))),
+        ),
+    }  # fmt: skip
+    levels = [0.05, 0.25, 0.5, 0.9]
+    for name, (options, y) in cases.items():
+        law = NormalMixture(mean, std, 0.5, 2.0, **options)
+        np.testing.assert_allclose(law.quantiles(levels)[:, 0], np.quantile(y, levels), rtol=0.015, atol=0.01, err_msg=name)
+        np.testing.assert_allclose(law.moments()[0], y.mean(), rtol=0.01, err_msg=name)
+        np.testing.assert_allclose(law.moments()[1], y.std(), rtol=0.02, err_msg=name)
+        for at in (0.0, 0.4, 1.1, 2.5):
+            point = torch.tensor([at]).double()
+            np.testing.assert_allclose(law.cdf(point), (y <= at).mean(), atol=0.004, err_msg=name)
+            np.testing.assert_allclose(law.below(point), (y < at).mean(), atol=0.004, err_msg=name)
+        inside = torch.tensor([1.1]).double()
+        slope = (law.cdf(inside + 1e-5) - law.cdf(inside - 1e-5)) / 2e-5
+        np.testing.assert_allclose(law.log_density(inside).exp(), slope, rtol=1e-5, err_msg=name)
+
+
+TASKS = {
+    "yes": (None, lambda f, rng: f + 0.3 * rng.standard_normal(len(f)) > 0),
+    "colour": (None, lambda f, rng: np.array(["red", "green", "blue"])[np.digitize(f + 0.2 * rng.standard_normal(len(f)), [-0.5, 0.5])]),
+    "rating": (
+        None,
+        lambda f, rng: pd.Categorical(
+            np.array(["low", "mid", "high"])[np.digitize(f + 0.2 * rng.standard_normal(len(f)), [-0.5, 0.5])],
+            categories=["low", "mid", "high"], ordered=True,
+        ),
+    ),
+    "count": (btl.Poisson(exposure="hours"), lambda f, rng: rng.poisson(np.exp(1 + f))),
+    "spread": (btl.NegativeBinomial(), lambda f, rng: rng.poisson(np.exp(1 + f) * rng.gamma(3, 1 / 3, len(f)))),
+    "heavy": (btl.StudentT(), lambda f, rng: f + 0.1 * rng.standard_t(2, len(f))),
+    "limit": (btl.Censored(lower="lod"), lambda f, rng: np.maximum(f, -0.3)),
+    "gap": (btl.Hurdle(), lambda f, rng: np.where(f > -0.2, np.exp(f + 0.1 * rng.standard_normal(len(f))), 0.0)),
+    "skewed": (btl.Gaussian(btl.Sqrt(offset=None)), lambda f, rng: np.exp(f + 0.1 * rng.standard_normal(len(f)))),
+}  # fmt: skip
+KINDS = {"yes": "Bernoulli", "colour": "Categorical", "rating": "Ordinal"}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def mixed(request):
+    likelihood, make = TASKS[request.param]
+    frame = table(30, hours=lambda f, rng: 0.5 + rng.random(len(f)), lod=lambda f, rng: -0.3, **{request.param: make})
+    models = {"colour": btl.LatentTask(), "gap": btl.Difference.chain("g", "gap"), "yes": btl.SingleTask()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
+        posterior = btl.fit(models.get(request.param, btl.MultiTask()), data_of(frame, request.param, likelihood), seed=0)
+    return request.param, frame, posterior
+
+
+def test_every_observation_goes_the_whole_way(mixed, tmp_path):
+    name, frame, posterior = mixed
+    new = frame.head(4)
+    task = posterior.data.tasks[1]
+    assert type(task.likelihood).__name__ == KINDS.get(name, type(TASKS[name][0]).__name__)
+    out = posterior.predict(new, task=name)
+    everything = posterior.predict(new)
+    np.testing.assert_array_equal(everything["mean"].sel(task="g"), posterior.predict(new, task="g")["mean"])
+    if task.levels is not None:
+        np.testing.assert_allclose(out["probability"].sum("class"), 1.0, atol=1e-12)
+        assert set(out["label"].values.tolist()) <= set(task.levels)
+        np.testing.assert_array_equal(everything[f"probability_{name}"], out["probability"])
+    else:
+        assert (np.diff(out["quantile"], axis=0) >= 0).all()
+        both = posterior.probability(new, name, above=0.2, below=0.9)
+        apart = 1 - posterior.probability(new, name, above=0.9) - posterior.probability(new, name, below=0.2)
+        assert (both <= apart + 1e-9).all()
+    saved = posterior.save(tmp_path / "posterior.nc")
+    assert btl.load(saved).predict(new).equals(everything)
+    score = posterior.score(posterior.data)
+    assert np.isfinite(score["log_density"]).all()
+    leave_one_out = posterior.log_likelihood()
+    assert np.isfinite(leave_one_out).all()
+    assert float(leave_one_out.mean()) < float(score["log_density"].mean())
+    more = posterior.data.where(np.arange(len(posterior.data)) % 30 < 2)
+    assert not posterior.condition(more).predict(new).equals(everything)
+    derived = posterior.derive(lambda y: y["g"] + 1.0, new, draws=200)
+    assert derived["mean"].sizes == {"row": 4}
+    correlation = posterior.task_correlation()["mean"]
+    np.testing.assert_allclose(np.diag(correlation), 1.0)
+
+
+def test_draws_are_of_the_predicted_law(mixed):
+    name, frame, posterior = mixed
+    new = frame.iloc[[3, 12, 25]]
+    levels = posterior.data.tasks[1].levels
+    draws = posterior.sample(new, name, draws=6000, seed=1, noise=True)
+    out = posterior.predict(new, name)
+    if levels is not None:
+        share = np.stack([(draws.values == level).mean(0) for level in out["class"].values], -1)
+        np.testing.assert_allclose(share, out["probability"], atol=0.03)
+    else:
+        for level in (0.25, 0.5, 0.75):
+            q = posterior.predict(new, name, quantiles=[level])["quantile"][0].values
+            assert ((draws.values <= q + 1e-9).mean(0) > level - 0.03).all()
+            assert ((draws.values < q - 1e-9).mean(0) < level + 0.03).all()
+
+
+def test_arviz_takes_every_observation(mixed):
+    _, _, posterior = mixed
+    tree = posterior.to_arviz()
+    np.testing.assert_array_equal(tree["observed_data"]["y"], posterior.data.values)
+    for group in ("posterior_predictive", "prior_predictive", "log_likelihood"):
+        assert np.isfinite(tree[group]["y"]).all()
+
+
+def test_new_tasks_of_classes_and_counts():
+    rng = np.random.default_rng(0)
+    frames = []
+    for t in range(5):
+        x = rng.random(12)
+        frames.append(pd.DataFrame({"x": x, "task": f"t{t}", "y": (np.sin(6 * x) + 0.3 * rng.standard_normal(12) > 0)}))
+    kinds = {f"t{t}": btl.Bernoulli() for t in range(5)}
+    data = btl.TaskData.from_long(pd.concat(frames), inputs=["x"], task="task", value="y", likelihoods=kinds)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
+        posterior = btl.fit(btl.LatentTask(), data, seed=0)
+    at = {"x": [0.25, 0.8]}
+    none = posterior.new_task("new").predict(at, "new")["probability"].sel({"class": True})
+    assert none[0] > 0.6 > 0.4 > none[1]
+    rows_ = pd.DataFrame({"x": [0.2, 0.3, 0.75, 0.85], "task": "new", "y": [False, False, True, True]})
+    flipped = btl.TaskData.from_long(rows_, inputs=["x"], task="task", value="y", likelihoods={"new": btl.Bernoulli()})
+    few = posterior.new_task("new", flipped).predict(at, "new")["probability"].sel({"class": True})
+    assert few[0] < none[0]
+    assert few[1] > none[1]
+    numbers = btl.TaskData.from_long(rows_.assign(y=[0.1, 0.2, 0.3, 0.5]), inputs=["x"], task="task", value="y")
+    with pytest.raises(btl.DataError, match="None of the tasks is observed"):
+        posterior.new_task("new", numbers)
+
+
+def test_what_cannot_be_observed_is_refused():
+    frame = table(t=lambda f, rng: np.where(f > 0, "a", "b"), z=lambda f, rng: f)
+    with pytest.raises(btl.DataError, match="zero or more"):
+        data_of(frame, "z", btl.Hurdle())
+    with pytest.raises(btl.DataError, match="whole numbers"):
+        data_of(frame, "z", btl.Poisson())
+    with pytest.raises(btl.DataError, match="cannot take the values"):
+        data_of(frame, "z", btl.Gaussian(btl.Log()))
+    with pytest.raises(btl.DataError, match="lacks columns 'lod'"):
+        data_of(frame, "z", btl.Censored(lower="lod"))
+    with pytest.raises(ValueError, match="needs `lower`"):
+        btl.Censored()
+    data = data_of(frame, "t")
+    posterior = fixed(btl.MultiTask(), data)
+    other = data_of(frame.assign(t="c").assign(t=np.where(frame["f"] > 0, "a", "c")), "t")
+    with pytest.raises(btl.DataError, match="classes never seen in the data: 'c'"):
+        posterior.condition(other)
+    with pytest.raises(ValueError, match="holds classes"):
+        posterior.probability(frame, "t", above=0.0)
+
+
+def test_the_choice_made_from_the_column_is_told(capsys):
+    frame = table(t=lambda f, rng: np.where(f > 0, "stable", "unstable"))
+    data = data_of(frame, "t")
+    assert "t: 2 classes ('stable', 'unstable') -> Bernoulli()" in capsys.readouterr().out
+    assert data.summary().loc["t", "likelihood"] == "Bernoulli, 2 classes"
+    assert data.to_frame()["value"].tolist()[-40:] == frame["t"].tolist()
