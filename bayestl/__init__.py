@@ -1,7 +1,7 @@
 """Bayesian transfer learning for materials and chemistry data that are scarce and scattered over several sources."""
 
 from bayestl.errors import DataError, FitError
-from bayestl.kernels import GPyTorchKernel, Kernel, Matern52
+from bayestl.kernels import GPyTorchKernel, Identity, Kernel, Matern52
 from bayestl.likelihoods import (
     Bernoulli,
     Categorical,
@@ -31,6 +31,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bernoulli", "Categorical", "Censored", "DataError", "Difference", "FitError", "GPyTorchKernel", "Gaussian", "Hurdle",
-    "Kernel", "LatentTask", "Likelihood", "Log", "Matern52", "Model", "MultiTask", "NegativeBinomial", "Ordinal", "Poisson",
+    "Identity", "Kernel", "LatentTask", "Likelihood", "Log", "Matern52", "Model", "MultiTask", "NegativeBinomial", "Ordinal", "Poisson",
     "Posterior", "SingleTask", "Softplus", "Sqrt", "StudentT", "TaskData", "fit", "load",
 ]  # fmt: skip

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bayestl.posterior import Posterior
 
 PLAIN = (
-    SingleTask, MultiTask, Difference, LatentTask, kernels.Matern52, kernels.Sum, kernels.Product,
+    SingleTask, MultiTask, Difference, LatentTask, kernels.Matern52, kernels.Identity, kernels.Sum, kernels.Product,
     likelihoods.Bernoulli, likelihoods.Categorical, likelihoods.Censored, likelihoods.Gaussian, likelihoods.Hurdle,
     likelihoods.NegativeBinomial, likelihoods.Ordinal, likelihoods.Poisson, likelihoods.StudentT,
     likelihoods.Log, likelihoods.Softplus, likelihoods.Sqrt,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pyro
 import torch
-from torch import Tensor
 
 from bayestl.gaussian.sites import Site
 from bayestl.models.problem import Problem
@@ -35,7 +34,8 @@ class Collapsed:
         if self.following:
             value, solved = self.problem.settle(theta, self.start, ROUGH, 30 if self.start is None else 2)
             best = int(value.argmax())
-            self.start = [Site(site.natural[best], site.precision[best]) for site in solved.sites]
+            if value[best] > -1e9:
+                self.start = [Site(site.natural[best], site.precision[best]) for site in solved.sites]
         else:
             assert self.start is not None
             value = self.problem.approach(theta, self.start)
@@ -48,8 +48,3 @@ class Collapsed:
         self.start = [Site(site.natural[0], site.precision[0]) for site in solved.sites]
         self.following = False
         return solved.converged
-
-
-def one(theta: Theta, draw: int) -> dict[str, Tensor]:
-    """One draw of a batch, as a batch."""
-    return {name: value[draw : draw + 1] for name, value in theta.items()}

@@ -1,0 +1,89 @@
+"""Experimental band gaps, half of them zero, beside computed ones: three ways to treat the metals.
+
+python -m benchmarks.censored [--seeds 5]        (reads $BAYESTL_DATA)
+
+300 measured and 300 computed gaps of other compositions to learn from, 400 measured ones to predict. A Gaussian gives a
+zero no probability of its own: to be comparable, its predictions are cut at zero too, and what lies below counts as
+zero. The negative log predictive density is then a probability where the gap is zero and a density where it is not, for
+all three alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+import bayestl as btl
+from bayestl.datasets import describe_compositions
+from benchmarks.report import write
+
+OBSERVED = {
+    "Gaussian": btl.Gaussian(), "Censored": btl.Censored(lower=0.0), "Hurdle": btl.Hurdle(),
+    "Hurdle, Student-t": btl.Hurdle(btl.StudentT(btl.Softplus())),
+}  # fmt: skip
+
+
+def tables(seed: int, measured: int = 300, computed: int = 300, held_out: int = 400) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and test table with columns gap_pbe and gap_exp, no composition in two places."""
+    folder = Path(os.environ["BAYESTL_DATA"])
+    exp = pd.read_csv(folder / "expt-gap/expt_gap_kingsbury.csv", keep_default_na=False).groupby("formula")["expt_gap"]
+    exp = exp.median().astype(float)
+    pbe = pd.read_csv(folder / "computed-gaps/matbench_mp_gap.csv", keep_default_na=False)
+    pbe = pbe.groupby("formula")["target"].min().astype(float)
+    rng = np.random.default_rng(seed)
+    names = rng.permutation(exp.index)
+    source = rng.permutation(pbe.index.difference(exp.index))[: 2 * computed]
+    described = describe_compositions([*names[: 2 * (measured + held_out)], *source])
+    names = [name for name in names if name in described.index][: measured + held_out]
+    source = [name for name in source if name in described.index][:computed]
+    table = described.assign(gap_pbe=pbe.reindex(described.index), gap_exp=exp.reindex(described.index))
+    train = table.loc[[*names[:measured], *source]].copy()
+    train.loc[names[:measured], "gap_pbe"] = np.nan
+    return train, table.loc[names[measured:]]
+
+
+def judge(posterior: btl.Posterior, test: pd.DataFrame) -> dict:
+    y = test["gap_exp"].to_numpy()
+    out = posterior.predict(test, task="gap_exp", quantiles=(0.05, 0.5, 0.95))
+    low, median, high = out["quantile"].to_numpy().clip(0.0, None)
+    metal = 1 - posterior.probability(test, "gap_exp", above=0.0).to_numpy()
+    data = btl.TaskData.from_wide(
+        test, inputs=[c.name for c in posterior.data.inputs], tasks=["gap_exp"], units={"gap_exp": "eV"}
+    )
+    density = posterior.score(data)["log_density"].to_numpy()
+    log_p = np.where(y == 0, np.log(metal.clip(1e-12)), density)
+    inside = (y >= low) & (y <= high)
+    return {
+        "nlpd": -log_p.mean(), "nlpd_zero": -log_p[y == 0].mean(), "nlpd_positive": -log_p[y > 0].mean(),
+        "mae": np.abs(median - y).mean(), "auc": roc_auc_score(y == 0, metal), "coverage": inside.mean(),
+        "coverage_positive": inside[y > 0].mean(),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=5)
+    seeds = parser.parse_args().seeds
+    warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
+    rows = []
+    for seed in range(seeds):
+        train, test = tables(seed)
+        inputs = [c for c in train if c.startswith(("mean_", "range_"))]
+        for name, law in OBSERVED.items():
+            for model in (btl.SingleTask(), btl.Difference.chain("gap_pbe", "gap_exp")):
+                tasks = ["gap_exp"] if isinstance(model, btl.SingleTask) else ["gap_pbe", "gap_exp"]
+                data = btl.TaskData.from_wide(
+                    train, inputs=inputs, tasks=tasks, likelihoods=dict.fromkeys(tasks, law), units=dict.fromkeys(tasks, "eV")
+                )
+                posterior = btl.fit(model, data, seed=seed, progress=False)
+                seconds = posterior.record.seconds["total"]
+                rows.append({"seed": seed, "model": type(model).__name__, "observed as": name, **judge(posterior, test), "seconds": seconds})
+                print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+    table = write("censored", rows)
+    print(table.groupby(["model", "observed as"], sort=False).mean(numeric_only=True).drop(columns="seed").round(3).to_string())
