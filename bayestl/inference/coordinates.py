@@ -17,6 +17,7 @@ from torch.distributions import AbsTransform, Independent, Normal, TransformedDi
 from bayestl.errors import FitError
 from bayestl.priors import Theta
 
+FAR = 30.0  # prior standard deviations: where rounding, not the posterior, may rule
 MATRIX_BYTES = 16e6  # batches are cut so that one (particles, n, n) array stays near the size of the caches
 
 
@@ -99,7 +100,7 @@ class Coordinates:
             values.append(value.detach())
             gradients.append(slope)
         value, slope = torch.cat(values), torch.cat(gradients)
-        sound = value.isfinite() & slope.isfinite().all(-1)
+        sound = value.isfinite() & slope.isfinite().all(-1) & (v.abs().amax(-1) < FAR)
         return torch.where(sound, value, -1e10), torch.where(sound[:, None], slope, 0.0)
 
 

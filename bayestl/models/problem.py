@@ -239,7 +239,8 @@ class Problem:
             solved = sites.settle(covariance.detach(), values.detach(), blocks, start, tolerance, most)
         if not torch.is_grad_enabled():
             return solved.bound + volume, solved
-        return sites.bound(covariance, values, blocks, solved) + volume, solved
+        value = sites.bound(covariance, values, blocks, solved)
+        return torch.where(solved.bound <= FAILED, solved.bound, value) + volume, solved
 
     def approach(self, theta: Theta, start: list[Site]) -> Float[Tensor, " S"]:
         """Give the evidence lower bound, differentiable, from sites that are near their optimum: see `sites.tangent`."""
