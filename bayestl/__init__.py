@@ -31,6 +31,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bernoulli", "Categorical", "Censored", "DataError", "Difference", "FitError", "GPyTorchKernel", "Gaussian", "Hurdle",
-    "Identity", "Kernel", "LatentTask", "Likelihood", "Log", "Matern52", "Model", "MultiTask", "NegativeBinomial", "Ordinal", "Poisson",
-    "Posterior", "SingleTask", "Softplus", "Sqrt", "StudentT", "TaskData", "fit", "load",
+    "Identity", "Kernel", "LatentTask", "Likelihood", "Log", "Matern52", "Model", "MultiTask", "NegativeBinomial",
+    "Ordinal", "Poisson", "Posterior", "SingleTask", "Softplus", "Sqrt", "StudentT", "TaskData", "fit", "load",
 ]  # fmt: skip

@@ -19,10 +19,10 @@ from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord
 from bayestl.models.base import Model
-from bayestl.models.problem import Problem
 from bayestl.models.difference import Difference
 from bayestl.models.latent import LatentTask
 from bayestl.models.multitask import MultiTask
+from bayestl.models.problem import Problem
 from bayestl.models.single import SingleTask
 from bayestl.priors import Theta
 from bayestl.regression import Regression

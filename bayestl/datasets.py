@@ -84,7 +84,8 @@ def load_gaps_and_colours() -> pd.DataFrame:
     -----
     Strehlow & Cook 1973 (doi 10.1063/1.3253115), 1,459 records, as `gemd` (Apache-2.0) carries them. Gaps differ with
     temperature, transition and polarisation; their median is taken. The 25 colour labels, most of them used once or
-    twice, are merged into eight. Six compositions whose formula or elements `describe_compositions` cannot read are left out. Some records look wrong (white with a gap of 0.2 eV) and are kept as published.
+    twice, are merged into eight. Six compositions whose formula or elements `describe_compositions` cannot read are left
+    out. Some records look wrong (white with a gap of 0.2 eV) and are kept as published.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def load_gaps_and_colours() -> pd.DataFrame:
             ],
             "gap": [float(np.median(gaps[formula])) if gaps[formula] else np.nan for formula in formulas],
             "colour": [
-                max(sorted(set(own)), key=own.count) if (own := colours[formula]) else None for formula in formulas
+                max(sorted(set(seen)), key=seen.count) if (seen := colours[formula]) else None for formula in formulas
             ],
         },
         index=pd.Index(formulas, name="formula"),
@@ -133,7 +134,8 @@ def describe_compositions(formulas: list[str]) -> pd.DataFrame:
     elements = _elements()
     lines = {}
     for formula in formulas:
-        symbols, amounts = zip(*(_composition(formula) or [("", 0.0)]), strict=True)
+        pairs = _composition(formula) or [("", 0.0)]
+        symbols, amounts = [symbol for symbol, _ in pairs], [amount for _, amount in pairs]
         if not all(symbol in elements.index for symbol in symbols):
             continue
         values, weights = elements.loc[list(symbols)].to_numpy(dtype=float), np.array(amounts)

@@ -83,7 +83,7 @@ def moduli(folder: Path, seed: int, say: Callable[[str], None]) -> dict[str, Pos
 def colours(folder: Path, seed: int, say: Callable[[str], None]) -> dict[str, Posterior]:
     """Predict the colours of held-out compounds whose gap is known, with the gaps of five hundred and without them."""
     table = load_gaps_and_colours()
-    inputs = [name for name in table if name.startswith(("mean_", "range_"))]
+    inputs = [str(name) for name in table if str(name).startswith(("mean_", "range_"))]
     coloured = table.index[table["colour"].notna() & table["gap"].notna()]
     held_out = np.random.default_rng(seed).permutation(coloured)[:HIDDEN]
     train = table.assign(colour=table["colour"].mask(table.index.isin(held_out)))

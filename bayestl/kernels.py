@@ -174,7 +174,9 @@ class Identity(Kernel):
         chosen = positions(self.inputs, layout)
         columns = [c for c, g in enumerate(layout.groups) if g in chosen]
         same = torch.ones(len(a), len(b), dtype=torch.bool)
-        for column in columns:  # inputs are scaled the same way everywhere: equal in, equal out, to the last bit or nearly
+        for (
+            column
+        ) in columns:  # inputs are scaled the same way everywhere: equal in, equal out, to the last bit or nearly
             same &= (a[:, column, None] - b[None, :, column]).abs() < 1e-9
         return same.to(a.dtype)
 

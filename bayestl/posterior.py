@@ -229,7 +229,9 @@ class Posterior:
         out = np.empty(len(x))
         for part, (law,) in self._laws(x, [t], {t: self._details(new, t, len(x))}, noise):
             size = part.stop - part.start
-            chance = torch.ones(size).double() if below is None else law.below(torch.full((size,), float(below)).double())
+            chance = (
+                torch.ones(size).double() if below is None else law.below(torch.full((size,), float(below)).double())
+            )
             if above is not None:
                 chance = chance - law.cdf(torch.full((size,), float(above)).double())
             out[part] = chance.clamp(0.0, 1.0).numpy()
@@ -244,8 +246,8 @@ class Posterior:
             With dim ``row``, in the tasks' units: ``log_density`` (its negative mean is the NLPD, or the log loss); for numbers
             and counts ``mean``, ``median``, ``error`` (measured minus mean), ``crps`` and ``pit`` (the predictive
             probability below the measured value, plus half of that of the value itself; a central 90 % interval covers
-            it when ``0.05 <= pit <= 0.95``); for classes ``brier`` and ``probability``, of the measured class. NaN where a score does
-            not apply. A row whose error is known is judged with that noise.
+            it when ``0.05 <= pit <= 0.95``); for classes ``brier`` and ``probability``, of the measured class. NaN where a
+            score does not apply. A row whose error is known is judged with that noise.
         """
         self.data.check_units(test)
         values = self.data.recode(test)
@@ -414,8 +416,9 @@ class Posterior:
     def condition(self, more: TaskData) -> Posterior:
         """Take new rows into account with theta as it is: exact for the functions, no refit.
 
-        `more` has the same inputs and any of the tasks. The sites of observations that are not normal settle anew. Refit once the new rows are many enough to change theta, or when
-        they bring rows of unknown error to a task whose errors were all known: nothing has been learned of its noise.
+        `more` has the same inputs and any of the tasks. The sites of observations that are not normal settle anew. Refit
+        once the new rows are many enough to change theta, or when they bring rows of unknown error to a task whose errors were
+        all known: nothing has been learned of its noise.
         """
         return dataclasses.replace(self, data=self.data.append(more), sites=None)
 
@@ -485,7 +488,14 @@ class Posterior:
             alone = Problem.of(self.model, everything.where(new_rows, empty=True), scaling)
         described = scaling.layout(widened).descriptors
         theta = fewshot.extend(
-            self.model, self._regression, alone, added, like[0], None if described is None else described[-1], draws, seed
+            self.model,
+            self._regression,
+            alone,
+            added,
+            like[0],
+            None if described is None else described[-1],
+            draws,
+            seed,
         )
         return dataclasses.replace(self, data=everything, scaling=scaling, theta=theta, components=0, sites=None)
 
@@ -588,10 +598,13 @@ class Posterior:
         for start in range(0, len(x), step):
             part = slice(start, min(start + step, len(x)))
             moments = self._regression.marginals(x[part], groups)
-            yield part, [
-                self._law_of(mean, cov, t, self._rows_at(t, details[t][part]), False, noise)
-                for t, (mean, cov) in zip(tasks, moments, strict=True)
-            ]
+            yield (
+                part,
+                [
+                    self._law_of(mean, cov, t, self._rows_at(t, details[t][part]), False, noise)
+                    for t, (mean, cov) in zip(tasks, moments, strict=True)
+                ],
+            )
 
     def _rows_at(self, task: int, details: np.ndarray) -> Rows:
         """Rows yet to be observed."""
@@ -651,9 +664,11 @@ class Posterior:
                     if noise:
                         future = problem.future_noise_variance(theta, t)
                         variance = torch.zeros(1, 1, dtype=torch.float64) if future is None else future
-                    values = self.data.tasks[t].likelihood.draw(
-                        f[..., own], variance, rows[t], problem.parameters_of(theta, t), generator
-                    ).numpy()
+                    values = (
+                        self.data.tasks[t]
+                        .likelihood.draw(f[..., own], variance, rows[t], problem.parameters_of(theta, t), generator)
+                        .numpy()
+                    )
                     out.setdefault(t, np.empty((draws, *values.shape[1:])))[mine.numpy()] = values
         return out
 

@@ -118,10 +118,10 @@ class Regression:
                 if len(pieces) == 1 and first.law.exact:
                     where = first.where[:, 0]
                     _, slope = first.law.standardised(first.rows, p)
-                    out[part, first.index] = log_normal_density(error[..., where], variance[..., where]) + slope
+                    out[part, first.at] = log_normal_density(error[..., where], variance[..., where]) + slope
                 else:
                     mean, cov = self._cavity(theta, solved, sites, noise, pieces)
-                    out[part, first.index] = self._density(mean, cov, theta, first.task, first.index, pieces)
+                    out[part, first.at] = self._density(mean, cov, theta, first.task, first.at, pieces)
         return out
 
     def _cavity(
@@ -153,7 +153,7 @@ class Regression:
             else:
                 assert sites is not None
                 number = next(i for i, other in enumerate(problem.sites) if other is _whole(problem, piece))
-                rows_in = torch.searchsorted(problem.sites[number].index, piece.index)
+                rows_in = torch.searchsorted(problem.sites[number].at, piece.at)
                 precision[..., own, own] = sites.sites[number].precision[:, rows_in]
                 natural[..., own] = sites.sites[number].natural[:, rows_in]
         eye = torch.eye(c, dtype=cov.dtype)
@@ -203,8 +203,8 @@ def _together(problem: Problem) -> list[list[Piece]]:
         pieces = [piece for piece in problem.pieces if piece.task == task]
         if not pieces:
             continue
-        index = torch.cat([piece.index for piece in pieces]).unique()
-        member = torch.stack([torch.isin(index, piece.index) for piece in pieces], -1)
+        index = torch.cat([piece.at for piece in pieces]).unique()
+        member = torch.stack([torch.isin(index, piece.at) for piece in pieces], -1)
         for pattern in member.unique(dim=0):
             rows = index[(member == pattern).all(-1)]
             found.append([_only(piece, rows) for piece, yes in zip(pieces, pattern.tolist(), strict=True) if yes])
@@ -212,8 +212,8 @@ def _together(problem: Problem) -> list[list[Piece]]:
 
 
 def _only(piece: Piece, rows: Tensor) -> Piece:
-    at = torch.searchsorted(piece.index, rows)
-    return piece._replace(rows=piece.rows.take(at), where=piece.where[at], index=rows)
+    at = torch.searchsorted(piece.at, rows)
+    return piece._replace(rows=piece.rows.take(at), where=piece.where[at], at=rows)
 
 
 def _whole(problem: Problem, piece: Piece) -> Piece:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ class Task:
 
     name: str
     unit: str | None = None
-    likelihood: Likelihood = Gaussian()
+    likelihood: Likelihood = field(default_factory=Gaussian)
     levels: tuple[Any, ...] | None = None
 
 
@@ -370,7 +370,8 @@ class TaskData:
         return replace(
             self, tasks=tuple(self.tasks[i] for i in old), x=self.x[mask],
             task_index=renumber[self.task_index[mask]], values=self.values[mask], errors=self.errors[mask],
-            rows=self.rows[mask], details=self.details[mask], descriptors=None if self.descriptors is None else self.descriptors.iloc[old],
+            rows=self.rows[mask], details=self.details[mask],
+            descriptors=None if self.descriptors is None else self.descriptors.iloc[old],
         )  # fmt: skip
 
     def append(self, more: TaskData) -> TaskData:
@@ -483,7 +484,7 @@ def _read_task(
             levels = (f"not {levels[0]}", levels[0])
         if given is None:
             given = Ordinal() if ordered and len(levels) > 2 else Bernoulli() if len(levels) == 2 else Categorical()
-            print(  # noqa: T201 - a choice made for the user is told
+            print(
                 f"{task}: {len(levels)} {'ordered ' if ordered else ''}classes ({listed([str(v) for v in levels], 4)}) -> "
                 f"{type(given).__name__}(). Choose another with likelihoods={{{task!r}: ...}}."
             )

@@ -29,7 +29,9 @@ OBSERVED = {
 }  # fmt: skip
 
 
-def tables(seed: int, measured: int = 300, computed: int = 300, held_out: int = 400) -> tuple[pd.DataFrame, pd.DataFrame]:
+def tables(
+    seed: int, measured: int = 300, computed: int = 300, held_out: int = 400
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and test table with columns gap_pbe and gap_exp, no composition in two places."""
     folder = Path(os.environ["BAYESTL_DATA"])
     exp = pd.read_csv(folder / "expt-gap/expt_gap_kingsbury.csv", keep_default_na=False).groupby("formula")["expt_gap"]
@@ -79,11 +81,29 @@ if __name__ == "__main__":
             for model in (btl.SingleTask(), btl.Difference.chain("gap_pbe", "gap_exp")):
                 tasks = ["gap_exp"] if isinstance(model, btl.SingleTask) else ["gap_pbe", "gap_exp"]
                 data = btl.TaskData.from_wide(
-                    train, inputs=inputs, tasks=tasks, likelihoods=dict.fromkeys(tasks, law), units=dict.fromkeys(tasks, "eV")
+                    train,
+                    inputs=inputs,
+                    tasks=tasks,
+                    likelihoods=dict.fromkeys(tasks, law),
+                    units=dict.fromkeys(tasks, "eV"),
                 )
                 posterior = btl.fit(model, data, seed=seed, progress=False)
                 seconds = posterior.record.seconds["total"]
-                rows.append({"seed": seed, "model": type(model).__name__, "observed as": name, **judge(posterior, test), "seconds": seconds})
+                rows.append(
+                    {
+                        "seed": seed,
+                        "model": type(model).__name__,
+                        "observed as": name,
+                        **judge(posterior, test),
+                        "seconds": seconds,
+                    }
+                )
                 print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
     table = write("censored", rows)
-    print(table.groupby(["model", "observed as"], sort=False).mean(numeric_only=True).drop(columns="seed").round(3).to_string())
+    print(
+        table.groupby(["model", "observed as"], sort=False)
+        .mean(numeric_only=True)
+        .drop(columns="seed")
+        .round(3)
+        .to_string()
+    )

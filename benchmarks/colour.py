@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -39,15 +40,17 @@ def ours(name: str, table: pd.DataFrame, inputs: list[str], test: pd.Index, know
         train.loc[test, ["gap", "gap_error"]] = np.nan
     tasks = ["colour"] if name == "SingleTask" else ["gap", "colour"]
     data = btl.TaskData.from_wide(
-        train, inputs=inputs, tasks=tasks, errors={"gap": "gap_error"} if len(tasks) > 1 else None,
-        likelihoods={"gap": btl.Gaussian(btl.Log()), "colour": btl.Categorical()} if len(tasks) > 1 else {"colour": btl.Categorical()},
-    )  # fmt: skip
+        train, inputs=inputs, tasks=["gap", "colour"], errors={"gap": "gap_error"},
+        likelihoods={"gap": btl.Gaussian(btl.Log()), "colour": btl.Categorical()},
+    ).select(tasks)  # fmt: skip
     posterior = btl.fit(MODELS[name], data, seed=seed, progress=False)
     out = posterior.predict(table.loc[test], task="colour")["probability"]
     return out.to_pandas().reindex(columns=classes, fill_value=0.0).to_numpy()
 
 
-def forest(kind: str, table: pd.DataFrame, inputs: list[str], test: pd.Index, known: bool, classes: list[str], seed: int):
+def forest(
+    kind: str, table: pd.DataFrame, inputs: list[str], test: pd.Index, known: bool, classes: list[str], seed: int
+):
     coloured = table[table["colour"].notna()]
     train = coloured.drop(test)
     x, x_test = train[inputs].copy(), table.loc[test, inputs].copy()
@@ -73,7 +76,9 @@ def forest(kind: str, table: pd.DataFrame, inputs: list[str], test: pd.Index, kn
         loss = -np.log((oob / oob.sum(1, keepdims=True))[np.arange(len(oob)), column]).mean()
         if best is None or loss < best[0]:
             best = (loss, model)
-    chance = pd.DataFrame(best[1].predict_proba(x_test), columns=best[1].classes_).reindex(columns=classes, fill_value=0.0)
+    chance = pd.DataFrame(best[1].predict_proba(x_test), columns=best[1].classes_).reindex(
+        columns=classes, fill_value=0.0
+    )
     chance = chance.to_numpy().clip(FLOOR, 1)
     return chance / chance.sum(1, keepdims=True)
 
@@ -110,11 +115,12 @@ def run(repeats: int, models: list[str]) -> pd.DataFrame:
             test = coloured[test_index]
             truth = np.array([classes.index(c) for c in table.loc[test, "colour"]])
             for known in (True, False):
-                methods = {"class frequencies": lambda: frequencies(table, test, classes)}
+                at = (table, inputs, test, known, classes, repeat)
+                methods = {"class frequencies": partial(frequencies, table, test, classes)}
                 for kind in ("composition", "gap", "predicted gap"):
-                    methods[f"forest, {kind}"] = lambda kind=kind: forest(kind, table, inputs, test, known, classes, repeat)
+                    methods[f"forest, {kind}"] = partial(forest, kind, *at)
                 for name in models:
-                    methods[name] = lambda name=name: ours(name, table, inputs, test, known, classes, repeat)
+                    methods[name] = partial(ours, name, *at)
                 for name, method in methods.items():
                     if not known and name in ("class frequencies", "forest, composition", "SingleTask"):
                         continue  # they do not use the gap

@@ -93,7 +93,9 @@ def by_hmc(model: btl.Model, data: btl.TaskData, new: pd.DataFrame, task: str, s
             own = f[..., start : start + piece.where.numel()].reshape(*f.shape[:-1], *piece.where.shape)
             start += piece.where.numel()
             own = own if len(piece.functions) > 1 else own[..., 0]
-            evidence = evidence + piece.law.log_density(own, piece.rows, problem.parameters_of(theta, piece.task)).sum(-1)
+            evidence = evidence + piece.law.log_density(own, piece.rows, problem.parameters_of(theta, piece.task)).sum(
+                -1
+            )
         pyro.factor("y", evidence)
 
     def sampling() -> None:
@@ -184,9 +186,7 @@ def against_gpytorch(n: int = 200, steps: int = 600) -> dict:
     class Variational(gpytorch.models.ApproximateGP):
         def __init__(self, x: torch.Tensor) -> None:
             q = gpytorch.variational.CholeskyVariationalDistribution(len(x))
-            super().__init__(
-                gpytorch.variational.VariationalStrategy(self, x, q, learn_inducing_locations=False)
-            )
+            super().__init__(gpytorch.variational.VariationalStrategy(self, x, q, learn_inducing_locations=False))
 
         def forward(self, x: torch.Tensor) -> gpytorch.distributions.MultivariateNormal:
             one = {name: value[0] for name, value in theta.items()}
@@ -244,4 +244,6 @@ if __name__ == "__main__":
     for seed in range(seeds):
         rows += against_hmc(seed)
     table = write("observations", rows)
-    print(table.groupby("case", sort=False)[["mean_abs", "seconds", "seconds_gpytorch", "seconds_hmc"]].mean().to_string())
+    print(
+        table.groupby("case", sort=False)[["mean_abs", "seconds", "seconds_gpytorch", "seconds_hmc"]].mean().to_string()
+    )

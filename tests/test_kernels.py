@@ -11,7 +11,16 @@ from bayestl.scaling import Layout
 
 from .conftest import draw_theta, table
 
-LAYOUT = Layout(tasks=("a",), outputs=("a",), owner=(0,), first=(0, 1), noisy=(0,), inputs=("p", "q", "r"), groups=(0, 1, 2), counts=(5,))
+LAYOUT = Layout(
+    tasks=("a",),
+    outputs=("a",),
+    owner=(0,),
+    first=(0, 1),
+    noisy=(0,),
+    inputs=("p", "q", "r"),
+    groups=(0, 1, 2),
+    counts=(5,),
+)
 X = torch.rand(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Z = torch.rand(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 

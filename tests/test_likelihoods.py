@@ -157,7 +157,9 @@ def test_the_bound_and_its_gradient_of_normal_sites_are_the_evidence():
             values, volume = problem.values_at(theta)
             value = problem.marginal(theta).log_prob(values) + volume
         found.append((value.detach(), *torch.autograd.grad(value.sum(), [theta["noise"], theta["loading"]])))
-    piece = math.log(problem.scaling.scale[0]) * 40  # the exact evidence counts the volume of every task, sites of their own
+    piece = (
+        math.log(problem.scaling.scale[0]) * 40
+    )  # the exact evidence counts the volume of every task, sites of their own
     assert math.isfinite(piece)
     for exact, by_sites in zip(*found, strict=True):
         torch.testing.assert_close(by_sites, exact, rtol=1e-6, atol=1e-6)
@@ -178,7 +180,9 @@ def test_the_gradient_of_the_bound_is_its_derivative(likelihood, make):
     theta = draw_theta(problem, 1, seed=3)
     leaves = {k: v.clone().requires_grad_() for k, v in theta.items()}
     value = problem.settle(leaves, None, tolerance=1e-12, most=300)[0]
-    gradients = dict(zip(leaves, torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True), strict=True))
+    gradients = dict(
+        zip(leaves, torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True), strict=True)
+    )
     for name in ("loading", "shared.length_scale", *(site for site in theta if site.startswith("t."))):
         step = 1e-4 * torch.ones_like(theta[name])
         up, down = (
@@ -346,21 +350,23 @@ def test_warped_clipped_and_zero_inflated_mixtures_agree_with_draws():
     z = 0.5 + 2 * (mean.numpy()[pick, 0] + std.numpy()[pick, 0] * g.standard_normal(len(pick)))
     offsets = torch.tensor([[0.1], [0.6]]).double()
     cases = {
-        "softplus": (dict(warp=btl.Softplus(1.3)), 1.3 * np.log1p(np.exp(z))),
-        "log": (dict(warp=btl.Log(), offset=0.0), np.exp(z)),
-        "inferred offset": (dict(warp=btl.Log(None), offset=offsets), np.exp(z) - offsets.numpy()[pick, 0]),
+        "softplus": ({"warp": btl.Softplus(1.3)}, 1.3 * np.log1p(np.exp(z))),
+        "log": ({"warp": btl.Log(), "offset": 0.0}, np.exp(z)),
+        "inferred offset": ({"warp": btl.Log(None), "offset": offsets}, np.exp(z) - offsets.numpy()[pick, 0]),
         "clipped": (
-            dict(lower=torch.tensor([0.4]).double(), upper=torch.tensor([2.5]).double()), np.clip(z, 0.4, 2.5)
+            {"lower": torch.tensor([0.4]).double(), "upper": torch.tensor([2.5]).double()}, np.clip(z, 0.4, 2.5)
         ),
         "zero or positive": (
-            dict(warp=btl.Softplus(1.3), atom=torch.tensor([0.3]).double()),
+            {"warp": btl.Softplus(1.3), "atom": torch.tensor([0.3]).double()},
             np.where(g.random(len(z)) < 0.3, 0.0, 1.3 * np.log1p(np.exp(z))),
         ),
     }  # fmt: skip
     levels = [0.05, 0.25, 0.5, 0.9]
     for name, (options, y) in cases.items():
         law = NormalMixture(mean, std, 0.5, 2.0, **options)
-        np.testing.assert_allclose(law.quantiles(levels)[:, 0], np.quantile(y, levels), rtol=0.015, atol=0.01, err_msg=name)
+        np.testing.assert_allclose(
+            law.quantiles(levels)[:, 0], np.quantile(y, levels), rtol=0.015, atol=0.01, err_msg=name
+        )
         np.testing.assert_allclose(law.moments()[0], y.mean(), rtol=0.01, err_msg=name)
         np.testing.assert_allclose(law.moments()[1], y.std(), rtol=0.02, err_msg=name)
         for at in (0.0, 0.4, 1.1, 2.5):
@@ -372,13 +378,17 @@ def test_warped_clipped_and_zero_inflated_mixtures_agree_with_draws():
         np.testing.assert_allclose(law.log_density(inside).exp(), slope, rtol=1e-5, err_msg=name)
 
 
+def band(f, rng):
+    return np.digitize(f + 0.2 * rng.standard_normal(len(f)), [-0.5, 0.5])
+
+
 TASKS = {
     "yes": (None, lambda f, rng: f + 0.3 * rng.standard_normal(len(f)) > 0),
-    "colour": (None, lambda f, rng: np.array(["red", "green", "blue"])[np.digitize(f + 0.2 * rng.standard_normal(len(f)), [-0.5, 0.5])]),
+    "colour": (None, lambda f, rng: np.array(["red", "green", "blue"])[band(f, rng)]),
     "rating": (
         None,
         lambda f, rng: pd.Categorical(
-            np.array(["low", "mid", "high"])[np.digitize(f + 0.2 * rng.standard_normal(len(f)), [-0.5, 0.5])],
+            np.array(["low", "mid", "high"])[band(f, rng)],
             categories=["low", "mid", "high"], ordered=True,
         ),
     ),
@@ -399,7 +409,9 @@ def mixed(request):
     models = {"colour": btl.LatentTask(), "gap": btl.Difference.chain("g", "gap"), "yes": btl.SingleTask()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
-        posterior = btl.fit(models.get(request.param, btl.MultiTask()), data_of(frame, request.param, likelihood), seed=0)
+        posterior = btl.fit(
+            models.get(request.param, btl.MultiTask()), data_of(frame, request.param, likelihood), seed=0
+        )
     return request.param, frame, posterior
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import bayestl as btl
-from bayestl.models.problem import Problem
 from bayestl.models.multitask import correlation_factor
+from bayestl.models.problem import Problem
 from bayestl.scaling import Pairs, Scaling
 
 from .conftest import draw_theta, table
@@ -85,7 +85,9 @@ def test_pyro_sees_the_density_that_torch_computes(problem):
     trace = pyro.poutine.trace(problem.program).get_trace()
     trace.compute_log_prob()
     theta = {name: trace.nodes[name]["value"] for name in problem.parameters()}
-    expected = torch.distributions.MultivariateNormal(torch.zeros_like(problem.values), problem.observed_covariance(theta)).log_prob(problem.values)
+    expected = torch.distributions.MultivariateNormal(
+        torch.zeros_like(problem.values), problem.observed_covariance(theta)
+    ).log_prob(problem.values)
     torch.testing.assert_close(trace.nodes["y"]["log_prob_sum"], expected)
 
 

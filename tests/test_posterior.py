@@ -13,9 +13,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 import bayestl as btl
-from bayestl.scaling import Pairs
 from bayestl import storage
-from bayestl.scaling import Scaling
+from bayestl.scaling import Pairs, Scaling
 
 from .conftest import MODELS, grid, table
 

@@ -83,8 +83,9 @@ def settle(
     target = sites
     rate, growth = covariance.new_ones(draws), covariance.new_full((draws,), 1.5)
     held = sites
-    step, settled = 0, covariance.new_zeros(draws, dtype=torch.bool)
-    for step in range(1, most + 1):
+    steps, settled = 0, covariance.new_zeros(draws, dtype=torch.bool)
+    while steps < most:
+        steps += 1
         now = _evaluate(covariance, values, blocks, sites)
         if best is None:
             best, better = now, torch.ones_like(settled)
@@ -104,7 +105,7 @@ def settle(
         rate = torch.where(better, (growth * rate).clamp_max(1.0), 0.6 * rate)
         sites = [_mix(rate, old, new) for old, new in zip(held, target, strict=True)]
     assert best is not None
-    return best._replace(steps=step, converged=bool(settled.all()))
+    return best._replace(steps=steps, converged=bool(settled.all()))
 
 
 def tangent(
@@ -112,8 +113,8 @@ def tangent(
 ) -> Solved:
     """One full step from sites that are near their optimum, with q as it was before it.
 
-    ``J(t, q) = log Z(t) + E_q[log p - log t]`` is stationary in both at the optimum, and the step makes it stationary in q at the q
-    that it starts from; so its error is of second order in that of the start, at half the price of settling.
+    ``J(t, q) = log Z(t) + E_q[log p - log t]`` is stationary in both at the optimum, and the step makes it stationary in q at
+    the q that it starts from; so its error is of second order in that of the start, at half the price of settling.
     """
     sites = [_expanded(site, len(covariance)) for site in start]
     now = _evaluate(covariance, values.expand(len(covariance), -1), blocks, sites)

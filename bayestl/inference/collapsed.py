@@ -16,8 +16,8 @@ class Collapsed:
     """The program ``theta ~ prior``, times the evidence lower bound with every site at its optimum for that theta.
 
     The sites are found anew at every theta, from `start`, the best seen so far. While the mode is sought the start follows,
-    and the sites settle on the way. Afterwards it stays at the mode, so that the density is a function of theta alone, and one step is
-    taken from there: it is a step of Newton's method, and an error e in the sites changes the bound by e^2 only.
+    and the sites settle on the way. Afterwards it stays at the mode, so that the density is a function of theta alone, and
+    one step is taken from there: it is a step of Newton's method, and an error e in the sites changes the bound by e^2 only.
     """
 
     def __init__(self, problem: Problem) -> None:

@@ -180,9 +180,7 @@ def _starts(dim: int, rows: int, generator: torch.Generator) -> torch.Tensor:
     return noise * torch.tensor([0.3, 1.0, 1.0][:count], dtype=torch.float64)[:, None]
 
 
-def _best_mode(
-    coordinates: Coordinates, points: torch.Tensor, heights: torch.Tensor, central: bool = True
-) -> Mode:
+def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Tensor, central: bool = True) -> Mode:
     """The mode with the most posterior mass around it, of those that are distinct."""
     distinct: list[int] = []
     for i in heights.argsort(descending=True).tolist():

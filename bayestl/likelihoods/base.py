@@ -65,7 +65,12 @@ class Likelihood(ABC):
 
     @abstractmethod
     def predictive(
-        self, mean: Float[Tensor, "S m c"], cov: Float[Tensor, "S m c c"], noise: Tensor | None, rows: Rows, p: Parameters
+        self,
+        mean: Float[Tensor, "S m c"],
+        cov: Float[Tensor, "S m c c"],
+        noise: Tensor | None,
+        rows: Rows,
+        p: Parameters,
     ) -> Any:
         """Law of an observation where the functions are normal: see `bayestl.likelihoods.predictive`.
 

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayestl import priors
 from bayestl.errors import DataError
 from bayestl.gaussian.sites import Expectation
 from bayestl.likelihoods.base import NODES, Kind, Likelihood, Parameters, Rows, normal_nodes

@@ -282,6 +282,7 @@ class Hurdle(Likelihood):
         if not (values > 0).any():
             raise DataError(f"Task {task!r} holds zeros only. Hurdle needs positive values too.")
         positive = self.positive.resolve(values[values > 0], details[values > 0], task, levels)
+        assert isinstance(positive, Gaussian | StudentT)
         return dataclasses.replace(self, positive=positive)
 
     def working(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -316,7 +317,9 @@ class Hurdle(Likelihood):
         gate_sd = cov[..., 0, 0].clamp_min(1e-24).sqrt()
         gain = cov[..., 0, 1] / gate_sd
         gate = torch.cat([mean[..., 0] + node * gate_sd for node in nodes])  # (nodes * S, m)
-        odds = torch.sigmoid(rows.location[0] + rows.scale[0] * gate) * weights.repeat_interleave(draws)[:, None] / draws
+        odds = (
+            torch.sigmoid(rows.location[0] + rows.scale[0] * gate) * weights.repeat_interleave(draws)[:, None] / draws
+        )
         centre = torch.cat([mean[..., 1] + node * gain for node in nodes])
         left = (cov[..., 1, 1] - gain.square()).clamp_min(1e-12).repeat(len(nodes), 1)
         above = odds.sum(0)
@@ -326,7 +329,11 @@ class Hurdle(Likelihood):
 
         spread = {name: repeat(value) if value.shape[0] == draws else value for name, value in p.items()}
         inner = self.positive.predictive(
-            centre.unsqueeze(-1), left[..., None, None], repeat(noise), _of(rows, 1), spread  # type: ignore[arg-type]
+            centre.unsqueeze(-1),
+            left[..., None, None],
+            repeat(noise),
+            _of(rows, 1),
+            spread,  # type: ignore[arg-type]
         )
         share = odds / above
         if inner.weight is not None:  # the nodes of a Student-t
@@ -349,9 +356,7 @@ class Gate(Bernoulli):
 
 
 def _of(rows: Rows, function: int) -> Rows:
-    return rows._replace(
-        location=rows.location[function : function + 1], scale=rows.scale[function : function + 1]
-    )
+    return rows._replace(location=rows.location[function : function + 1], scale=rows.scale[function : function + 1])
 
 
 def warp_of(likelihood: Likelihood) -> Warp | None:

@@ -45,9 +45,7 @@ class NormalMixture:
     @property
     def latent(self) -> NormalMixture:
         """The same without its limits."""
-        return NormalMixture(
-            self.mean, self.std, self.location, self.scale, self.weight, None, self.warp, self.offset
-        )
+        return NormalMixture(self.mean, self.std, self.location, self.scale, self.weight, None, self.warp, self.offset)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation."""

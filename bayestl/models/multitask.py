@@ -36,8 +36,8 @@ class MultiTask(Model):
     the diagonal ``N(0, 1)``. Both forms are identified: no rotation of the hidden functions leaves them unchanged.
 
     Priors, on values standardised per task: ``s_o ~ LogNormal(-0.1, 0.5)``, ``kappa_o ~ LogNormal(-2.5, 1)`` (a
-    twelfth of the spread: imperfect correlations leave room for what is a task's own already; the functions of one task share it),
-    ``noise_o ~ LogNormal(-2, 1)``.
+    twelfth of the spread: imperfect correlations leave room for what is a task's own already; the functions of one task
+    share it), ``noise_o ~ LogNormal(-2, 1)``.
 
     Parameters
     ----------

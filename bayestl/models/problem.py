@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyro
@@ -38,7 +38,7 @@ class Piece(NamedTuple):
     functions: tuple[int, ...]
     rows: Rows
     where: Int[Tensor, "R c"]
-    index: Int[Tensor, " R"]
+    at: Int[Tensor, " R"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,16 +82,12 @@ class Problem:
                 where = (base[part.rows] + place).unsqueeze(-1) + torch.arange(len(own))
                 x_here[where - start] = x[index[part.rows]].unsqueeze(1)
                 output_here[where - start] = layout.first[t] + torch.tensor(own)
-                rows = whole.take(part.rows)._replace(
-                    location=whole.location[list(own)], scale=whole.scale[list(own)]
-                )
+                rows = whole.take(part.rows)._replace(location=whole.location[list(own)], scale=whole.scale[list(own)])
                 pieces.append(Piece(t, part.law, own, rows, where, index[part.rows]))
             where_x.append(x_here)
             outputs.append(output_here)
             start += int(taken.sum())
-        return cls(
-            model, layout, data, scaling, Pairs(torch.cat(where_x), torch.cat(outputs)), tuple(pieces)
-        )
+        return cls(model, layout, data, scaling, Pairs(torch.cat(where_x), torch.cat(outputs)), tuple(pieces))
 
     # -- the program --------------------------------------------------------------------------------------------------
 
@@ -211,7 +207,7 @@ class Problem:
         likelihood = self.data.tasks[task].likelihood
         inner = getattr(likelihood, "positive", likelihood)
         rows = rows._replace(location=rows.location[-1:], scale=rows.scale[-1:])
-        known = inner.known(rows)
+        known = inner.known(rows)  # type: ignore[union-attr]
         variance = known.square() + NOISE_FLOOR
         if getattr(inner, "excess", False):
             variance = variance + future - NOISE_FLOOR
@@ -225,7 +221,9 @@ class Problem:
         """The observations that are not normal, as sites see them."""
         return [
             Block(
-                piece.where, piece.law.expect(piece.rows, self.parameters_of(theta, piece.task)), piece.law.guess(piece.rows)
+                piece.where,
+                piece.law.expect(piece.rows, self.parameters_of(theta, piece.task)),
+                piece.law.guess(piece.rows),
             )
             for piece in self.sites
         ]
@@ -282,7 +280,7 @@ def rows_of(data: TaskData, scaling: Scaling, layout: Layout, task: int, index: 
 class _Law(TorchDistribution):
     """The observations of a piece given their functions, as a Pyro distribution."""
 
-    arg_constraints: Any = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
 
     def __init__(self, piece: Piece, f: Tensor, p: Mapping[str, Tensor]) -> None:
