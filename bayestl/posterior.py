@@ -212,7 +212,8 @@ class Posterior:
         Examples
         --------
         >>> import pandas as pd, bayestl as btl
-        >>> frame = pd.DataFrame({"x": [0.0, 0.3, 0.6, 1.0], "gap": [0.0, 0.0, 1.1, 2.2]})
+        >>> x = [i / 19 for i in range(20)]
+        >>> frame = pd.DataFrame({"x": x, "gap": [max(0.0, 3 * v - 1 + 0.2 * (-1) ** i) for i, v in enumerate(x)]})
         >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["gap"], likelihoods={"gap": btl.Censored(lower=0.0)})
         >>> posterior = btl.fit(btl.SingleTask(), data, seed=0)
         >>> float(posterior.probability({"x": [1.0]}, "gap", above=1.0)) > 0.5

@@ -79,6 +79,57 @@ def test_simulation_based_calibration(model):
         assert 0.82 < np.mean((ranks > 0.05) & (ranks < 0.95)) < 0.98
 
 
+def mixed_trial(model, trial):
+    """Numbers, classes, ratings and counts drawn from a model of all four; the posterior, and what was true."""
+    rng = np.random.default_rng(trial)
+    generator = torch.Generator().manual_seed(trial)
+    sizes = {"number": 15, "yes": 20, "rating": 15, "count": 10}
+    laws = {
+        "yes": btl.Bernoulli(), "rating": btl.Ordinal(), "count": btl.Poisson(), "number": btl.StudentT(degrees=4.0),
+    }  # fmt: skip
+    frame = pd.concat(
+        pd.DataFrame({"x": rng.random(n), "task": task, "y": np.arange(n) % (3 if task == "rating" else 2)})
+        for task, n in sizes.items()
+    )
+    empty = btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y", tasks=list(sizes), likelihoods=laws)
+    scaling = Scaling.of_inputs(empty, np.zeros(4), np.ones(4))
+    problem = Problem.of(model, empty, scaling)
+    theta = draw_theta(problem, 1, trial)
+    one = {name: value[0] for name, value in theta.items()}
+    at = Pairs(torch.from_numpy(rng.random((4, 1)) - 0.5), torch.arange(4))
+    both = Pairs(torch.cat([problem.points.x, at.x]), torch.cat([problem.points.output, at.output]))
+    f = robust_cholesky(model.covariance(one, both, both, problem.layout))[0] @ torch.from_numpy(rng.normal(size=64))
+    values = empty.values.copy()
+    for t in range(4):
+        index = torch.from_numpy(np.flatnonzero(empty.task_index == t))
+        rows, p = problem.rows(t, index), problem.parameters_of(theta, t)
+        noise = problem.measurement_noise(theta, t, rows)
+        own = f[:60][problem.points.output == t][None, :, None]
+        values[index.numpy()] = empty.tasks[t].likelihood.draw(own, noise, rows, p, generator)[0].numpy()
+    data = dataclasses.replace(empty, values=values)
+    inferred = infer(Problem.of(model, data, scaling), seed=trial)
+    return btl.Posterior(model, data, scaling, *inferred), at, f[60:], one
+
+
+@pytest.mark.slow
+def test_simulation_based_calibration_of_a_mixed_table():
+    """As above, for a table of numbers with outliers, classes, ratings and counts in one model."""
+    ranks = {name: [] for name in ("number", "yes", "rating", "count", "threshold")}
+    for trial in range(40):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
+            posterior, at, truth, theta = mixed_trial(btl.MultiTask(rank=1), trial)
+        for t, name in enumerate(posterior.data.names):
+            mean, cov = posterior._marginals(at.x[t : t + 1], t)
+            below = torch.special.ndtr((truth[t] - mean[:, 0, 0]) / cov[:, 0, 0, 0].sqrt()).mean()
+            ranks[name].append(below.item())
+        ranks["threshold"].append((posterior.theta["rating.gap"][:, 0] < theta["rating.gap"][0]).double().mean().item())
+    for name, found in ranks.items():
+        found = np.array(found)
+        assert scipy.stats.kstest(found, "uniform").statistic < 0.26, name  # one in a hundred
+        assert 0.75 < np.mean((found > 0.05) & (found < 0.95)), name
+
+
 @pytest.mark.slow
 def test_calibration_notices_a_posterior_that_is_too_narrow():
     """The same trials with the mode in place of the posterior: the intervals must be seen to be too narrow."""

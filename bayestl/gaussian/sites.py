@@ -103,7 +103,9 @@ def settle(
         # Steps that once went too far, as where two iterates alternate around the optimum, grow again but slowly.
         growth = torch.where(better, growth, 1.05)
         rate = torch.where(better, (growth * rate).clamp_max(1.0), 0.6 * rate)
-        sites = [_mix(rate, old, new) for old, new in zip(held, target, strict=True)]
+        # Where full steps alternate around the optimum, a shorter one now and then falls into it.
+        length = 0.6 * rate if steps > 4 and steps % 2 else rate
+        sites = [_mix(length, old, new) for old, new in zip(held, target, strict=True)]
     assert best is not None
     return best._replace(steps=steps, converged=bool(settled.all()))
 

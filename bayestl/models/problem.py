@@ -26,7 +26,7 @@ from bayestl.priors import Theta
 from bayestl.scaling import Layout, Pairs, Scaling
 from bayestl.table import TaskData
 
-SETTLED = 1e-7  # of the evidence bound, when the sites are to be at their optimum
+SETTLED = 1e-6  # of the evidence bound, when the sites are to be at their optimum
 STEPS = 100
 
 
