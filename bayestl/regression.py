@@ -75,8 +75,12 @@ class Regression:
         torch.empty(2**22 - 2**16, dtype=torch.float64)
         for part, theta, solved in self.batches():
             crosses = model.cross(theta, x, flat, points, layout)
+            every = model.among(theta, x, flat, layout)
+            start = 0
             for group, (mean, cov) in zip(groups, out, strict=True):
-                prior = model.among(theta, x, group, layout)
+                own = slice(start, start + len(group))
+                start = own.stop
+                prior = every[..., own, own]
                 if len(group) == 1:
                     cross = next(crosses)
                     mean[part, :, 0] = solved.mean(cross)

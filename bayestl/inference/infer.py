@@ -75,7 +75,7 @@ def schedule(rows: int, parameters: int, sites: bool = False) -> tuple[Schedule,
     if rows <= 80:
         return Schedule(steps=60, particles=16, full=parameters <= 30), 64
     if rows <= 250:
-        return Schedule(steps=30, particles=8, full=parameters <= 30), 32
+        return Schedule(steps=24, particles=8, full=parameters <= 30), 32
     if rows <= 1200:
         return Schedule(steps=15 if sites else 30, particles=4), 8
     return Schedule(steps=10 if sites else 15, particles=4), 8
@@ -193,7 +193,7 @@ def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Te
 def _draw(coordinates: Coordinates, q: Gaussian, draws: int, rows: int, seed: int) -> tuple[torch.Tensor, float]:
     """Draws from q, and k-hat, judged on as many of them as are cheap."""
     white = normal_points(draws, coordinates.dim, seed)
-    judged = white[: 256 if rows <= 80 else 64 if rows <= 250 else 32]
+    judged = white[: 256 if rows <= 80 else 48 if rows <= 250 else 32]
     return q.push(white), pareto_k(coordinates.density(q.push(judged)) - q.log_density_of(judged))
 
 
