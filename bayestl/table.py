@@ -233,6 +233,12 @@ class TaskData:
         by_row: bool = False,
     ) -> TaskData:
         """Put together the columns of the tasks, in the order of the tasks or, `by_row`, of the table."""
+        for name, column, known in zip(names, columns, errors, strict=True):
+            if column.likelihood.kind != "numeric" and not np.isnan(known).all():
+                raise DataError(
+                    f"Task {name!r} is observed as {type(column.likelihood).__name__}(), which knows no measurement errors; "
+                    "leave its errors empty."
+                )
         position = np.concatenate([np.flatnonzero(mask) for mask in masks])
         order = np.argsort(position, kind="stable") if by_row else np.arange(len(position))
         position = position[order]
@@ -475,6 +481,11 @@ def _read_task(
             levels = tuple(level for level in dtype.categories if level in present)
         else:
             levels = tuple(sorted(present, key=lambda level: (str(type(level)), level)))
+        if isinstance(given, Ordinal) and not ordered and len(levels) > 2 and any(isinstance(v, str) for v in levels):
+            raise DataError(
+                f"The order of the classes {listed([str(v) for v in levels])} of task {task!r} is not known. Give the column as an "
+                "ordered pandas categorical: pandas.Categorical(column, categories=[...], ordered=True)."
+            )
         if given is None and len(levels) < 2:
             raise DataError(
                 f"Task {task!r} holds a single class, {levels[0]!r}: nothing can be learned from it. Leave it out, or name its "

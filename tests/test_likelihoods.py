@@ -505,6 +505,11 @@ def test_what_cannot_be_observed_is_refused():
         data_of(frame, "z", btl.Gaussian(btl.Log()))
     with pytest.raises(btl.DataError, match="lacks columns 'lod'"):
         data_of(frame, "z", btl.Censored(lower="lod"))
+    with pytest.raises(btl.DataError, match="knows no measurement errors"):
+        btl.TaskData.from_wide(frame.assign(e=0.1), inputs=["x"], tasks=["t"], errors={"t": "e"})
+    three = table(t=lambda f, rng: np.array(["low", "mid", "high"])[band(f, rng)])
+    with pytest.raises(btl.DataError, match="order of the classes 'high', 'low', 'mid' of task 't' is not known"):
+        data_of(three, "t", btl.Ordinal())
     with pytest.raises(ValueError, match="needs `lower`"):
         btl.Censored()
     data = data_of(frame, "t")

@@ -117,7 +117,8 @@ class StudentT(_Numeric):
     """``w(y) = f + noise t``, t of Student's law with ``degrees`` of freedom: outliers are noise, not signal.
 
     The inferred degrees have the prior ``1 + LogNormal(log 4, 1)``: Cauchy-like outliers and nearly normal noise are both
-    within two deviations. A known error of a row takes the place of its noise.
+    within two deviations. A known error of a row takes the place of its noise. On a
+    `Log` scale the mean of a prediction does not exist (that of exp(t) is infinite): use its median.
 
     Parameters
     ----------
