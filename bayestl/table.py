@@ -483,8 +483,8 @@ def _read_task(
             levels = tuple(sorted(present, key=lambda level: (str(type(level)), level)))
         if isinstance(given, Ordinal) and not ordered and len(levels) > 2 and any(isinstance(v, str) for v in levels):
             raise DataError(
-                f"The order of the classes {listed([str(v) for v in levels])} of task {task!r} is not known. Give the column as an "
-                "ordered pandas categorical: pandas.Categorical(column, categories=[...], ordered=True)."
+                f"The order of the classes {listed([str(v) for v in levels])} of task {task!r} is not known. Give the column as "
+                "an ordered pandas categorical: pandas.Categorical(column, categories=[...], ordered=True)."
             )
         if given is None and len(levels) < 2:
             raise DataError(
