@@ -94,7 +94,7 @@ def colours(folder: Path, seed: int, say: Callable[[str], None]) -> dict[str, Po
     )
     both = TaskData.from_wide(
         train, inputs=inputs, tasks=["gap", "colour"], units={"gap": "eV"}, errors={"gap": "gap_error"},
-        likelihoods={"gap": Gaussian(Log()), "colour": Categorical()},
+        likelihoods={"gap": Gaussian(Log()), "colour": Categorical(lapse=None)},  # some recorded colours are wrong
     )  # fmt: skip
     # What a compound has of its own, beyond what its composition tells, shows in its gap and in its colour alike.
     posteriors = {

@@ -39,6 +39,12 @@ def partial_correlations(scale: float, *shape: int) -> TorchDistribution:
     )
 
 
+def share(centre: float, scale: float, *shape: int) -> TorchDistribution:
+    """Shares in (0, 1) with ``logit ~ N(logit(centre), scale^2)``."""
+    base = dist.Normal(full(math.log(centre / (1 - centre)), shape), full(scale, shape))
+    return dist.TransformedDistribution(base, [torch.distributions.transforms.SigmoidTransform()]).to_event(len(shape))
+
+
 def length_scales(inputs: int, count: int) -> TorchDistribution:
     """Length scales of `inputs` inputs of unit range: one each (`count` = `inputs`) or one in common (`count` = 1).
 

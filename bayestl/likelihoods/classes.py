@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayestl import priors
 from bayestl.errors import DataError
 from bayestl.gaussian.sites import Expectation
 from bayestl.likelihoods.base import NODES, Kind, Likelihood, Parameters, Rows, normal_nodes
@@ -150,10 +151,21 @@ class Ordinal(_Classes):
 
 @dataclass(frozen=True)
 class Categorical(_Classes):
-    """``P(y = k) = softmax(eta)_k``, ``eta_k = log(frequency_k) + 2 f_k``, one latent function per class.
+    """``P(y = k) = (1 - e) softmax(eta)_k + e / K``, ``eta_k = log(frequency_k) + 2 f_k``, one latent function per class.
 
     Only differences of the functions matter: the engine works on ``f_k - f_K``, of which there are K - 1.
+
+    Parameters
+    ----------
+    lapse : e, the share of labels that are recorded wrongly, at random; None infers it, ``logit(e) ~ N(logit(0.02), 1)``. Where
+        some labels are known to be wrong, a model without lapses is both misled by them and too sure of the rest
     """
+
+    lapse: float | None = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lapse is not None and not 0 <= self.lapse < 1:
+            raise ValueError(f"`lapse` must be a share from 0 to below 1; got {self.lapse}.")
 
     def functions(self, levels: Sequence[Any] | None) -> tuple[str, ...]:
         return tuple(str(level) for level in levels or ())
@@ -176,41 +188,61 @@ class Categorical(_Classes):
         log_share = np.log(np.bincount(values.astype(int), minlength=count) + 0.5)
         return (log_share[:-1] - log_share[-1]).tolist(), [LOGIT] * (count - 1)
 
+    def prior(self, task: str) -> Theta:
+        return (
+            {} if self.lapse is not None else {f"{task}.lapse": pyro.sample(f"{task}.lapse", priors.share(0.02, 1.0))}
+        )
+
+    def wrong(self, p: Parameters) -> Tensor:
+        """The lapse, with room for rows and classes."""
+        return p["lapse"].unsqueeze(-1) if self.lapse is None else torch.tensor(float(self.lapse), dtype=torch.float64)
+
     def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
-        log_p = torch.log_softmax(self._eta(f, rows), -1)
+        if self.lapse == 0.0:
+            log_p = torch.log_softmax(self._eta(f, rows), -1)
+        else:
+            log_p = self.probabilities(f, rows, p).log()
         return log_p.gather(-1, rows.y.long()[:, None].expand(*log_p.shape[:-1], 1)).squeeze(-1)
 
     def probabilities(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
-        return torch.softmax(self._eta(f, rows), -1)
+        chance = torch.softmax(self._eta(f, rows), -1)
+        e = self.wrong(p)
+        return chance * (1 - e) + e / chance.shape[-1]
 
     def _eta(self, f: Tensor, rows: Rows) -> Tensor:
         eta = rows.location + rows.scale * f
         return torch.cat([eta, torch.zeros_like(eta[..., :1])], -1)
 
     def expect(self, rows: Rows, p: Parameters) -> Callable[[Tensor, Tensor], Expectation]:
-        """Expectations over quasi-random points; ``slope = E[1[y] - p]`` and ``precision = E[diag(p) - p p']``."""
-        seen = torch.nn.functional.one_hot(rows.y.long(), len(rows.location) + 1)[:, :-1].to(torch.float64)
+        """Expectations over quasi-random points; ``slope = E[r (1[y] - p)]`` and ``precision = E[r (diag(p) - p p')]``.
+
+        r is the probability that the label is no lapse. Without lapses it is 1 and the precision is minus twice the gradient;
+        with them, what is left out of it would be negative.
+        """
+        seen = torch.nn.functional.one_hot(rows.y.long(), len(rows.location) + 1).to(torch.float64)
         points = normal_cloud(POINTS, len(rows.location))
+        e = self.wrong(p)
 
         def expectation(mean: Tensor, cov: Tensor) -> Expectation:
-            mean, cov = mean.detach(), cov.detach()
-            chance = self.probabilities(_spread(mean, cov, points), rows, p)
-            value = (rows.y.long()[:, None] == torch.arange(chance.shape[-1])).to(chance.dtype)
-            value = (chance * value).sum(-1).clamp_min(1e-300).log().mean(0)
-            p1 = chance[..., :-1]
-            average = p1.mean(0)
-            outer = torch.einsum("jsrc,jsrd->srcd", p1, p1) / len(points)
+            chance = torch.softmax(self._eta(_spread(mean.detach(), cov.detach(), points), rows), -1)
+            right = (chance * seen).sum(-1, keepdim=True) * (1 - e)
+            total = (right + e / chance.shape[-1]).clamp_min(1e-300)
+            p1, weight = chance[..., :-1], right / total
+            average = (weight * p1).mean(0)
+            outer = torch.einsum("jsrc,jsrd->srcd", weight * p1, p1) / len(points)
             size = rows.scale
             precision = (torch.diag_embed(average) - outer) * (size[:, None] * size)
-            return Expectation(value, (seen - average) * size, precision)
+            slope = (weight * (seen[..., :-1] - p1)).mean(0) * size
+            return Expectation(total.log().mean(0).squeeze(-1), slope, precision)
 
         return expectation
 
     def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> Classes:
         points = normal_cloud(POINTS, mean.shape[-1])
         total = torch.zeros(*mean.shape[1:-1], mean.shape[-1] + 1, dtype=mean.dtype)
-        for m, c in zip(mean, cov, strict=True):
-            total += self.probabilities(_spread(m, c, points), rows, p).mean(0)
+        for s, (m, c) in enumerate(zip(mean, cov, strict=True)):
+            own = {name: value[s : s + 1] if len(value) > 1 else value for name, value in p.items()}
+            total += self.probabilities(_spread(m, c, points), rows, own).mean(0)
         return Classes(total / len(mean))
 
 
