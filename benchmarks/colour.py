@@ -2,9 +2,9 @@
 
 python -m benchmarks.colour [--repeats 3] [--models MultiTask,...]
 
-The gap of the test compounds is known or is not. Some recorded colours are wrong (PbTe is not
-white), so all of our models, the control too, allow for a share of lapses among the labels. Rivals: the frequencies of the classes, and random forests on the
-composition alone, with the gap as an input (predicted by another forest where it is not known), tuned on their own
+The gap of the test compounds is known or is not. Some recorded colours are wrong (PbTe is not white), so all of our
+models, the control too, allow for a share of lapses among the labels. Rivals: the frequencies of the classes, and random
+forests on the composition alone, with the gap as an input (predicted by another forest where it is not known), tuned on their own
 out-of-bag log loss.
 """
 
