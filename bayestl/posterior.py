@@ -216,7 +216,7 @@ class Posterior:
         >>> frame = pd.DataFrame({"x": x, "gap": [max(0.0, 3 * v - 1 + 0.2 * (-1) ** i) for i, v in enumerate(x)]})
         >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["gap"], likelihoods={"gap": btl.Censored(lower=0.0)})
         >>> posterior = btl.fit(btl.SingleTask(), data, seed=0)
-        >>> float(posterior.probability({"x": [1.0]}, "gap", above=1.0)) > 0.5
+        >>> posterior.probability({"x": [1.0]}, "gap", above=1.0).item() > 0.5
         True
         """
         if above is None and below is None:
