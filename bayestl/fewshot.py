@@ -14,7 +14,6 @@ from torch import Tensor
 from bayestl.errors import DataError
 from bayestl.gaussian import sites
 from bayestl.gaussian.exact import Conditioned, GaussianMarginal
-from bayestl.gaussian.sites import Block
 from bayestl.inference.variational import normal_points
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem
@@ -120,21 +119,13 @@ def _evidence(old: Regression, solved: Conditioned, alone: Problem, candidates: 
     half = torch.linalg.solve_triangular(solved.factor, cross.reshape(-1, n).mT, upper=False)
     half = half.mT.reshape(-1, count, n)
     covariance = alone.observed_covariance(candidates) - half @ half.mT
-    mean = cross @ solved.alpha
+    mean = model.mean(candidates, points, layout) + cross @ solved.alpha
     values, volume = alone.values_at(candidates)
     if not alone.sites:
         return GaussianMarginal(mean, covariance).log_prob(values) + volume
-    blocks = [_shifted(block, mean) for block in alone.blocks(candidates)]
+    law = sites.Prior(mean, covariance, values)
     with torch.no_grad():
-        bound = sites.settle(covariance, values - mean, blocks, None, 1e-4, 30).bound
-    return bound + volume
-
-
-def _shifted(block: Block, mean: Tensor) -> Block:
-    """The same observations, of functions whose prior mean has been taken off."""
-    shift = mean[:, block.where]
-    guess = None if block.guess is None else (block.guess[0] - shift, block.guess[1])
-    return Block(block.where, lambda m, cov: block.expect(m + shift, cov), guess)
+        return sites.settle(law, alone.blocks(candidates), None, 1e-4, 30).bound + volume
 
 
 def describe_new(table: pd.DataFrame | None, name: str, descriptors: Mapping[str, float] | None) -> pd.DataFrame | None:

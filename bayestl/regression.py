@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayestl.gaussian.exact import Conditioned
-from bayestl.gaussian.sites import Site, Solved, posterior_pair
-from bayestl.models.problem import Piece, Problem, log_normal_density
+from bayestl.gaussian.mixture import log_normal
+from bayestl.gaussian.sites import Site, Solved, pseudo_data
+from bayestl.models.problem import Piece, Problem
 from bayestl.priors import Theta
 from bayestl.scaling import Pairs
 
@@ -47,10 +48,9 @@ class Regression:
         """Condition on the data, the sites settled first."""
         problem = self.problem
         with torch.no_grad():
-            covariance = problem.observed_covariance(theta)
-            values, _ = problem.values_at(theta)
+            law, _ = problem.unsettled(theta)
             if not problem.sites:
-                return Conditioned(covariance, values), None
+                return Conditioned(law.covariance, law.values - law.mean), None
             _, solved = problem.settle(theta, self.start)
             if not solved.converged:
                 warnings.warn(
@@ -58,7 +58,8 @@ class Regression:
                     "predictions of those draws may be off.",
                     stacklevel=2,
                 )
-            return Conditioned(*posterior_pair(covariance, values, problem.blocks(theta), solved)), solved
+            covariance, values = pseudo_data(law, problem.blocks(theta), solved.sites, solved.noise)
+            return Conditioned(covariance, values - law.mean), solved
 
     def marginals(
         self, x: Float[Tensor, "m columns"], groups: list[list[int]]
@@ -81,15 +82,17 @@ class Regression:
                 own = slice(start, start + len(group))
                 start = own.stop
                 prior = every[..., own, own]
+                for i, o in enumerate(group):
+                    mean[part, :, i] = model.mean(theta, Pairs(x, torch.full((len(x),), o)), layout)
                 if len(group) == 1:
                     cross = next(crosses)
-                    mean[part, :, 0] = solved.mean(cross)
+                    mean[part, :, 0] += solved.mean(cross)
                     cov[part, :, 0, 0] = solved.variance(prior[..., 0, 0], cross)
                     continue
                 white = []
                 for i in range(len(group)):
                     cross = next(crosses)
-                    mean[part, :, i] = solved.mean(cross)
+                    mean[part, :, i] += solved.mean(cross)
                     white.append(solved.whiten(cross).expand(*cross.shape[:-2], -1, len(x)))
                 stack = torch.stack(white, -1)  # (..., n, m, c)
                 cov[part] = prior - torch.einsum("...nmc,...nmd->...mcd", stack, stack)
@@ -100,7 +103,8 @@ class Regression:
         model, layout, points = self.problem.model, self.problem.layout, self.problem.points
         cross = model.covariance(theta, at, points, layout)
         prior = model.covariance(theta, at, at, layout)
-        return solved.mean(cross), solved.covariance(prior, cross), prior.diagonal(dim1=-2, dim2=-1).mean(-1)
+        mean = model.mean(theta, at, layout) + solved.mean(cross)
+        return mean, solved.covariance(prior, cross), prior.diagonal(dim1=-2, dim2=-1).mean(-1)
 
     def leave_one_out(self) -> Float[Tensor, "S n"]:
         """``log p(y_i | y_-i, theta)`` for every draw and observation, in the tasks' units.
@@ -122,7 +126,7 @@ class Regression:
                 if len(pieces) == 1 and first.law.exact:
                     where = first.where[:, 0]
                     _, slope = first.law.standardised(first.rows, p)
-                    out[part, first.at] = log_normal_density(error[..., where], variance[..., where]) + slope
+                    out[part, first.at] = log_normal(error[..., where], variance[..., where]) + slope
                 else:
                     mean, cov = self._cavity(theta, solved, sites, noise, pieces)
                     out[part, first.at] = self._density(mean, cov, theta, first.task, first.at, pieces)
@@ -138,7 +142,7 @@ class Regression:
         at = points.take(where.flatten())
         cross = model.covariance(theta, at, points, layout)
         rows, c = where.shape
-        mean = solved.mean(cross).reshape(-1, rows, c)
+        mean = (model.mean(theta, at, layout) + solved.mean(cross)).reshape(-1, rows, c)
         white = solved.whiten(cross)
         white = white.reshape(*white.shape[:-1], rows, c)
         prior = model.among(theta, at.x[::c], at.output[:c].tolist(), layout)

@@ -19,6 +19,7 @@ from bayestl.likelihoods.numeric import Gate
 from bayestl.likelihoods.predictive import CountMixture, NormalMixture
 from bayestl.models.problem import Problem
 from bayestl.regression import Regression
+from bayestl.scaling import Pairs
 
 from .conftest import draw_theta
 
@@ -147,6 +148,44 @@ def test_normal_sites_are_the_exact_engine():
         found.append((mean, cov, regression.leave_one_out()))
     for exact, by_sites in zip(*found, strict=True):
         torch.testing.assert_close(by_sites, exact, rtol=1e-8, atol=1e-8)
+
+
+class Ramp(btl.MultiTask):
+    """A model with a law to start from."""
+
+    def mean(self, theta, a, layout):
+        return 2 * a.x[:, 0] - a.output
+
+
+@pytest.mark.parametrize("law", [btl.Gaussian(), AsSites()])
+def test_a_mean_function_is_what_the_functions_start_from(law):
+    frame = table(t=lambda f, rng: 2 * f + 0.2 * rng.standard_normal(len(f)))
+    plain = Problem.of(btl.MultiTask(), data_of(frame, "t", law))
+    start = Ramp().mean({}, plain.points, plain.layout).numpy()
+    task = plain.data.task_index
+    raised = plain.data.values + plain.scaling.scale[task] * start
+    ramp = Problem.of(Ramp(), dataclasses.replace(plain.data, values=raised), plain.scaling)
+    theta = draw_theta(plain, 3, seed=1)
+    x = torch.linspace(-0.5, 0.5, 9).double()[:, None]
+    (mean, cov), (other_mean, other_cov) = (
+        Regression(problem, theta, None).marginals(x, [[1]])[0] for problem in (plain, ramp)
+    )
+    torch.testing.assert_close(other_mean, mean + 2 * x - 1, rtol=0, atol=1e-7)
+    torch.testing.assert_close(other_cov, cov, rtol=0, atol=1e-7)
+    ours, theirs = (
+        problem.settle(theta, None)[0] if problem.sites else problem.marginal(theta).log_prob(problem.values)
+        for problem in (plain, ramp)
+    )
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
+    (mean, cov), (other_mean, other_cov) = (
+        Regression(problem, theta, None).joint(
+            {name: value[0] for name, value in theta.items()},
+            Regression(problem, theta, None).solve(theta)[0][0],
+            Pairs(x, torch.ones(9).long()),
+        )[:2]
+        for problem in (plain, ramp)
+    )
+    torch.testing.assert_close(other_mean, mean + 2 * x[:, 0] - 1, rtol=0, atol=1e-7)
 
 
 def test_the_bound_and_its_gradient_of_normal_sites_are_the_evidence():

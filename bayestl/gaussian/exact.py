@@ -7,7 +7,7 @@ import warnings
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
@@ -17,6 +17,29 @@ from bayestl.errors import FitError
 FAILED = -1e10  # log density of a theta whose covariance has no Cholesky factor: never accepted, never fatal
 
 
+def factorise(covariance: Float[Tensor, "*#draws n n"]) -> tuple[Float[Tensor, "*#draws n n"], Bool[Tensor, "*#draws"]]:
+    """Cholesky factors, and which of the batch have none: theirs is the identity."""
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    bad = info > 0
+    if bad.any():
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        factor = torch.where(bad[..., None, None], eye, factor)
+    return factor, bad
+
+
+def log_density(
+    factor: Float[Tensor, "*#draws n n"], residual: Float[Tensor, "*#draws n"]
+) -> tuple[Float[Tensor, "*#draws"], Float[Tensor, "*#draws n"]]:
+    """``log N(r; 0, L L^T)`` and ``alpha = (L L^T)^-1 r`` (Rasmussen & Williams 2006, eq. 2.30)."""
+    alpha = torch.cholesky_solve(residual.expand(factor.shape[:-1]).unsqueeze(-1), factor).squeeze(-1)
+    value = (
+        -0.5 * (residual * alpha).sum(-1)
+        - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        - 0.5 * factor.shape[-1] * math.log(2 * math.pi)
+    )
+    return value, alpha
+
+
 class _LogMarginal(torch.autograd.Function):
     """``log N(r; 0, K)``, with ``d/dK = (alpha alpha^T - K^-1)/2``, ``d/dr = -alpha`` and ``alpha = K^-1 r``.
 
@@ -24,26 +47,18 @@ class _LogMarginal(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, covariance: Tensor, residual: Tensor, factor: Tensor | None) -> Tensor:
+    def forward(ctx: Any, covariance: Tensor, residual: Tensor, factor: Tensor | None) -> tuple[Tensor, Tensor]:
         bad = torch.zeros(covariance.shape[:-2], dtype=torch.bool, device=covariance.device)
         if factor is None:
-            factor, info = torch.linalg.cholesky_ex(covariance)
-            bad = info > 0
-        if bad.any():
-            eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-            factor = torch.where(bad[..., None, None], eye, factor)
-        alpha = torch.cholesky_solve(residual.expand(factor.shape[:-1]).unsqueeze(-1), factor).squeeze(-1)
+            factor, bad = factorise(covariance)
+        value, alpha = log_density(factor, residual)
         ctx.save_for_backward(factor, alpha, bad)
-        value = (
-            -0.5 * (residual * alpha).sum(-1)
-            - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            - 0.5 * factor.shape[-1] * math.log(2 * math.pi)
-        )
-        return torch.where(bad, FAILED, value)
+        ctx.mark_non_differentiable(alpha)
+        return torch.where(bad, FAILED, value), alpha
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
         factor, alpha, bad = ctx.saved_tensors
         gradient = torch.where(bad, 0.0, gradient)
         d_covariance = torch.cholesky_inverse(factor)
@@ -56,8 +71,8 @@ def log_marginal(
     covariance: Float[Tensor, "*#draws n n"],
     residual: Float[Tensor, "*#draws n"],
     factor: Float[Tensor, "*#draws n n"] | None = None,
-) -> Float[Tensor, "*#draws"]:
-    """``log N(residual; 0, covariance)``, with the Cholesky factor of the covariance where it is known already."""
+) -> tuple[Float[Tensor, "*#draws"], Float[Tensor, "*#draws n"]]:
+    """Differentiable `log_density` of a covariance, whose Cholesky factor may be known already; alpha has no gradient."""
     return _LogMarginal.apply(covariance, residual, factor)  # type: ignore[no-any-return]
 
 
@@ -77,7 +92,7 @@ class GaussianMarginal(TorchDistribution):
         super().__init__(covariance.shape[:-2], covariance.shape[-1:], validate_args=False)
 
     def log_prob(self, value: Float[Tensor, "*#draws n"]) -> Float[Tensor, "*#draws"]:
-        return log_marginal(self.covariance, value - self.mean_)
+        return log_marginal(self.covariance, value - self.mean_)[0]
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))

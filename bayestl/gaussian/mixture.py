@@ -23,6 +23,11 @@ def moments(
     return centre, (average(variance, weight) + average((mean - centre).square(), weight)).sqrt()
 
 
+def log_normal(error: Tensor, variance: Tensor) -> Tensor:
+    """``log N(error; 0, variance)``, elementwise."""
+    return -0.5 * (error.square() / variance + variance.log() + math.log(2 * math.pi))
+
+
 def cdf(
     y: Tensor, mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"],
     weight: Tensor | None = None,
@@ -36,7 +41,7 @@ def log_density(
     weight: Tensor | None = None,
 ) -> Float[Tensor, "*shape"]:  # fmt: skip
     """Log of the mixture density at y."""
-    each = -0.5 * ((y - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
+    each = log_normal(y - mean, std.square())
     if weight is None:
         return torch.logsumexp(each, 0) - math.log(len(mean))
     return torch.logsumexp(each + weight.log(), 0)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bayestl import priors
 from bayestl.errors import DataError, listed
-from bayestl.likelihoods.base import Likelihood, Parameters, Part, Rows
+from bayestl.gaussian.mixture import log_normal
+from bayestl.likelihoods.base import Likelihood, Parameters, Part, Rows, normal_nodes
 from bayestl.likelihoods.classes import Bernoulli
 from bayestl.likelihoods.predictive import NormalMixture
 from bayestl.likelihoods.warps import Softplus, Warp, typical_offset, warped
@@ -73,7 +74,7 @@ class _Numeric(Likelihood):
     def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         y, slope = self.standardised(rows, p)
         variance = self.noise_variance(rows, p)
-        return -0.5 * ((y - f).square() / variance + variance.log() + math.log(2 * math.pi)) + slope
+        return log_normal(y - f, variance) + slope
 
     def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> NormalMixture:
         variance = cov[..., 0, 0] if noise is None else cov[..., 0, 0] + noise
@@ -117,8 +118,8 @@ class StudentT(_Numeric):
     """``w(y) = f + noise t``, t of Student's law with ``degrees`` of freedom: outliers are noise, not signal.
 
     The inferred degrees have the prior ``1 + LogNormal(log 4, 1)``: Cauchy-like outliers and nearly normal noise are both
-    within two deviations. A known error of a row takes the place of its noise. On a
-    `Log` scale the mean of a prediction does not exist (that of exp(t) is infinite): use its median.
+    within two deviations. A known error of a row takes the place of its noise. On a `Log` scale the mean of a prediction does
+    not exist (that of exp(t) is infinite): use its median.
 
     Parameters
     ----------
@@ -157,7 +158,7 @@ class StudentT(_Numeric):
         # t is a normal whose precision is Gamma(nu/2, nu/2): the trapezium rule in its logarithm converges like exp(-10/h).
         nu = self.freedom(p).expand(len(mean), 1)
         u = torch.arange(-20.0, 3.5, 0.5, dtype=torch.float64)
-        log_weight = 0.5 * nu * (u + nu.new_tensor(0.0)) - 0.5 * nu * u.exp()
+        log_weight = 0.5 * nu * (u - u.exp())
         weight = torch.softmax(log_weight, -1) / len(mean)  # (S, nodes)
         variance = cov[..., 0, 0].unsqueeze(1) + noise.unsqueeze(1) * torch.exp(-u)[:, None]
         components, m = len(mean) * len(u), mean.shape[1]
@@ -311,8 +312,6 @@ class Hurdle(Likelihood):
 
     def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> NormalMixture:
         # Given theta the gate and the size are jointly normal: for every node of the gate, the size is normal still.
-        from bayestl.likelihoods.base import normal_nodes
-
         nodes, weights = normal_nodes(16)
         draws = len(mean)
         gate_sd = cov[..., 0, 0].clamp_min(1e-24).sqrt()

@@ -17,6 +17,7 @@ from bayestl.likelihoods.base import normal_nodes
 from bayestl.likelihoods.warps import Warp
 
 WIDE = 64  # nodes for moments of warped and clipped normals
+NODES = 48  # nodes for counts over their log rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class NormalMixture:
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation."""
-        if self.warp is None and self.lower is None and self.upper is None and self.atom is None:
+        if self._plain:
             centre, spread = mixture.moments(self.mean, self.std.square(), self.weight)
             return self.location + self.scale * centre, self.scale * spread
         nodes, weights = normal_nodes(WIDE)
@@ -104,13 +105,17 @@ class NormalMixture:
         return total
 
     def log_density(self, y: Tensor) -> Float[Tensor, " m"]:
-        """Log density of y in the user's units, or log probability where y is an atom or at a limit."""
+        """Log density of y in the user's units, or log probability where y is an atom, or at a limit or beyond it."""
+        y = self.observable(y)
         z, mean, std = self._at(y)
         slope = torch.zeros_like(y)
         if self.warp is not None and isinstance(self.offset, Tensor):
             weight = 1 / len(mean) if self.weight is None else self.weight
-            each = -0.5 * ((z - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
-            each = each + self.warp.log_slope(y, self.offset) + torch.as_tensor(weight).log()
+            each = (
+                mixture.log_normal(z - mean, std.square())
+                + self.warp.log_slope(y, self.offset)
+                + torch.as_tensor(weight).log()
+            )
             out = torch.logsumexp(each, 0) - math.log(self.scale)
         else:
             if self.warp is not None:
@@ -120,32 +125,31 @@ class NormalMixture:
             out = out + (1 - self.atom).log()
             out = torch.where(y == 0, self.atom.log(), out)
         if self.lower is not None or self.upper is not None:
-            mass = self.mass(y)
-            stuck = torch.zeros_like(y, dtype=torch.bool)
-            if self.lower is not None:
-                stuck |= y <= self.lower
+            stuck = (y == self.lower) if self.lower is not None else torch.zeros_like(y, dtype=torch.bool)
             if self.upper is not None:
-                stuck |= y >= self.upper
-            out = torch.where(stuck, mass.clamp_min(1e-300).log(), out)
+                stuck = stuck | (y == self.upper)
+            out = torch.where(stuck, self.mass(y).clamp_min(1e-300).log(), out)
         return out
+
+    def observable(self, y: Tensor) -> Tensor:
+        """Y as far as it can be observed: no further than the limits."""
+        y = y if self.lower is None else torch.maximum(y, self.lower)
+        return y if self.upper is None else torch.minimum(y, self.upper)
 
     def crps(self, y: Tensor) -> Float[Tensor, " m"]:
         """Continuous ranked probability score: exact for a plain mixture, else by its pinball integral over 99 levels."""
-        plain = self.warp is None and self.atom is None and self.lower is None and self.upper is None
-        if plain and self.weight is None:
+        if self._plain and self.weight is None:
             return self.scale * mixture.crps((y - self.location) / self.scale, self.mean, self.std)
         levels = [i / 100 for i in range(1, 100)]
         return pinball(y, self.quantiles(levels), levels)
 
+    @property
+    def _plain(self) -> bool:
+        return self.warp is None and self.atom is None and self.lower is None and self.upper is None
+
     def _user(self, z: Tensor, offset: Tensor | float) -> Tensor:
         value = self.location + self.scale * z
-        if self.warp is not None:
-            value = self.warp.inverse(value, offset)
-        if self.lower is not None:
-            value = torch.maximum(value, self.lower)
-        if self.upper is not None:
-            value = torch.minimum(value, self.upper)
-        return value
+        return self.observable(value if self.warp is None else self.warp.inverse(value, offset))
 
     def _at(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Y on the model's scale, and the components' means and deviations."""
@@ -245,9 +249,6 @@ class CountMixture:
             weight * function(torch.exp(self.mean + node * self.std)).mean(0)
             for node, weight in zip(nodes, weights, strict=True)
         )
-
-
-NODES = 48
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,21 +21,22 @@ from bayestl.table import TaskData
 class Term(NamedTuple):
     """One summand ``B[o, o'] k(x, x')`` of a covariance; `kernel` None means ``k = 1`` (a constant function).
 
-    `tasks` lists the outputs for which B is not zero (None: all of them), so that the rest need not be computed.
+    `outputs` lists those for which B is not zero (None: all of them), so that the rest need not be computed.
     """
 
     weights: Float[Tensor, "*#draws T T"]
     kernel: Kernel | None = None
     name: str = ""
-    tasks: tuple[int, ...] | None = None
+    outputs: tuple[int, ...] | None = None
 
 
 class Model(ABC):
     """A generative model of several latent functions ``f_o(x)``.
 
-    ``theta ~ prior``, ``f ~ GP(0, covariance)``, ``y_i ~ p(y_i | f(x_i))``, the likelihood of the task: for measured numbers
+    ``theta ~ prior``, ``f ~ GP(mean, covariance)``, ``y_i ~ p(y_i | f(x_i))``, the likelihood of the task: for measured numbers
     ``y_i = f_{o_i}(x_i) + e_i``, ``e_i ~ N(0, noise_{o_i}^2)``, or ``N(0, error_i^2)`` where the error of a row is known.
-    Constants have normal priors and are integrated out with the functions.
+    Constants have normal priors and are integrated out with the functions, so that `mean` is zero unless a subclass knows
+    better.
     """
 
     kernel: Kernel
@@ -81,6 +82,10 @@ class Model(ABC):
     def check(self, data: TaskData) -> None:  # noqa: B027 - most models can describe any data
         """Refuse data that this model cannot describe, with a `DataError`."""
 
+    def mean(self, theta: Theta, a: Pairs, layout: Layout) -> Float[Tensor, "*#draws n"]:
+        """Give ``E[f(a)]`` in standardised units: zero, unless a subclass has a law to start from."""
+        return a.x.new_zeros(a.output.shape)
+
     def seen(self, theta: Theta, layout: Layout) -> Iterator[Term]:
         """Give the summands of the covariance of the contrasts, ``C B_q C'``."""
         contrast = layout.contrast
@@ -88,17 +93,17 @@ class Model(ABC):
             if contrast is None:
                 yield term
             else:
-                tasks = None
-                if term.tasks is not None:
-                    tasks = tuple((contrast[:, list(term.tasks)] != 0).any(-1).nonzero().squeeze(-1).tolist())
-                yield term._replace(weights=contrast @ term.weights @ contrast.mT, tasks=tasks)
+                outputs = None
+                if term.outputs is not None:
+                    outputs = tuple((contrast[:, list(term.outputs)] != 0).any(-1).nonzero().squeeze(-1).tolist())
+                yield term._replace(weights=contrast @ term.weights @ contrast.mT, outputs=outputs)
 
     def covariance(self, theta: Theta, a: Pairs, b: Pairs, layout: Layout) -> Float[Tensor, "*#draws n m"]:
         """Give ``Cov[f(a), f(b)] = sum_q B_q[o, o'] k_q(x, x')``, batched over the leading dimensions of theta."""
         total: Tensor | None = None
         n, m = len(a.output), len(b.output)
         for term in self.seen(theta, layout):
-            rows, columns = _members(a, term.tasks, layout), _members(b, term.tasks, layout)
+            rows, columns = _members(a, term.outputs), _members(b, term.outputs)
             if rows is None or columns is None:
                 continue
             a_, b_ = Pairs(a.x[rows], a.output[rows]), Pairs(b.x[columns], b.output[columns])
@@ -115,7 +120,7 @@ class Model(ABC):
         """Give ``Cov[f_o(x), f(b)]`` for one output o after another, each kernel evaluated only once for all of them."""
         parts = []
         for term in self.seen(theta, layout):
-            columns = _members(b, term.tasks, layout)
+            columns = _members(b, term.outputs)
             if columns is None:
                 continue
             k = None if term.kernel is None else term.kernel(theta, term.name, x, b.x[columns], layout)
@@ -125,7 +130,7 @@ class Model(ABC):
         for o in outputs:
             total = x.new_zeros(*batch, 1, len(b.output))
             for term, columns, near, k in parts:
-                if term.tasks is None or o in term.tasks:
+                if term.outputs is None or o in term.outputs:
                     weights = term.weights[..., o, near].unsqueeze(-2)
                     if k is None:
                         total[..., columns] += weights
@@ -188,11 +193,11 @@ def noise(layout: Layout) -> Theta:
     return {"noise": pyro.sample("noise", priors.noise(len(layout.noisy)))} if layout.noisy else {}
 
 
-def _members(a: Pairs, tasks: tuple[int, ...] | None, layout: Layout) -> slice | Tensor | None:
+def _members(a: Pairs, outputs: tuple[int, ...] | None) -> slice | Tensor | None:
     """Which points belong to some outputs: a slice where they lie together, None where there are none."""
-    if tasks is None:
+    if outputs is None:
         return slice(0, len(a.output))
-    found = torch.isin(a.output, torch.tensor(tasks)).nonzero().squeeze(-1)
+    found = torch.isin(a.output, torch.tensor(outputs)).nonzero().squeeze(-1)
     if len(found) == 0:
         return None
     first, last = int(found[0]), int(found[-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +16,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from bayestl.gaussian import sites
-from bayestl.gaussian.exact import FAILED, GaussianMarginal
-from bayestl.gaussian.sites import Block, Site, Solved
+from bayestl.gaussian.exact import GaussianMarginal
+from bayestl.gaussian.sites import Block, Prior, Site, Solved
 from bayestl.likelihoods.base import Likelihood, Rows
 from bayestl.likelihoods.numeric import NOISE_FLOOR
 from bayestl.models.base import Model
@@ -96,12 +95,13 @@ class Problem:
         theta = self.prior()
         if not self.sites and not self.moving:
             return pyro.sample("y", self.marginal(theta), obs=self.values)
+        mean = self.model.mean(theta, self.points, self.layout)
         covariance = self.model.covariance(theta, self.points, self.points, self.layout)
         size = len(self.points.output)
         white = pyro.sample("f", pyro.distributions.Normal(torch.zeros(size).double(), 1.0).to_event(1))
         jitter = 1e-9 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
         factor, _ = torch.linalg.cholesky_ex(covariance + jitter * torch.eye(size, dtype=covariance.dtype))
-        f = (factor @ white.unsqueeze(-1)).squeeze(-1)
+        f = mean + (factor @ white.unsqueeze(-1)).squeeze(-1)
         seen = []
         for i, piece in enumerate(self.pieces):
             law = _Law(piece, f[..., piece.where], self.parameters_of(theta, piece.task))
@@ -119,7 +119,8 @@ class Problem:
     def marginal(self, theta: Theta) -> GaussianMarginal:
         """Distribution of the observed values given theta, where all are normal."""
         covariance = self.observed_covariance(theta)
-        return GaussianMarginal(covariance.new_zeros(covariance.shape[:-1]), covariance)
+        mean = self.model.mean(theta, self.points, self.layout).expand(covariance.shape[:-1])
+        return GaussianMarginal(mean, covariance)
 
     def parameters(self) -> tuple[str, ...]:
         """Names of the entries of theta."""
@@ -232,25 +233,27 @@ class Problem:
         self, theta: Theta, start: list[Site] | None, tolerance: float = SETTLED, most: int = STEPS
     ) -> tuple[Float[Tensor, " S"], Solved]:
         """Optimise the sites at every draw of theta; gives the evidence lower bound, differentiable, and the sites."""
-        covariance, values, volume, blocks = self._ready(theta)
+        law, volume = self.unsettled(theta)
+        blocks = self.blocks(theta)
         with torch.no_grad():
-            solved = sites.settle(covariance.detach(), values.detach(), blocks, start, tolerance, most)
+            solved = sites.settle(_detached(law), blocks, start, tolerance, most)
         if not torch.is_grad_enabled():
             return solved.bound + volume, solved
-        value = sites.bound(covariance, values, blocks, solved)
-        return torch.where(solved.bound <= FAILED, solved.bound, value) + volume, solved
+        return sites.bound(law, blocks, solved, solved.factor) + volume, solved
 
     def approach(self, theta: Theta, start: list[Site]) -> Float[Tensor, " S"]:
         """Give the evidence lower bound, differentiable, from sites that are near their optimum: see `sites.tangent`."""
-        covariance, values, volume, blocks = self._ready(theta)
+        law, volume = self.unsettled(theta)
+        blocks = self.blocks(theta)
         with torch.no_grad():
-            solved = sites.tangent(covariance.detach(), values.detach(), blocks, start)
-        value = sites.bound(covariance, values, blocks, solved)
-        failed = solved.bound <= FAILED  # not even the start has a Cholesky factor there
-        return torch.where(failed, solved.bound, value) + volume
+            solved = sites.tangent(_detached(law), blocks, start)
+        return sites.bound(law, blocks, solved, None) + volume
 
-    def _ready(self, theta: Theta) -> tuple[Tensor, Tensor, Tensor, list[Block]]:
-        return (self.observed_covariance(theta), *self.values_at(theta), self.blocks(theta))
+    def unsettled(self, theta: Theta) -> tuple[Prior, Float[Tensor, "*#draws"]]:
+        """Give the law of the pseudo-data before the sites are known, and the log volume of `values_at`."""
+        values, volume = self.values_at(theta)
+        mean = self.model.mean(theta, self.points, self.layout)
+        return Prior(mean, self.observed_covariance(theta), values), volume
 
     @cached_property
     def _own(self) -> list[list[str]]:
@@ -303,6 +306,5 @@ class _Law(TorchDistribution):
         return self.piece.law.draw(f, noise, self.piece.rows, p, generator).reshape(shape)
 
 
-def log_normal_density(error: Tensor, variance: Tensor) -> Tensor:
-    """``log N(error; 0, variance)``."""
-    return -0.5 * (error.square() / variance + (2 * math.pi * variance).log())
+def _detached(law: Prior) -> Prior:
+    return Prior(*(part.detach() for part in law))
