@@ -41,9 +41,9 @@ $(VENV)/%.stamp: $(VENV)/torch.stamp pyproject.toml
 	@$(PIP) --editable ".[$(EXTRAS_$*)]" && touch $@
 
 EXTRAS_demo := demo
-EXTRAS_test := demo,test
-EXTRAS_lint := demo,test,lint
-EXTRAS_bench := demo,test,benchmark
+EXTRAS_test := demo,large,test
+EXTRAS_lint := demo,large,test,lint
+EXTRAS_bench := demo,large,test,benchmark
 
 clean:
 	rm -rf $(VENV) bayestl-demo

@@ -1,6 +1,7 @@
 """Bayesian transfer learning for materials and chemistry data that are scarce and scattered over several sources."""
 
 from bayestl.errors import DataError, FitError
+from bayestl.fitting import fit
 from bayestl.kernels import GPyTorchKernel, Identity, Kernel, Matern52
 from bayestl.likelihoods import (
     Bernoulli,
@@ -22,7 +23,7 @@ from bayestl.models.difference import Difference
 from bayestl.models.latent import LatentTask
 from bayestl.models.multitask import MultiTask
 from bayestl.models.single import SingleTask
-from bayestl.posterior import Posterior, fit
+from bayestl.posterior import Posterior
 from bayestl.table import TaskData
 
 load = Posterior.load

@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl import kernels, likelihoods
+from bayestl.condense import Inducing
 from bayestl.errors import DataError
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.sites import Site
@@ -25,13 +26,14 @@ from bayestl.models.multitask import MultiTask
 from bayestl.models.problem import Problem
 from bayestl.models.single import SingleTask
 from bayestl.priors import Theta
-from bayestl.regression import Regression
+from bayestl.regression import Regression, low_rank_draws
 from bayestl.scaling import Pairs, Scaling
 from bayestl.table import Input, Task, TaskData
 
 if TYPE_CHECKING:
     from bayestl.posterior import Posterior
 
+DENSE, RANK = 4000, 300  # values drawn jointly by their whole covariance, and by how many of them beyond
 PLAIN = (
     SingleTask, MultiTask, Difference, LatentTask, kernels.Matern52, kernels.Identity, kernels.Sum, kernels.Product,
     likelihoods.Bernoulli, likelihoods.Categorical, likelihoods.Censored, likelihoods.Gaussian, likelihoods.Hurdle,
@@ -57,15 +59,24 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
         arrays["data/descriptors"] = data.descriptors.to_numpy(dtype=float)
     for i, site in enumerate(posterior.sites or []):
         arrays |= {f"sites/{i}_natural": site.natural.numpy(), f"sites/{i}_precision": site.precision.numpy()}
+    held = posterior.inducing
+    if held is not None:
+        arrays |= {
+            "inducing/x": held.pairs.x.numpy(), "inducing/output": held.pairs.output.numpy(),
+            "inducing/gram": held.gram.numpy(), "inducing/moment": held.moment.numpy(), "inducing/bound": held.bound.numpy(),
+            "inducing/owner": np.empty(0, np.int64) if held.owner is None else held.owner.numpy(),
+        }  # fmt: skip
     settings = {
+        "inducing": None if held is None else {"rows": held.rows, "untold": held.untold},
+        "condensed": posterior.condensed,
         "sites": None if posterior.sites is None else len(posterior.sites),
-        "model": _describe(posterior.model),
+        "model": describe(posterior.model),
         "inputs": [{**dataclasses.asdict(i), "levels": _plain_list(i.levels)} for i in data.inputs],
         "tasks": [
             {
                 "name": task.name,
                 "unit": task.unit,
-                "likelihood": _describe(task.likelihood),
+                "likelihood": describe(task.likelihood),
                 "levels": _plain_list(task.levels),
             }
             for task in data.tasks
@@ -83,7 +94,7 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
 
 def unpack(
     arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], model: Model | None
-) -> tuple[Model, TaskData, Scaling, Theta, FitRecord, int, list[Site] | None]:
+) -> tuple[Model, TaskData, Scaling, Theta, FitRecord, int, list[Site] | None, Inducing | None, int]:
     """Put the parts of a posterior together again."""
 
     def part(name: str) -> dict[str, Any]:
@@ -127,13 +138,22 @@ def unpack(
             Site(torch.from_numpy(sites[f"{i}_natural"].copy()), torch.from_numpy(sites[f"{i}_precision"].copy()))
             for i in range(settings["sites"])
         ],
+        None if settings["inducing"] is None else _restore_inducing(part("inducing"), settings["inducing"]),
+        settings["condensed"],
     )
 
 
-def _describe(thing: Any) -> Any:
+def _restore_inducing(arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> Inducing:
+    found: dict[str, Any] = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    pairs = Pairs(found.pop("x"), found.pop("output"))
+    owner = found.pop("owner")
+    return Inducing(pairs, **found, **settings, owner=owner if len(owner) else None)
+
+
+def describe(thing: Any) -> Any:
     """Write a model or a kernel as JSON: its type and its fields, or its printed form where it is the user's own."""
     if isinstance(thing, PLAIN):
-        fields = {f.name: _describe(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
+        fields = {f.name: describe(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
         return {"type": type(thing).__name__, **fields}
     if isinstance(thing, kernels.GPyTorchKernel):
         parts = [f"{name or 'kernel'}: {_printed(module)}" for name, module in thing.kernel.named_modules()]
@@ -142,7 +162,7 @@ def _describe(thing: Any) -> Any:
         raise DataError(f"A likelihood or warp of your own, {type(thing).__name__}, cannot be stored without pickle.")
     if isinstance(thing, kernels.Kernel | Model):
         return {"foreign": _printed(thing)}
-    return [_describe(item) for item in thing] if isinstance(thing, tuple) else thing
+    return [describe(item) for item in thing] if isinstance(thing, tuple) else thing
 
 
 def _printed(thing: Any) -> str:
@@ -160,7 +180,7 @@ def _printed(thing: Any) -> str:
 
 def _restore_model(description: Any, given: Model | None) -> Model:
     if given is not None:
-        if _describe(given) != description:
+        if describe(given) != description:
             raise DataError(f"The file was saved from another model than `model`: it holds {description}.")
         return given
     if _is_foreign(description):
@@ -221,8 +241,9 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
         return xr.Dataset({"y": (dims, values)}, coords=coords).map(lambda v: v.assign_attrs(attributes))
 
     generator = torch.Generator().manual_seed(seed)
-    replicated = _replicated(problem, posterior.theta, _posterior_functions(posterior, generator), generator)
-    prior_theta = _prior_draws(problem, posterior.draws, seed)
+    theta = posterior.theta if posterior.inducing is None else posterior._mixed
+    replicated = _replicated(problem, theta, _posterior_functions(posterior, generator), generator)
+    prior_theta = _prior_draws(problem, len(replicated), seed)
     prior_y = _replicated(problem, prior_theta, _prior_functions(problem, prior_theta, generator), generator)
     log_likelihood = posterior.log_likelihood().values
     frame = data.decode(data.x)
@@ -237,7 +258,7 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
     for column in data.inputs:
         constant[column.name].attrs["units"] = column.unit or ""
     return {
-        "posterior": _parameters(posterior, posterior.theta),
+        "posterior": _parameters(posterior, theta),
         "prior": _parameters(posterior, prior_theta),
         "posterior_predictive": observed(replicated),
         "prior_predictive": observed(prior_y),
@@ -263,7 +284,9 @@ def _rows_of_task(problem: Problem, task: int) -> torch.Tensor:
 def _posterior_functions(posterior: Posterior, generator: torch.Generator) -> list[torch.Tensor]:
     """Functions (draw, row, function) of every task at its own rows, each row drawn by itself."""
     problem = posterior._problem
-    regression = Regression(problem, posterior.theta, posterior.sites)
+    regression = posterior._regression
+    if posterior.inducing is None:
+        regression = Regression(problem, posterior.theta, posterior.sites)
     found = []
     for t in range(len(problem.layout.tasks)):
         x = problem.scaling.inputs(problem.data.x[_rows_of_task(problem, t).numpy()])
@@ -287,8 +310,16 @@ def _prior_functions(problem: Problem, theta: Theta, generator: torch.Generator)
     draws = []
     for s in range(len(next(iter(theta.values())))):
         one = {name: value[s] for name, value in theta.items()}
-        factor, _ = robust_cholesky(problem.model.covariance(one, at_all, at_all, problem.layout))
-        draws.append(factor @ torch.randn(len(factor), dtype=torch.float64, generator=generator))
+        if len(at_all.output) <= DENSE:
+            factor, _ = robust_cholesky(problem.model.covariance(one, at_all, at_all, problem.layout))
+            draws.append(factor @ torch.randn(len(factor), dtype=torch.float64, generator=generator))
+            continue
+
+        def column(i: int, one: Theta = one) -> torch.Tensor:
+            return problem.model.covariance(one, at_all.take(torch.tensor([i])), at_all, problem.layout)[0]
+
+        size = problem.model.variance(one, at_all, problem.layout).expand(len(at_all.output))
+        draws.append(low_rank_draws(size, column, 1, RANK, generator)[0])
     parts = torch.stack(draws).split([c * n for c, n in sizes], -1)
     return [part.reshape(len(draws), c, n).mT for part, (c, n) in zip(parts, sizes, strict=True)]
 
@@ -310,7 +341,11 @@ def _replicated(
 def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
     """Parameters with named dimensions; noise in the tasks' units, length scales of numeric inputs in theirs."""
     data, scaling, layout = posterior.data, posterior.scaling, posterior._problem.layout
-    coords: dict[str, Any] = {"chain": [0], "draw": np.arange(posterior.draws), "task": list(layout.outputs)}
+    coords: dict[str, Any] = {
+        "chain": [0],
+        "draw": np.arange(len(next(iter(theta.values())))),
+        "task": list(layout.outputs),
+    }
     noisy = [data.names[t] for t in layout.noisy]
     coords |= {"noisy_task": noisy, "whole_task": list(data.names)}
     if isinstance(posterior.model, Difference):

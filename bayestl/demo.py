@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from bayestl.datasets import ELEMENT_DESCRIPTORS, load_bulk_moduli, load_gaps_and_colours
+from bayestl.fitting import fit
 from bayestl.kernels import Identity, Matern52
 from bayestl.likelihoods import Categorical, Gaussian, Log
 from bayestl.models.base import Model
@@ -18,7 +19,7 @@ from bayestl.models.difference import Difference
 from bayestl.models.latent import LatentTask
 from bayestl.models.multitask import MultiTask
 from bayestl.models.single import SingleTask
-from bayestl.posterior import Posterior, fit
+from bayestl.posterior import Posterior
 from bayestl.table import TaskData
 
 SOURCE, TARGET, UNIT = "B_wien2k", "B_exp", "GPa"

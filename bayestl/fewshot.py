@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayestl.errors import DataError
-from bayestl.gaussian import sites
-from bayestl.gaussian.exact import Conditioned, GaussianMarginal
+from bayestl.gaussian.conditional import Conditional
+from bayestl.gaussian.exact import GaussianMarginal
 from bayestl.inference.variational import normal_points
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem
 from bayestl.priors import Theta
-from bayestl.regression import Regression
+from bayestl.regression import Regression, given
 from bayestl.table import Task, TaskData
 
 CANDIDATES = 16_384
@@ -49,13 +49,13 @@ def extend(
     descriptors: tuple[float, ...] | None,
     draws: int,
     seed: int,
-) -> Theta:
+) -> tuple[Theta, Tensor]:
     """Give every draw of theta a new task: from the population, and by importance resampling if there are rows of it.
 
     `alone` is the problem of the new task's rows, `donor` the task whose likelihood's parameters it takes. The weight of a
     candidate is the density of the new rows given the old ones, theta and the candidate (the evidence lower bound, where
     they are not normal); candidates are proposed by the population first, then by normals fitted to what was found
-    (population Monte Carlo, Cappe et al. 2004, doi 10.1198/106186004X12803).
+    (population Monte Carlo, Cappe et al. 2004, doi 10.1198/106186004X12803). Returns theta, and which old draw each belongs to.
     """
     layout = old.problem.layout
     name = layout.tasks[donor]
@@ -71,7 +71,7 @@ def extend(
 
     if alone is None:
         owner = torch.arange(draws) % size
-        return grown(_take(theta, owner), normal_points(draws, dim, seed))
+        return grown(_take(theta, owner), normal_points(draws, dim, seed)), owner
     each = max(16, CANDIDATES // size)
     owner = torch.arange(size).repeat_interleave(each)
     centre, spread = torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)
@@ -104,28 +104,20 @@ def extend(
     # Systematic resampling: every candidate is drawn its expected number of times, rounded up or down.
     grid = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
     chosen = torch.searchsorted(weight.cumsum(0), grid).clamp_max(len(weight) - 1)
-    return grown(_take(theta, owner[chosen]), white[chosen])
+    return grown(_take(theta, owner[chosen]), white[chosen]), owner[chosen]
 
 
 def _take(theta: Theta, owner: Tensor) -> Theta:
     return {name: value[owner] for name, value in theta.items()}
 
 
-def _evidence(old: Regression, solved: Conditioned, alone: Problem, candidates: Theta) -> Float[Tensor, " J"]:
+def _evidence(old: Regression, solved: Conditional, alone: Problem, candidates: Theta) -> Float[Tensor, " J"]:
     """``log p(y_new | y, theta, candidate)`` of candidates that share one draw of theta."""
-    model, layout, points = alone.model, alone.layout, alone.points
-    n, count = len(old.problem.points.output), len(points.output)
-    cross = model.covariance(candidates, points, old.problem.points, layout)  # (J, count, n)
-    half = torch.linalg.solve_triangular(solved.factor, cross.reshape(-1, n).mT, upper=False)
-    half = half.mT.reshape(-1, count, n)
-    covariance = alone.observed_covariance(candidates) - half @ half.mT
-    mean = model.mean(candidates, points, layout) + cross @ solved.alpha
-    values, volume = alone.values_at(candidates)
+    law, _ = given(alone, candidates, solved, old.support)
     if not alone.sites:
-        return GaussianMarginal(mean, covariance).log_prob(values) + volume
-    law = sites.Prior(mean, covariance, values)
+        return GaussianMarginal(law.mean, law.covariance).log_prob(law.values) + alone.values_at(candidates)[1]
     with torch.no_grad():
-        return sites.settle(law, alone.blocks(candidates), None, 1e-4, 30).bound + volume
+        return alone.settle(candidates, None, 1e-4, 30, law=law)[0]
 
 
 def describe_new(table: pd.DataFrame | None, name: str, descriptors: Mapping[str, float] | None) -> pd.DataFrame | None:

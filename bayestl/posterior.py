@@ -1,11 +1,11 @@
-"""The posterior: a finite mixture, over draws of theta, of exact Gaussian processes; and `fit`, which makes one."""
+"""The posterior: a finite mixture, over draws of theta, of Gaussian processes."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import xarray as xr
 from torch import Tensor
 
 from bayestl import archive, export, fewshot, storage
+from bayestl.condense import Inducing, condense
 from bayestl.errors import DataError
-from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.sites import Site
-from bayestl.inference.infer import FitRecord, Method, infer
+from bayestl.inference.infer import FitRecord
+from bayestl.lazy import lazily
 from bayestl.likelihoods import Censored, Hurdle
 from bayestl.likelihoods.base import Rows
 from bayestl.likelihoods.predictive import Classes, NormalMixture
@@ -29,72 +30,18 @@ from bayestl.models.problem import Problem, rows_of
 from bayestl.priors import Theta
 from bayestl.regression import Regression
 from bayestl.scaling import Pairs, Scaling
+from bayestl.stream import loaders_of
 from bayestl.table import Table, TaskData
 
 QUANTILES = (0.05, 0.5, 0.95)
-
-
-def fit(
-    model: Model,
-    data: TaskData,
-    *,
-    method: Method = "variational",
-    seed: int = 0,
-    draws: int | None = None,
-    warmup: int = 300,
-    progress: bool = True,
-) -> Posterior:
-    """Infer a model's parameters and return the posterior over functions and parameters.
-
-    The functions are integrated out exactly; theta is inferred by
-
-    * ``"variational"``: L-BFGS to the mode, the curvature there, then a Gaussian in that basis moved to maximise the
-      evidence lower bound. Seconds on a few hundred rows, within a few hundredths of a nat of sampling.
-    * ``"map"``: the mode alone. Fastest, and over-confident on fewer than about 200 rows.
-    * ``"nuts"``: Pyro's sampler on the same density, the reference. Minutes.
-
-    Parameters
-    ----------
-    model : `SingleTask`, `MultiTask`, `Difference` or `LatentTask`
-    data : the observations
-    seed : the same seed gives the same answer; no global random state is read or left changed
-    draws : of theta, all of which then predict; by default 256, of which the first 64 (few rows) to 8 (thousands)
-        predict, and 1000 with NUTS
-    warmup : steps of NUTS's adaptation
-    progress : show a bar when it takes more than two seconds on a terminal
-
-    Raises
-    ------
-    DataError
-        When the model cannot describe the data.
-    FitError
-        When no usable posterior is found.
-
-    Examples
-    --------
-    >>> import pandas as pd, bayestl as btl
-    >>> frame = pd.DataFrame({"x": [0.0, 0.3, 0.6, 1.0], "pbe": [1.0, 1.4, 1.8, 2.0], "exp": [None, 1.9, None, 2.6]})
-    >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["pbe", "exp"], units={"pbe": "eV", "exp": "eV"})
-    >>> posterior = btl.fit(btl.Difference.chain("pbe", "exp"), data, seed=0)
-    >>> posterior.predict({"x": [0.5]}, task="exp")["quantile"].sizes["quantile_level"]
-    3
-    """
-    if not isinstance(model, Model):
-        raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {type(model).__name__}.")
-    if not isinstance(data, TaskData):
-        raise ValueError(f"`data` must be a TaskData (see TaskData.from_long); got {type(data).__name__}.")
-    model.check(data)
-    seed = int(seed)
-    scaling = model.scaling(data)
-    problem = Problem.of(model, data, scaling)
-    theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress)
-    kept = {name: theta[name] for name in problem.parameters()}
-    return Posterior(model, data, scaling, kept, record, components, sites)
+FRESH = 2000  # points beside a condensed table that are conditioned on exactly
+DENSE, RANK = 4000, 1000  # values drawn jointly by their whole covariance, and by how many of them beyond
+JOINT_BYTES = 4e9
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What is known after the data: draws of theta, and for each of them an exact Gaussian process.
+    """What is known after the data: draws of theta, and for each of them a Gaussian process.
 
     Made by `fit` or `load`. Tables come in, labelled xarray objects in the user's units go out.
 
@@ -107,6 +54,8 @@ class Posterior:
     components : how many of the draws, the first, make up the mixture that predicts; 0 means all. The draws of a
         variational posterior are a quasi-random sequence, whose beginnings are good samples too.
     sites : for observations that are not normal, the Gaussian sites at the mode, from which those of every draw are found
+    inducing : of a large table, the first `condensed` rows of the data (or all rows of a table that was never in memory)
+        condensed onto inducing pairs; the rest is conditioned on exactly
     """
 
     model: Model
@@ -116,6 +65,8 @@ class Posterior:
     record: FitRecord
     components: int = 0
     sites: list[Site] | None = None
+    inducing: Inducing | None = None
+    condensed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.components <= self.draws:
@@ -135,7 +86,8 @@ class Posterior:
 
         Parameters
         ----------
-        new : table with the input columns (and those of limits and exposures, where predictions shall follow them)
+        new : table with the input columns (and those of limits and exposures, where predictions shall follow them). Of a Dask
+            DataFrame, a chunked xarray Dataset or the path of a parquet folder the answer is lazy, a chunk for each part
         task : a task, several, or None for all
         noise : True predicts a new measurement, so that intervals cover measured values; False the value underneath, or
             the rate of a count
@@ -158,6 +110,8 @@ class Posterior:
         """
         names, single = self._tasks(task)
         levels = _levels(quantiles)
+        if (loaders := loaders_of(new)) is not None:
+            return lazily(partial(self.predict, task=task, noise=noise, quantiles=quantiles), loaders)
         frame_index, x = self._inputs(new)
         rows = len(x)
         index = [self.data.index_of(name) for name in names]
@@ -297,6 +251,9 @@ class Posterior:
         """Draw jointly, across rows and tasks, from the posterior of the functions.
 
         Returns dims (draw, row, task), in the tasks' units; without the task dimension when `tasks` is a single name.
+        Up to 4,000 values (rows times functions) the joint law is exact. Beyond, it is that of the 1,000 values that tell the
+        most about the others, given which the others vary independently, with what variance they have left.
+
         With `noise` each value is a measurement: independent noise is added, counts and classes are drawn, limits apply.
         Without it counts are rates and classes are probabilities, dims (draw, row, class). Where several tasks are asked for
         and one of them holds classes, the answer is a Dataset with a variable for each.
@@ -304,7 +261,7 @@ class Posterior:
         Raises
         ------
         ValueError
-            When the joint covariance (rows times functions, squared) would not fit in 2 GB.
+            When the draws would not fit in 4 GB.
         """
         names, single = self._tasks(tasks)
         frame_index, x = self._inputs(new)
@@ -417,11 +374,25 @@ class Posterior:
     def condition(self, more: TaskData) -> Posterior:
         """Take new rows into account with theta as it is: exact for the functions, no refit.
 
-        `more` has the same inputs and any of the tasks. The sites of observations that are not normal settle anew. Refit
+        `more` has the same inputs and any of the tasks. The sites of observations that are not normal settle anew. Where the
+        table was condensed, new rows are conditioned on exactly on top of it, up to 2,000; then they are condensed too. Refit
         once the new rows are many enough to change theta, or when they bring rows of unknown error to a task whose errors were
         all known: nothing has been learned of its noise.
         """
-        return dataclasses.replace(self, data=self.data.append(more), sites=None)
+        longer = dataclasses.replace(self, data=self.data.append(more), sites=None)
+        fresh = longer._fresh
+        if self.inducing is None or len(fresh.points.output) <= FRESH:
+            return longer
+        inducing = condense(
+            [lambda: fresh],
+            self.model,
+            fresh.layout,
+            self._mixed,
+            self.inducing.pairs,
+            self.inducing.untold,
+            self.inducing,
+        )
+        return dataclasses.replace(longer, inducing=inducing, condensed=len(longer.data))
 
     def new_task(
         self,
@@ -488,7 +459,7 @@ class Posterior:
             new_rows = np.arange(len(everything)) >= len(widened)
             alone = Problem.of(self.model, everything.where(new_rows, empty=True), scaling)
         described = scaling.layout(widened).descriptors
-        theta = fewshot.extend(
+        theta, owner = fewshot.extend(
             self.model,
             self._regression,
             alone,
@@ -498,17 +469,23 @@ class Posterior:
             draws,
             seed,
         )
-        return dataclasses.replace(self, data=everything, scaling=scaling, theta=theta, components=0, sites=None)
+        inducing = None if self.inducing is None else self.inducing.taken(owner)
+        return dataclasses.replace(
+            self, data=everything, scaling=scaling, theta=theta, components=0, sites=None, inducing=inducing
+        )
 
     # -- giving away ------------------------------------------------------------------------------------------
 
     def log_likelihood(self) -> xr.DataArray:
         """``log p(y_i | y_-i, theta)`` for every draw and row, in the tasks' units; dims (draw, obs).
 
-        Exact for normal observations; for others the likelihood is integrated over the function given all other rows, whose
-        sites stay as they are.
+        Of a condensed table the draws are those that predict. Exact for normal observations; for others the likelihood is
+        integrated over the function given all other rows, whose sites stay as they are.
         """
-        values = Regression(self._problem, self.theta, self.sites).leave_one_out().numpy()
+        if self.inducing is None:
+            values = Regression(self._problem, self.theta, self.sites).leave_one_out().numpy()
+        else:
+            values = self._regression.leave_one_out(self._problem).numpy()
         return xr.DataArray(values, dims=["draw", "obs"], coords={"obs": np.arange(len(self.data))}, name="y")
 
     def to_arviz(self, *, seed: int = 0) -> Any:
@@ -561,13 +538,23 @@ class Posterior:
         return Problem.of(self.model, self.data, self.scaling)
 
     @cached_property
+    def _fresh(self) -> Problem:
+        """The rows that are conditioned on exactly: all of them, or those that came after a table was condensed."""
+        if self.inducing is None:
+            return self._problem
+        mask = np.arange(len(self.data)) >= self.condensed
+        return Problem.of(self.model, self.data.where(mask, empty=True), self.scaling)
+
+    @cached_property
     def _mixed(self) -> Theta:
         """The draws that predict."""
         return {name: value[: self.components] for name, value in self.theta.items()}
 
     @cached_property
     def _regression(self) -> Regression:
-        return Regression(self._problem, self._mixed, self.sites)
+        if self.inducing is None:
+            return Regression(self._problem, self._mixed, self.sites)
+        return Regression(self._fresh, self._mixed, None, self.inducing)
 
     def _marginals(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Means and covariances of a task's functions at some points under every component."""
@@ -632,14 +619,13 @@ class Posterior:
         layout, problem = self._problem.layout, self._problem
         functions = [o for t in tasks for o in layout.contrasts(t)]
         size = len(x) * len(functions)
-        if size > 16_000:
+        if 8 * size * (len(self._regression.support.output) + draws + RANK) > JOINT_BYTES:
             raise ValueError(
-                f"A joint draw of {len(x)} rows x {len(functions)} functions needs a {size} x {size} covariance. "
-                "Ask for at most 16,000 values at a time, or use predict, which has no such limit."
+                f"{draws} joint draws of {len(x)} rows x {len(functions)} functions do not fit in {JOINT_BYTES / 1e9:.0f} GB. "
+                "Ask for fewer rows or draws at a time, or use predict, which has no such limit."
             )
         at = Pairs(x.repeat(len(functions), 1), torch.tensor(functions).repeat_interleave(len(x)))
         generator = torch.Generator().manual_seed(seed)
-        white = torch.randn(draws, size, dtype=torch.float64, generator=generator)
         # Which theta each draw belongs to: all of them equally often, the remainder at random.
         owner = torch.arange(draws) % self.components
         if draws % self.components:
@@ -652,10 +638,8 @@ class Posterior:
                 if len(mine) == 0:
                     continue
                 theta = {name: value[i : i + 1] for name, value in thetas.items()}
-                mean, covariance, prior_size = self._regression.joint(
-                    {name: value[0] for name, value in theta.items()}, all_solved[i], at
-                )
-                f = mean + white[mine] @ robust_cholesky(covariance, prior_size)[0].mT
+                one = {name: value[0] for name, value in theta.items()}
+                f = self._regression.draw(one, all_solved[i], at, len(mine), DENSE, RANK, generator)
                 f = f.reshape(len(mine), len(functions), len(x)).mT
                 start = 0
                 for t in tasks:

@@ -1,24 +1,27 @@
-"""Exact Gaussian-process regression under every draw of theta; observations that are not normal enter as their sites."""
+"""Gaussian-process regression under every draw of theta; observations that are not normal enter as their sites."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayestl.gaussian.exact import Conditioned
+from bayestl.condense import Inducing, keep_memory, untold_at
+from bayestl.gaussian.conditional import Conditional, Conditioned, Updated
+from bayestl.gaussian.exact import robust_cholesky
+from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.mixture import log_normal
-from bayestl.gaussian.sites import Site, Solved, pseudo_data
+from bayestl.gaussian.sites import Prior, Site, pseudo_data, step_from
 from bayestl.models.problem import Piece, Problem
 from bayestl.priors import Theta
 from bayestl.scaling import Pairs
 
 WORKING_BYTES = 2e6  # of one temporary array while predicting: it should stay in the caches
-KEPT_BYTES = 1e9  # of Cholesky factors kept between calls
+KEPT_BYTES = 1e9  # of factors kept between calls
 
 
 class Regression:
@@ -26,54 +29,70 @@ class Regression:
 
     Parameters
     ----------
-    problem, theta : the model, the data, and draws of the parameters
+    problem : the observations that are conditioned on exactly, and the model; those of a condensed table are none or few
+    theta : draws of the parameters
     start : sites from which those of each draw are settled; by default from the prior
+    base : rows that were condensed onto inducing pairs before
     """
 
-    def __init__(self, problem: Problem, theta: Theta, start: list[Site] | None) -> None:
-        self.problem, self.theta, self.start = problem, theta, start
+    def __init__(
+        self, problem: Problem, theta: Theta, start: list[Site] | None = None, base: Inducing | None = None
+    ) -> None:
+        self.problem, self.theta, self.start, self.base = problem, theta, start, base
         self.draws = len(next(iter(theta.values())))
-        size = len(problem.points.output)
+        size = len(self.support.output)
         # Draws worked on in one batch: a function of sizes alone, so that answers repeat exactly.
         self.chunk = max(1, min(self.draws, int(WORKING_BYTES / (8 * size**2))))
         self.step = max(1, int(WORKING_BYTES / (8 * self.chunk * size)))
 
-    def batches(self) -> Iterator[tuple[slice, Theta, Conditioned]]:
+    @cached_property
+    def support(self) -> Pairs:
+        """Where the functions are held: what a `Conditional` takes covariances with."""
+        if self.base is None:
+            return self.problem.points
+        return joined(self.base.pairs, self.problem.points)
+
+    def batches(self) -> Iterator[tuple[slice, Theta, Conditional]]:
         """Draws in batches, with the data solved for each."""
         for i, part in enumerate(self._parts):
             theta = {name: value[part] for name, value in self.theta.items()}
-            yield part, theta, self._kept[i] if self._kept is not None else self.solve(theta)[0]
+            yield part, theta, self._kept[i] if self._kept is not None else self.solve(part)
 
-    def solve(self, theta: Theta) -> tuple[Conditioned, Solved | None]:
-        """Condition on the data, the sites settled first."""
-        problem = self.problem
+    def solve(self, part: slice) -> Conditional:
+        """Condition some of the draws on the data, the sites settled first."""
+        problem, base = self.problem, None
+        theta = {name: value[part] for name, value in self.theta.items()}
         with torch.no_grad():
-            law, _ = problem.unsettled(theta)
-            if not problem.sites:
-                return Conditioned(law.covariance, law.values - law.mean), None
-            _, solved = problem.settle(theta, self.start)
-            if not solved.converged:
-                warnings.warn(
-                    "The Gaussian sites of the observations did not settle within 100 steps for every draw of theta; the "
-                    "predictions of those draws may be off.",
-                    stacklevel=2,
-                )
-            covariance, values = pseudo_data(law, problem.blocks(theta), solved.sites, solved.noise)
-            return Conditioned(covariance, values - law.mean), solved
+            if self.base is not None:
+                base = self.base.conditional(problem.model, theta, problem.layout, part)
+                if not problem.pieces:
+                    return base
+            law, reach = given(problem, theta, base, None if self.base is None else self.base.pairs)
+            if problem.sites:
+                solved = problem.settle(theta, self.start, law=law)[1]
+                if not solved.converged:
+                    warnings.warn(
+                        "The Gaussian sites of the observations did not settle within 100 steps for every draw of theta; the "
+                        "predictions of those draws may be off.",
+                        stacklevel=2,
+                    )
+                covariance, values = pseudo_data(law, problem.blocks(theta), solved.sites, solved.noise)
+            else:
+                covariance, values = law.covariance, law.values
+            more = Conditioned(covariance, values - law.mean)
+            return more if base is None else Updated(base, reach, more)
 
     def marginals(
         self, x: Float[Tensor, "m columns"], groups: list[list[int]]
     ) -> list[tuple[Float[Tensor, "S m c"], Float[Tensor, "S m c c"]]]:
         """Means and covariances of functions at each of some points, for each of several groups of functions."""
-        model, layout, points = self.problem.model, self.problem.layout, self.problem.points
+        model, layout, points = self.problem.model, self.problem.layout, self.support
         flat = [o for group in groups for o in group]
         out = [
             (x.new_empty(self.draws, len(x), len(group)), x.new_empty(self.draws, len(x), len(group), len(group)))
             for group in groups
         ]
-        # A large block, allocated, never touched and freed, teaches glibc's malloc to keep memory for the temporaries below
-        # instead of returning it after each (mallopt(3): the threshold is dynamic); page faults would cost a third more.
-        torch.empty(2**22 - 2**16, dtype=torch.float64)
+        keep_memory()
         for part, theta, solved in self.batches():
             crosses = model.cross(theta, x, flat, points, layout)
             every = model.among(theta, x, flat, layout)
@@ -98,83 +117,123 @@ class Regression:
                 cov[part] = prior - torch.einsum("...nmc,...nmd->...mcd", stack, stack)
         return out
 
-    def joint(self, theta: Theta, solved: Conditioned, at: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+    def joint(self, theta: Theta, solved: Conditional, at: Pairs) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and covariance of the functions at `at` under one draw of theta, and the size of their prior variance."""
-        model, layout, points = self.problem.model, self.problem.layout, self.problem.points
-        cross = model.covariance(theta, at, points, layout)
+        model, layout = self.problem.model, self.problem.layout
+        cross = model.covariance(theta, at, self.support, layout)
         prior = model.covariance(theta, at, at, layout)
         mean = model.mean(theta, at, layout) + solved.mean(cross)
         return mean, solved.covariance(prior, cross), prior.diagonal(dim1=-2, dim2=-1).mean(-1)
 
-    def leave_one_out(self) -> Float[Tensor, "S n"]:
+    def draw(
+        self,
+        theta: Theta,
+        solved: Conditional,
+        at: Pairs,
+        draws: int,
+        dense: int,
+        rank: int,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "draws n"]:
+        """Draw the functions at `at` jointly under one draw of theta; low-rank where there are more than `dense` points."""
+        size = len(at.output)
+        if size <= dense:
+            mean, covariance, prior_size = self.joint(theta, solved, at)
+            factor = robust_cholesky(covariance, prior_size)[0]
+            return mean + torch.randn(draws, size, dtype=torch.float64, generator=generator) @ factor.mT
+        model, layout = self.problem.model, self.problem.layout
+        mean, white = torch.empty(size).double(), torch.empty(len(self.support.output), size).double()
+        for start in range(0, size, self.step):
+            part = slice(start, min(start + self.step, size))
+            cross = model.covariance(theta, Pairs(at.x[part], at.output[part]), self.support, layout)
+            white[:, part] = solved.whiten(cross)
+            mean[part] = solved.mean(cross)
+        mean += model.mean(theta, at, layout)
+
+        def column(i: int) -> Tensor:
+            return model.covariance(theta, at.take(torch.tensor([i])), at, layout)[0] - white[:, i] @ white
+
+        return mean + low_rank_draws(
+            (model.variance(theta, at, layout) - white.square().sum(0)).clamp_min(0.0), column, draws, rank, generator
+        )
+
+    @torch.no_grad()
+    def leave_one_out(self, observed: Problem | None = None) -> Float[Tensor, "S n"]:
         """``log p(y_i | y_-i, theta)`` for every draw and observation, in the tasks' units.
 
-        Exact for normal observations (Rasmussen & Williams 2006, eq. 5.12). For others the sites of all but i are kept: the
-        cavity of expectation propagation, over which the likelihood of i is integrated.
+        Exact for normal observations that are conditioned on exactly (Rasmussen & Williams 2006, eq. 5.12). For others the
+        sites of all but i are kept: the cavity of expectation propagation, over which the likelihood of i is integrated. Of
+        a condensed table (`observed` are all of its rows) the site of a row holds what the inducing pairs tell of it.
         """
-        problem, data = self.problem, self.problem.data
-        out = torch.empty(self.draws, len(data.values), dtype=torch.float64)
-        together = _together(problem)
-        for part in self._parts:
-            theta = {name: value[part] for name, value in self.theta.items()}
-            solved, sites = self.solve(theta)
-            error, variance = solved.leave_one_out()
-            noise = problem.noise_variance(theta).expand_as(variance)
+        observed = observed or self.problem
+        exact = self.base is None
+        out = torch.empty(self.draws, len(observed.data.values), dtype=torch.float64)
+        together = _together(observed)
+        for part, theta, solved in self.batches():
+            if exact:
+                error, variance = solved.leave_one_out()  # type: ignore[attr-defined]
             for pieces in together:
                 first = pieces[0]
-                p = problem.parameters_of(theta, first.task)
-                if len(pieces) == 1 and first.law.exact:
+                p = observed.parameters_of(theta, first.task)
+                if exact and len(pieces) == 1 and first.law.exact:
                     where = first.where[:, 0]
                     _, slope = first.law.standardised(first.rows, p)
                     out[part, first.at] = log_normal(error[..., where], variance[..., where]) + slope
-                else:
-                    mean, cov = self._cavity(theta, solved, sites, noise, pieces)
-                    out[part, first.at] = self._density(mean, cov, theta, first.task, first.at, pieces)
+                    continue
+                step = max(1, self.step // sum(len(piece.functions) for piece in pieces))
+                for start in range(0, len(first.at), step):
+                    rows = torch.arange(start, min(start + step, len(first.at)))
+                    own = [
+                        piece._replace(rows=piece.rows.take(rows), where=piece.where[rows], at=piece.at[rows])
+                        for piece in pieces
+                    ]
+                    mean, cov = self._cavity(observed, theta, solved, own)
+                    out[part, own[0].at] = self._density(observed, mean, cov, theta, own)
         return out
 
     def _cavity(
-        self, theta: Theta, solved: Conditioned, sites: Solved | None, noise: Tensor, pieces: list[Piece]
+        self, observed: Problem, theta: Theta, solved: Conditional, pieces: list[Piece]
     ) -> tuple[Tensor, Tensor]:
         """Moments of the functions of some rows given all other rows."""
-        problem = self.problem
+        model, layout = observed.model, observed.layout
         where = torch.cat([piece.where for piece in pieces], -1)
-        model, layout, points = problem.model, problem.layout, problem.points
-        at = points.take(where.flatten())
-        cross = model.covariance(theta, at, points, layout)
+        at = observed.points.take(where.flatten())
         rows, c = where.shape
-        mean = (model.mean(theta, at, layout) + solved.mean(cross)).reshape(-1, rows, c)
-        white = solved.whiten(cross)
-        white = white.reshape(*white.shape[:-1], rows, c)
-        prior = model.among(theta, at.x[::c], at.output[:c].tolist(), layout)
+        x, outputs = at.x[::c], at.output[:c].tolist()
+        prior = model.among(theta, x, outputs, layout)
+        mean = torch.stack([model.mean(theta, Pairs(x, torch.full((rows,), o)), layout) for o in outputs], -1)
+        crosses = list(model.cross(theta, x, outputs, self.support, layout))
+        mean = mean + torch.stack([solved.mean(cross).expand(-1, rows) for cross in crosses], -1)
+        white = torch.stack([solved.whiten(cross).expand(*cross.shape[:-2], -1, rows) for cross in crosses], -1)
         cov = prior - torch.einsum("...nrc,...nrd->...rcd", white, white)
-        precision = torch.zeros_like(cov)
-        natural = torch.zeros_like(mean)
-        values = problem.values_at(theta)[0]
+        untold = torch.zeros_like(cov)
+        if self.base is not None:
+            untold = untold_at(model, theta, self.base.pairs, layout, x, outputs)
+        precision, natural = torch.zeros_like(cov), torch.zeros_like(mean)
         start = 0
         for piece in pieces:
             own = slice(start, start + piece.where.shape[1])
             start = own.stop
+            p = observed.parameters_of(theta, piece.task)
             if piece.law.exact:
-                lam = 1 / noise[..., piece.where]
-                precision[..., own, own] = lam.unsqueeze(-1)
-                natural[..., own] = lam * values[..., piece.where]
+                weight = (1 / piece.law.noise_variance(piece.rows, p)).expand(len(mean), rows)  # type: ignore[attr-defined]
+                precision[..., own, own] = weight[..., None, None]
+                natural[..., own] = (weight * piece.law.standardised(piece.rows, p)[0]).unsqueeze(-1)
             else:
-                assert sites is not None
-                number = next(i for i, other in enumerate(problem.sites) if other is _whole(problem, piece))
-                rows_in = torch.searchsorted(problem.sites[number].at, piece.at)
-                precision[..., own, own] = sites.sites[number].precision[:, rows_in]
-                natural[..., own] = sites.sites[number].natural[:, rows_in]
-        eye = torch.eye(c, dtype=cov.dtype)
-        inverse = torch.linalg.inv(eye - cov @ precision)
-        cavity = inverse @ cov
-        centre = (inverse @ (mean - (cov @ natural.unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)).squeeze(-1)
-        return centre, 0.5 * (cavity + cavity.mT)
+                with torch.no_grad():
+                    site = step_from(
+                        mean[..., own], piece.law.expect(piece.rows, p)(mean[..., own], cov[..., own, own])
+                    )
+                precision[..., own, own], natural[..., own] = site.precision, site.natural
+        told = cov - untold
+        inverse = torch.linalg.inv(torch.eye(c, dtype=cov.dtype) - told @ precision)
+        cavity = inverse @ told
+        centre = (inverse @ (mean - (told @ natural.unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)).squeeze(-1)
+        return centre, 0.5 * (cavity + cavity.mT) + untold
 
-    def _density(
-        self, mean: Tensor, cov: Tensor, theta: Theta, task: int, index: Tensor, pieces: list[Piece]
-    ) -> Tensor:
+    def _density(self, problem: Problem, mean: Tensor, cov: Tensor, theta: Theta, pieces: list[Piece]) -> Tensor:
         """Log predictive density of some rows under each draw, given the moments of their functions."""
-        problem = self.problem
+        task, index = pieces[0].task, pieces[0].at
         likelihood = problem.data.tasks[task].likelihood
         count = len(problem.layout.contrasts(task))
         functions = [f for piece in pieces for f in piece.functions]
@@ -198,10 +257,37 @@ class Regression:
         return [slice(start, start + self.chunk) for start in range(0, self.draws, self.chunk)]
 
     @cached_property
-    def _kept(self) -> list[Conditioned] | None:
-        if 8 * self.draws * len(self.problem.points.output) ** 2 > KEPT_BYTES:
+    def _kept(self) -> list[Conditional] | None:
+        if 8 * self.draws * len(self.support.output) ** 2 > KEPT_BYTES:
             return None
-        return [self.solve({name: value[part] for name, value in self.theta.items()})[0] for part in self._parts]
+        return [self.solve(part) for part in self._parts]
+
+
+def low_rank_draws(
+    diagonal: Tensor, column: Callable[[int], Tensor], draws: int, rank: int, generator: torch.Generator
+) -> Float[Tensor, "draws n"]:
+    """Draw from ``N(0, R'R + D)``, R the rows of a pivoted Cholesky factorisation and D what they leave of the diagonal."""
+    found = pivoted_cholesky(diagonal, column, rank, 1e-6)
+    common = torch.randn(draws, len(found.pivots), dtype=torch.float64, generator=generator)
+    own = torch.randn(draws, len(diagonal), dtype=torch.float64, generator=generator)
+    return common @ found.rows + own * found.remaining.sqrt()
+
+
+def joined(a: Pairs, b: Pairs) -> Pairs:
+    """One after the other."""
+    return Pairs(torch.cat([a.x, b.x]), torch.cat([a.output, b.output]))
+
+
+def given(
+    problem: Problem, theta: Theta, base: Conditional | None, support: Pairs | None
+) -> tuple[Prior, Float[Tensor, "*#draws k n"]]:
+    """Give the law of a problem's pseudo-data after other data, and the whitened covariance with the support of those."""
+    law, _ = problem.unsettled(theta)
+    if base is None or support is None:
+        return law, law.covariance[..., :0, :]
+    cross = problem.model.covariance(theta, problem.points, support, problem.layout)
+    reach = base.whiten(cross)
+    return law._replace(mean=law.mean + base.mean(cross), covariance=law.covariance - reach.mT @ reach), reach
 
 
 def _together(problem: Problem) -> list[list[Piece]]:
@@ -222,11 +308,3 @@ def _together(problem: Problem) -> list[list[Piece]]:
 def _only(piece: Piece, rows: Tensor) -> Piece:
     at = torch.searchsorted(piece.at, rows)
     return piece._replace(rows=piece.rows.take(at), where=piece.where[at], at=rows)
-
-
-def _whole(problem: Problem, piece: Piece) -> Piece:
-    """The piece of the problem that a selection of its rows was taken from."""
-    return next(
-        other for other in problem.pieces
-        if other.task == piece.task and other.functions == piece.functions and other.law is piece.law
-    )  # fmt: skip

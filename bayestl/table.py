@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from bayestl.errors import DataError, listed
 from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
+from bayestl.stream import Loader, Want, loaders_of, reservoir
 
 RESERVED = frozenset(
     {"task", "value", "error", "obs", "obs_task", "obs_row", "unit", "known_error", "task_index", "chain", "draw"}
 )  # names in `TaskData.to_frame` and in what ArviZ is handed
 LARGEST = 1e150  # the square of a value must be a number still
+
+SAMPLE = 5000  # rows of each task that are kept of a table larger than memory
 
 Table = pd.DataFrame | xr.Dataset | Mapping[str, Any]
 
@@ -45,6 +48,30 @@ class Task:
 
 
 @dataclass(frozen=True, eq=False)
+class Parts:
+    """A table that is not in memory: how to load each of its parts, and how many observations each task has in all."""
+
+    loaders: tuple[Loader, ...]
+    read: Callable[[pd.DataFrame], TaskData]
+    counts: tuple[int, ...]
+
+    def sources(self) -> list[Callable[[], TaskData]]:
+        """Give the parts, each read when it is called for."""
+        return [PartSource(loader, self.read) for loader in self.loaders]
+
+
+@dataclass(frozen=True, eq=False)
+class PartSource:
+    """One part of a table."""
+
+    loader: Loader
+    read: Callable[[pd.DataFrame], TaskData]
+
+    def __call__(self) -> TaskData:
+        return self.read(self.loader())
+
+
+@dataclass(frozen=True, eq=False)
 class TaskData:
     """Observations ``(x_i, task_i, y_i)``, each with or without a known measurement error.
 
@@ -60,6 +87,8 @@ class TaskData:
     rows : (n,) labels of the caller's rows
     descriptors : (T, p) table of task descriptors, or None
     details : (n, 2) lower and upper limit of a censored value (NaN for none), or the exposure of a count
+    parts : of a table larger than memory, where the rest of it is; the arrays then hold a uniform sample, all rows of a scarce
+        task and 5,000 of a rich one
     """
 
     inputs: tuple[Input, ...]
@@ -71,6 +100,7 @@ class TaskData:
     rows: NDArray[np.object_]
     descriptors: pd.DataFrame | None = None
     details: NDArray[np.float64] = None  # type: ignore[assignment]
+    parts: Parts | None = None
 
     def __post_init__(self) -> None:
         if self.details is None:
@@ -104,7 +134,9 @@ class TaskData:
 
         Parameters
         ----------
-        table : pandas DataFrame, xarray Dataset or mapping of columns
+        table : pandas DataFrame, xarray Dataset or mapping of columns; or a table larger than memory: a Dask DataFrame, a
+            chunked xarray Dataset, or the path of a parquet file or folder. Of such a table a sample is kept, and the rest is
+            read again by `fit`
         inputs : the input columns; text, boolean and pandas-categorical columns are categorical
         task, value, error : the columns that hold the task's name, the value, and (optionally) its known standard
             error; an empty error means that the noise of that row is inferred
@@ -128,6 +160,10 @@ class TaskData:
         >>> data.names
         ('pbe', 'exp')
         """
+        if (loaders := loaders_of(table)) is not None:
+            options = {"inputs": inputs, "value": value, "error": error, "units": units, "likelihoods": likelihoods,
+                       "categorical": categorical, "task": task, "task_descriptors": task_descriptors}  # fmt: skip
+            return cls._of_parts(loaders, "long", options, None if tasks is None else list(tasks))
         frame = _frame(table)
         inputs = _distinct(inputs, "inputs")
         if clash := [name for name in inputs if name in (task, value, error)]:
@@ -190,6 +226,10 @@ class TaskData:
         >>> data.counts.tolist()
         [3, 1]
         """
+        if (loaders := loaders_of(table)) is not None:
+            options = {"inputs": inputs, "errors": errors, "units": units, "likelihoods": likelihoods,
+                       "categorical": categorical, "task_descriptors": task_descriptors}  # fmt: skip
+            return cls._of_parts(loaders, "wide", options, list(tasks))
         frame = _frame(table)
         errors = dict(errors or {})
         inputs, names = _distinct(inputs, "inputs"), _distinct(tasks, "tasks")
@@ -267,6 +307,40 @@ class TaskData:
         )
         return replace(data, x=data.encode(frame)[position])
 
+    @classmethod
+    def _of_parts(cls, loaders: list[Loader], shape: str, options: dict[str, Any], tasks: list[str] | None) -> TaskData:
+        """Sample a table larger than memory, and note how to read the rest of it."""
+        given = set(options["categorical"])
+
+        def wants(frame: pd.DataFrame) -> Iterator[Want]:
+            _require_columns(
+                frame, [*options["inputs"], *(tasks or [] if shape == "wide" else [options["task"], options["value"]])]
+            )
+            if shape == "long":
+                for name in frame[options["task"]].unique().tolist():
+                    yield Want(("task", name), (frame[options["task"]] == name).to_numpy(), SAMPLE)
+            else:
+                for name in tasks or []:
+                    yield Want(("task", name), frame[name].notna().to_numpy(), SAMPLE)
+            for name in options["inputs"]:  # a level that is seen once in a million rows is a level all the same
+                if name in given or not pd.api.types.is_numeric_dtype(frame[name]):
+                    for level in frame[name].dropna().unique():
+                        yield Want(("level", name, level), (frame[name] == level).to_numpy(), 1)
+
+        sample, found = reservoir(loaders, wants)
+        build: Any = cls.from_long if shape == "long" else cls.from_wide
+        data = build(sample, tasks=tasks, **options)
+        counts = tuple(found.get(("task", name), 0) for name in data.names)
+        if sum(counts) == len(data):
+            return data
+        fixed = options | {"likelihoods": {task.name: task.likelihood for task in data.tasks}, "task_descriptors": None}
+        return replace(
+            data,
+            parts=Parts(
+                tuple(loaders), PartReader(data.where(np.zeros(len(data), bool), empty=True), shape, fixed), counts
+            ),
+        )
+
     # -- reading ----------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -279,7 +353,9 @@ class TaskData:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Number of observations of each task."""
+        """Number of observations of each task, in the whole table."""
+        if self.parts is not None:
+            return np.array(self.parts.counts)
         return np.bincount(self.task_index, minlength=len(self.tasks))
 
     def index_of(self, task: str) -> int:
@@ -359,7 +435,7 @@ class TaskData:
             raise DataError(f"`mask` must be boolean of shape ({len(self)},); got {mask.dtype} of shape {mask.shape}.")
         kept = replace(
             self, x=self.x[mask], task_index=self.task_index[mask], values=self.values[mask],
-            errors=self.errors[mask], rows=self.rows[mask], details=self.details[mask],
+            errors=self.errors[mask], rows=self.rows[mask], details=self.details[mask], parts=None,
         )  # fmt: skip
         bare = [name for name, count in zip(self.names, kept.counts, strict=True) if count == 0]
         if bare and not empty:
@@ -376,12 +452,16 @@ class TaskData:
         return replace(
             self, tasks=tuple(self.tasks[i] for i in old), x=self.x[mask],
             task_index=renumber[self.task_index[mask]], values=self.values[mask], errors=self.errors[mask],
-            rows=self.rows[mask], details=self.details[mask],
+            rows=self.rows[mask], details=self.details[mask], parts=None,
             descriptors=None if self.descriptors is None else self.descriptors.iloc[old],
         )  # fmt: skip
 
     def append(self, more: TaskData) -> TaskData:
         """Add the observations of `more`, whose inputs, levels and tasks must all be known here."""
+        if self.parts is not None or more.parts is not None:
+            raise DataError(
+                "Tables larger than memory cannot be appended to one another; concatenate them before reading."
+            )
         if [i.name for i in more.inputs] != [i.name for i in self.inputs]:
             raise DataError(
                 f"The new rows have inputs {listed([i.name for i in more.inputs], 20)}; "
@@ -442,7 +522,8 @@ class TaskData:
             y = self.values[own]
             lines[task.name] = {
                 "unit": task.unit or "",
-                "rows": len(y),
+                "rows": int(self.counts[t]),
+                **({} if self.parts is None else {"in the sample": len(y)}),
                 "distinct inputs": len(sets[t]),
                 "known errors": int((~np.isnan(self.errors[own])).sum()),
                 "likelihood": _brief(task),
@@ -453,7 +534,32 @@ class TaskData:
 
     def __repr__(self) -> str:
         tasks = ", ".join(f"{name}: {count}" for name, count in zip(self.names, self.counts, strict=True))
-        return f"TaskData({len(self)} observations of {len(self.tasks)} tasks ({tasks}); {len(self.inputs)} inputs)"
+        return f"TaskData({self.counts.sum()} observations of {len(self.tasks)} tasks ({tasks}); {len(self.inputs)} inputs)"
+
+
+@dataclass(frozen=True, eq=False)
+class PartReader:
+    """Reads a part of a table as the sample of the whole was read: the same tasks, levels and likelihoods."""
+
+    empty: TaskData
+    shape: str
+    options: Mapping[str, Any]
+
+    def __call__(self, frame: pd.DataFrame) -> TaskData:
+        if self.shape == "long":
+            present = set(frame[self.options["task"]].unique().tolist())
+        else:
+            present = {name for name in self.empty.names if frame[name].notna().any()}
+        tasks = [name for name in self.empty.names if name in present]
+        if not tasks:
+            return self.empty
+        own = dict(self.options)
+        own["likelihoods"] = {name: self.options["likelihoods"][name] for name in tasks}
+        own["units"] = {name: unit for name, unit in (own["units"] or {}).items() if name in [*tasks, *own["inputs"]]}
+        if self.shape == "wide":
+            own["errors"] = {name: column for name, column in (own["errors"] or {}).items() if name in tasks}
+        build: Any = TaskData.from_long if self.shape == "long" else TaskData.from_wide
+        return self.empty.append(build(frame, tasks=tasks, **own))
 
 
 class _Column(NamedTuple):

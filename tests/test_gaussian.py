@@ -6,7 +6,8 @@ import torch
 
 from bayestl.errors import FitError
 from bayestl.gaussian import mixture
-from bayestl.gaussian.exact import FAILED, Conditioned, GaussianMarginal, robust_cholesky
+from bayestl.gaussian.conditional import Conditioned
+from bayestl.gaussian.exact import FAILED, GaussianMarginal, robust_cholesky
 
 
 def random_covariance(n=7, batch=3, seed=0):

@@ -180,7 +180,7 @@ def test_a_mean_function_is_what_the_functions_start_from(law):
     (mean, cov), (other_mean, other_cov) = (
         Regression(problem, theta, None).joint(
             {name: value[0] for name, value in theta.items()},
-            Regression(problem, theta, None).solve(theta)[0][0],
+            Regression(problem, theta, None).solve(slice(0, 3))[0],
             Pairs(x, torch.ones(9).long()),
         )[:2]
         for problem in (plain, ramp)
@@ -465,11 +465,12 @@ def test_every_observation_goes_the_whole_way(mixed, tmp_path):
     assert type(task.likelihood).__name__ == KINDS.get(name, type(TASKS[name][0]).__name__)
     out = posterior.predict(new, task=name)
     everything = posterior.predict(new)
-    np.testing.assert_array_equal(everything["mean"].sel(task="g"), posterior.predict(new, task="g")["mean"])
+    alone = posterior.predict(new, task="g")["mean"]  # kernels are evaluated for other columns: equal up to rounding
+    np.testing.assert_allclose(everything["mean"].sel(task="g"), alone, rtol=1e-12, atol=1e-12)
     if task.levels is not None:
         np.testing.assert_allclose(out["probability"].sum("class"), 1.0, atol=1e-12)
         assert set(out["label"].values.tolist()) <= set(task.levels)
-        np.testing.assert_array_equal(everything[f"probability_{name}"], out["probability"])
+        np.testing.assert_allclose(everything[f"probability_{name}"], out["probability"], rtol=0, atol=1e-12)
     else:
         assert (np.diff(out["quantile"], axis=0) >= 0).all()
         both = posterior.probability(new, name, above=0.2, below=0.9)

@@ -157,7 +157,7 @@ def test_agrees_with_gpytorch_at_fixed_parameters(problem):
             problem.model, data, problem.model.scaling(data), {name: value[None] for name, value in theta.items()}, None
         )
         regression = posterior._regression
-        solved, _ = regression.solve({name: value[None] for name, value in theta.items()})
+        solved = regression.solve(slice(0, 1))
         ours, ours_covariance, _ = regression.joint(theta, solved[0], at)
         torch.testing.assert_close(ours, mean, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(ours_covariance, covariance, rtol=1e-8, atol=1e-8)

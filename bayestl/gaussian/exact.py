@@ -1,9 +1,8 @@
-"""Exact Gaussian-process algebra: the marginal likelihood with its own gradient, conditioning, leave-one-out."""
+"""The density of a normal vector with its own gradient, and Cholesky factors of what is positive up to rounding."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any, ClassVar
 
 import torch
@@ -130,55 +129,3 @@ def robust_cholesky(
             "Check a user-given kernel for positive definiteness."
         )
     return factor, jitter
-
-
-class Conditioned:
-    """A Gaussian vector ``y = f + e`` solved once, ready to condition other Gaussian vectors on it.
-
-    Parameters
-    ----------
-    covariance : ``K = Cov[y]``, noise included
-    residual : ``y - E[y]``
-    """
-
-    def __init__(self, covariance: Float[Tensor, "*#draws n n"], residual: Float[Tensor, "*#draws n"]) -> None:
-        self.factor, jitter = robust_cholesky(covariance)
-        if jitter:
-            warnings.warn(
-                f"A jitter of {jitter:.0e} of its mean was added to the diagonal of a covariance of observations. Rows that "
-                "repeat with tiny known errors can cause it.",
-                stacklevel=2,
-            )
-        self.alpha = torch.cholesky_solve(residual.expand(covariance.shape[:-1]).unsqueeze(-1), self.factor).squeeze(-1)
-
-    def __getitem__(self, draw: int) -> Conditioned:
-        """Pick one draw of a batch."""
-        one = object.__new__(Conditioned)
-        one.factor, one.alpha = self.factor[draw], self.alpha[draw]
-        return one
-
-    def whiten(self, cross: Float[Tensor, "*#draws m n"]) -> Float[Tensor, "*#draws n m"]:
-        """``L^-1 Cov[y, f*]``."""
-        return torch.linalg.solve_triangular(self.factor, cross.mT, upper=False)
-
-    def mean(self, cross: Float[Tensor, "*#draws m n"]) -> Float[Tensor, "*#draws m"]:
-        """``E[f* | y] - E[f*]``."""
-        return (cross @ self.alpha.unsqueeze(-1)).squeeze(-1)
-
-    def variance(
-        self, prior: Float[Tensor, "*#draws m"], cross: Float[Tensor, "*#draws m n"]
-    ) -> Float[Tensor, "*#draws m"]:
-        """``Var[f* | y]``, elementwise."""
-        return (prior - torch.linalg.vector_norm(self.whiten(cross), dim=-2).square()).clamp_min(0.0)
-
-    def covariance(
-        self, prior: Float[Tensor, "*#draws m m"], cross: Float[Tensor, "*#draws m n"]
-    ) -> Float[Tensor, "*#draws m m"]:
-        """``Cov[f* | y]``."""
-        white = self.whiten(cross)
-        return prior - white.mT @ white
-
-    def leave_one_out(self) -> tuple[Float[Tensor, "*#draws n"], Float[Tensor, "*#draws n"]]:
-        """Residual and variance of each ``y_i`` given all the others (Rasmussen & Williams 2006, eq. 5.12)."""
-        precision = torch.cholesky_inverse(self.factor).diagonal(dim1=-2, dim2=-1)
-        return self.alpha / precision, 1.0 / precision

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bayestl.gaussian.exact import FAILED, factorise, log_density, log_marginal
 
 FLOOR = 1e-7  # of a site's precision: a site may say nothing, never less than nothing
 ROUNDING = 1e-9  # of the evidence bound: changes below it are no changes
+
+State = TypeVar("State")
+Trial = TypeVar("Trial", bound=Any)
 
 
 class Expectation(NamedTuple):
@@ -74,33 +77,68 @@ class Solved(NamedTuple):
 
 
 def settle(prior: Prior, blocks: list[Block], start: list[Site] | None, tolerance: float, most: int) -> Solved:
-    """Find the sites by natural-gradient steps (Khan & Lin 2017, arXiv:1703.04265).
+    """Find the sites by natural-gradient steps: see `ascend`."""
+    draws = len(prior.covariance)
+    first = [_expanded(site, draws) for site in start or [_first(prior, block) for block in blocks]]
+    best, steps, settled = ascend(
+        lambda sites: _evaluate(prior, blocks, sites), first, lambda solved: solved.sites, _targets, tolerance, most
+    )
+    return best._replace(steps=steps, converged=bool(settled.all()))
 
-    A step of size r moves every site towards the gradient of the expected log density,
+
+def ascend(
+    evaluate: Callable[[State], Trial],
+    start: State,
+    state_of: Callable[[Trial], State],
+    target_of: Callable[[Trial], State],
+    tolerance: float,
+    most: int,
+) -> tuple[Trial, int, Bool[Tensor, " S"]]:
+    """Conjugate-computation variational inference (Khan & Lin 2017, arXiv:1703.04265).
+
+    A step of size r moves the natural parameters towards the gradient of the expected log density,
     ``site <- (1 - r) site + r (slope + precision m, precision)``; with r = 1 this is Newton's method on the bound. A step
     after which the bound is lower is taken back and shortened, draw by draw.
+
+    `evaluate` gives the posterior of a state, with its `bound`; `target_of` where a full step from it leads. States and
+    posteriors are nested tuples and lists of tensors with the draws in front. Returns the best posterior, the number of
+    evaluations, and which draws settled.
     """
-    draws = len(prior.covariance)
-    sites = [_expanded(site, draws) for site in start or [_first(prior, block) for block in blocks]]
-    best = _evaluate(prior, blocks, sites)
-    target = _targets(best)
-    rate, growth = prior.covariance.new_ones(draws), prior.covariance.new_full((draws,), 1.5)
+    best = evaluate(start)
+    rate, growth = torch.ones_like(best.bound), torch.full_like(best.bound, 1.5)
     settled = torch.zeros_like(rate, dtype=torch.bool)
     steps = 1
     while steps < most and not settled.all():
         # Where full steps alternate around the optimum, a shorter one now and then falls into it.
         length = 0.6 * rate if steps > 4 and steps % 2 else rate
-        trial = _evaluate(prior, blocks, [_mix(length, *pair) for pair in zip(best.sites, target, strict=True)])
+        trial = evaluate(together(lambda a, b: torch.lerp(a, b, _column(length, a)), state_of(best), target_of(best)))  # noqa: B023
         steps += 1
         gain = trial.bound - best.bound
         better = gain >= -ROUNDING * (1 + best.bound.abs())
-        best = _choose(better, trial, best)
-        target = _targets(best)
+        if better.all():
+            best = trial
+        else:
+            best = together(lambda a, b: torch.where(_column(better, a), a, b), trial, best)  # noqa: B023
         settled = settled | (better & (gain <= tolerance)) | (rate < 1e-3)
         # Steps that once went too far grow again, but slowly.
         growth = torch.where(better, growth, 1.05)
         rate = torch.where(better, (growth * rate).clamp_max(1.0), 0.6 * rate)
-    return best._replace(steps=steps, converged=bool(settled.all()))
+    return best, steps, settled
+
+
+def together(function: Callable[..., Tensor], *trees: Any) -> Any:
+    """Apply a function to the tensors at the same place of nested tuples and lists; anything else is taken from the first."""
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return function(*trees)
+    if not isinstance(first, tuple | list):
+        return first
+    parts = [together(function, *branch) for branch in zip(*trees, strict=True)]
+    return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def tangent(prior: Prior, blocks: list[Block], start: list[Site]) -> Solved:
@@ -155,12 +193,12 @@ def _first(prior: Prior, block: Block) -> Site:
     draws = len(prior.covariance)
     if block.guess is None:
         mean = prior.mean.expand(draws, -1)[:, block.where]
-        return _target(mean, block.expect(mean, _blocks(prior.covariance, block.where)))
+        return step_from(mean, block.expect(mean, _blocks(prior.covariance, block.where)))
     mean, variance = (guess.expand(draws, *block.where.shape) for guess in block.guess)
-    return _target(mean, block.expect(mean, torch.diag_embed(variance)))
+    return step_from(mean, block.expect(mean, torch.diag_embed(variance)))
 
 
-def _target(mean: Tensor, expected: Expectation) -> Site:
+def step_from(mean: Tensor, expected: Expectation) -> Site:
     """Where a full step leads from a posterior with this mean."""
     _, slope, precision = expected
     if precision.shape[-1] == 1:
@@ -171,7 +209,7 @@ def _target(mean: Tensor, expected: Expectation) -> Site:
 
 
 def _targets(solved: Solved) -> list[Site]:
-    return [_target(mean, expected) for (mean, _), expected in zip(solved.marginals, solved.expected, strict=True)]
+    return [step_from(mean, expected) for (mean, _), expected in zip(solved.marginals, solved.expected, strict=True)]
 
 
 def _evaluate(prior: Prior, blocks: list[Block], sites: list[Site]) -> Solved:
@@ -230,28 +268,3 @@ def _inverse(precision: Tensor) -> Tensor:
     if precision.shape[-1] == 1:
         return precision.reciprocal()
     return torch.cholesky_inverse(torch.linalg.cholesky_ex(precision)[0])  # where it fails the bound will
-
-
-def _mix(rate: Tensor, old: Site, new: Site) -> Site:
-    r = rate[:, None, None]
-    return Site(torch.lerp(old.natural, new.natural, r), torch.lerp(old.precision, new.precision, r[..., None]))
-
-
-def _choose(better: Tensor, new: Solved, old: Solved) -> Solved:
-    if better.all():
-        return new
-
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(better.reshape(-1, *[1] * (a.dim() - 1)), a, b)
-
-    return Solved(
-        [
-            Site(pick(a.natural, b.natural), pick(a.precision, b.precision))
-            for a, b in zip(new.sites, old.sites, strict=True)
-        ],
-        [pick(a, b) for a, b in zip(new.noise, old.noise, strict=True)],
-        [(pick(a, c), pick(b, d)) for (a, b), (c, d) in zip(new.marginals, old.marginals, strict=True)],
-        [Expectation(*map(pick, a, b)) for a, b in zip(new.expected, old.expected, strict=True)],
-        pick(new.factor, old.factor),
-        pick(new.bound, old.bound),
-    )

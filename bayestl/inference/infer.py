@@ -42,6 +42,7 @@ class FitRecord:
     divergences : of the NUTS reference
     interrupted : whether the fit was stopped by the user before its end
     sites_converged : whether the sites of observations that are not normal settled at the mode
+    learned_from : observations that theta was learned from
     """
 
     method: str
@@ -55,6 +56,7 @@ class FitRecord:
     divergences: int = 0
     interrupted: bool = False
     sites_converged: bool = True
+    learned_from: int = 0
 
 
 class Inferred(NamedTuple):
@@ -66,19 +68,20 @@ class Inferred(NamedTuple):
     sites: list[Site] | None = None
 
 
-def schedule(rows: int, parameters: int, sites: bool = False) -> tuple[Schedule, int]:
+def schedule(rows: int, parameters: int, sites: bool = False, scarcest: int = 1000) -> tuple[Schedule, int]:
     """Choose the variational work, and the number of components that predict, by what they cost and what they buy.
 
     Few rows leave theta uncertain and its posterior skewed, and are cheap; with many it is nearly Gaussian and dear. Observations
-    by `sites` cost twice as much.
+    by `sites` cost twice as much. A task that is scarce beside rich ones leaves its own parameters uncertain: more components.
     """
+    few = 32 if scarcest <= 80 else 8
     if rows <= 80:
         return Schedule(steps=60, particles=16, full=parameters <= 30), 64
     if rows <= 250:
         return Schedule(steps=24, particles=8, full=parameters <= 30), 32
     if rows <= 1200:
-        return Schedule(steps=15 if sites else 30, particles=4), 8
-    return Schedule(steps=10 if sites else 15, particles=4), 8
+        return Schedule(steps=15 if sites else 30, particles=4), few
+    return Schedule(steps=10 if sites else 15, particles=4), few
 
 
 def infer(
@@ -100,7 +103,8 @@ def infer(
     plain = not problem.sites and not problem.moving
     coordinates = Coordinates(problem.program if plain else collapsed, rows, problem.prior)
     generator = torch.Generator().manual_seed(seed)
-    plan, components = schedule(rows, coordinates.dim, bool(problem.sites))
+    scarcest = int(problem.data.counts.min())
+    plan, components = schedule(rows, coordinates.dim, bool(problem.sites), scarcest)
     seconds: dict[str, float] = {}
 
     def lap(stage: str) -> None:
@@ -162,7 +166,7 @@ def infer(
     seconds["total"] = time.perf_counter() - began
     record = FitRecord(
         method, seed, coordinates.dim, coordinates.evaluations, seconds, np.array(trace), heights.numpy(), k,
-        divergences, interrupted, settled,
+        divergences, interrupted, settled, len(problem.data),
     )  # fmt: skip
     return Inferred(
         coordinates.theta(v), record, len(v) if draws or method != "variational" else min(components, len(v)),

@@ -88,8 +88,10 @@ class Model(ABC):
 
     def seen(self, theta: Theta, layout: Layout) -> Iterator[Term]:
         """Give the summands of the covariance of the contrasts, ``C B_q C'``."""
-        contrast = layout.contrast
+        device = next(iter(theta.values())).device
+        contrast = None if layout.contrast is None else layout.contrast.to(device)
         for term in self.terms(theta, layout):
+            term = term._replace(weights=term.weights.to(device))
             if contrast is None:
                 yield term
             else:
@@ -120,7 +122,8 @@ class Model(ABC):
         """Give ``Cov[f_o(x), f(b)]`` for one output o after another, each kernel evaluated only once for all of them."""
         parts = []
         for term in self.seen(theta, layout):
-            columns = _members(b, term.outputs)
+            reached = (term.weights[..., outputs, :] != 0).flatten(0, -2).any(0).nonzero().squeeze(-1)
+            columns = _members(b, tuple(reached.tolist()))
             if columns is None:
                 continue
             k = None if term.kernel is None else term.kernel(theta, term.name, x, b.x[columns], layout)

@@ -230,10 +230,21 @@ class Problem:
         ]
 
     def settle(
-        self, theta: Theta, start: list[Site] | None, tolerance: float = SETTLED, most: int = STEPS
+        self,
+        theta: Theta,
+        start: list[Site] | None,
+        tolerance: float = SETTLED,
+        most: int = STEPS,
+        law: Prior | None = None,
     ) -> tuple[Float[Tensor, " S"], Solved]:
-        """Optimise the sites at every draw of theta; gives the evidence lower bound, differentiable, and the sites."""
-        law, volume = self.unsettled(theta)
+        """Optimise the sites at every draw of theta; gives the evidence lower bound, differentiable, and the sites.
+
+        `law` is that of the pseudo-data after other observations, where there are any.
+        """
+        if law is None:
+            law, volume = self.unsettled(theta)
+        else:
+            volume = self.values_at(theta)[1]
         blocks = self.blocks(theta)
         with torch.no_grad():
             solved = sites.settle(_detached(law), blocks, start, tolerance, most)

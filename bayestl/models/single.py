@@ -47,7 +47,9 @@ class SingleTask(Model):
         for t, task in enumerate(layout.tasks):
             own = torch.tensor([float(owner == t) for owner in layout.owner], dtype=torch.float64)
             outputs = tuple(o for o, owner in enumerate(layout.owner) if owner == t)
-            yield Term(torch.diag_embed(theta["amplitude"].square() * own), self.kernel, task, outputs)
+            yield Term(
+                torch.diag_embed(theta["amplitude"].square() * own.to(theta["amplitude"])), self.kernel, task, outputs
+            )
 
     @property
     def dims(self) -> Mapping[str, tuple[str, ...]]:

@@ -1,0 +1,85 @@
+"""Notes of how far a large fit has come, from which the same call resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bayestl import archive, storage
+from bayestl.errors import DataError
+from bayestl.gaussian.inducing import Sums
+from bayestl.inference.infer import FitRecord
+from bayestl.models.base import Model
+from bayestl.priors import Theta
+from bayestl.table import TaskData
+
+
+class Checkpoint:
+    """Two files beside one another: what was learned of theta, and the sums over the parts of the table so far.
+
+    Each is replaced as a whole, so that being killed at any moment loses at most the part at work.
+    """
+
+    def __init__(self, path: str | Path, model: Model, data: TaskData, options: tuple[Any, ...]) -> None:
+        self.path = Path(path)
+        self.sums = self.path.with_name(self.path.name + ".sums")
+        self.mark = _fingerprint(model, data, options)
+        self.first = True
+
+    def write_theta(self, theta: Theta, record: FitRecord, components: int) -> None:
+        """Note the draws of theta, and how they came about."""
+        arrays = {f"theta__{i}": value.numpy() for i, value in enumerate(theta.values())}
+        arrays |= {f"record__{name}": getattr(record, name) for name in ("elbo", "modes")}
+        plain = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in ("elbo", "modes")}
+        storage.write(
+            self.path, arrays, {"mark": self.mark, "theta": list(theta), "record": plain, "components": components}
+        )
+
+    def read_theta(self) -> tuple[Theta, FitRecord, int] | None:
+        """What was noted of theta, if anything was."""
+        if not self.path.is_file():
+            return None
+        arrays, settings = storage.read(self.path)
+        self._check(settings, self.path)
+        theta = {name: torch.from_numpy(arrays[f"theta__{i}"].copy()) for i, name in enumerate(settings["theta"])}
+        own: dict[str, Any] = {name: arrays[f"record__{name}"] for name in ("elbo", "modes")}
+        return theta, FitRecord(**settings["record"], **own), settings["components"]
+
+    def write_sums(self, total: tuple[Any, ...], parts: int) -> None:
+        """Note the sums over the first `parts` parts."""
+        sums, *counts = total
+        arrays = {name: value.numpy() for name, value in sums._asdict().items()}
+        storage.write(self.sums, arrays, {"mark": self.mark, "counts": counts, "parts": parts})
+
+    def read_sums(self) -> tuple[tuple[Any, ...] | None, int]:
+        """The sums, and over how many parts they are."""
+        if not self.sums.is_file():
+            return None, 0
+        arrays, settings = storage.read(self.sums)
+        self._check(settings, self.sums)
+        sums = Sums(*(torch.from_numpy(arrays[name].copy()) for name in Sums._fields))
+        return (sums, *settings["counts"]), settings["parts"]
+
+    def remove(self) -> None:
+        """Forget everything: the fit is done."""
+        self.path.unlink(missing_ok=True)
+        self.sums.unlink(missing_ok=True)
+
+    def _check(self, settings: dict[str, Any], path: Path) -> None:
+        if settings.get("mark") != self.mark:
+            raise DataError(
+                f"{str(path)!r} holds the notes of another fit (another model, other data or options). Delete it, or "
+                "give another checkpoint path."
+            )
+
+
+def _fingerprint(model: Model, data: TaskData, options: tuple[Any, ...]) -> str:
+    digest = hashlib.sha256(repr((archive.describe(model), options, data.names, data.counts.tolist())).encode())
+    for array in (data.x, data.task_index, data.values, data.errors, data.details):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,370 @@
+"""Large tables: which rows teach theta, which pairs stand for the rest, and the one pass that condenses all rows onto them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayestl.gaussian.conditional import Projected
+from bayestl.gaussian.exact import robust_cholesky
+from bayestl.gaussian.greedy import pivoted_cholesky
+from bayestl.gaussian.inducing import Sums, Weights, log_evidence, log_volume
+from bayestl.gaussian.sites import ascend, step_from
+from bayestl.models.base import Model
+from bayestl.models.problem import Piece, Problem
+from bayestl.priors import Theta
+from bayestl.scaling import Layout, Pairs
+from bayestl.table import TaskData
+
+CHUNK = 2048  # rows at a time: large enough for matrix products, small enough for the caches
+CANDIDATES = 8192
+NEAR = 256  # rows of the scarcest task that the choice of pairs looks at
+SETTLED, STEPS = 1e-3, 60  # of the bound of site rows, which are many here
+
+Source = Callable[[], Problem]
+
+
+def keep_memory() -> None:
+    """Teach glibc's malloc to keep the memory of large temporaries instead of returning it to the system after each use.
+
+    A large block, allocated, never touched and freed, raises the threshold above which it would (mallopt(3): it is dynamic);
+    page faults would cost a third more.
+    """
+    torch.empty(2**22 - 2**16, dtype=torch.float64)
+
+
+# -- which rows teach theta -------------------------------------------------------------------------------------------
+
+
+def shares(counts: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
+    """Split a budget of rows over tasks: a scarce task keeps all of its rows, the rich ones share the rest equally."""
+    out = np.zeros_like(counts)
+    left = budget
+    order = np.argsort(counts, kind="stable")
+    for rank, t in enumerate(order):
+        out[t] = min(counts[t], left // (len(counts) - rank))
+        left -= out[t]
+    return out
+
+
+def learning_rows(
+    data: TaskData, x: Float[Tensor, "n columns"], cost: NDArray[np.int64], budget: int, seed: int
+) -> NDArray[np.bool_]:
+    """Choose the rows that theta is learned from: all of a scarce task, and of a rich one those near the scarcest and others.
+
+    Half of a rich task's rows are the nearest to rows of the scarcest task, taken in turn, for what relates the two is seen
+    there; the other half is drawn at random. `cost` is the number of functions that an observation of each task depends on.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.array([int((data.task_index == t).sum()) for t in range(len(data.tasks))])
+    wanted = shares(counts * cost, budget) // cost
+    wanted = np.maximum(wanted, np.minimum(counts, 1))
+    scarce = int(np.argmin(counts))
+    chosen = np.zeros(len(data), dtype=bool)
+    for t, count in enumerate(wanted):
+        own = rng.permutation(np.flatnonzero(data.task_index == t))
+        if count == len(own) or t == scarce:
+            chosen[own[:count]] = True
+            continue
+        anchors = rng.permutation(np.flatnonzero(data.task_index == scarce))[: max(1, count // 2)]
+        pool = own[:20_000]
+        nearest = torch.cdist(x[anchors], x[pool]).argsort(-1)[:, :8].numpy()
+        near = list(dict.fromkeys(pool[nearest.T.ravel()].tolist()))[: count // 2]
+        chosen[near] = True
+        rest = own[~chosen[own]]
+        chosen[rest[: count - len(near)]] = True
+    return chosen
+
+
+# -- which pairs stand for the rest -----------------------------------------------------------------------------------
+
+
+def typical(theta: Theta) -> Theta:
+    """The median of the draws, entry by entry."""
+    return {name: value.median(0).values if value.shape[0] else value for name, value in theta.items()}
+
+
+def choose_pairs(problem: Problem, theta: Theta, most: int, tolerance: float, seed: int) -> tuple[Pairs, float]:
+    """Pick inducing (x, output) pairs among the points of a problem, greedily by conditional variance: `pivoted_cholesky`.
+
+    Points that the scarcest task depends on count up to five times: the weight of a candidate is one plus four times its
+    largest squared correlation with a point of that task, where it has less than a tenth of the points.
+
+    Returns the pairs, in the order of the outputs, and the share of the variance of the candidates that they leave untold.
+    """
+    rng = np.random.default_rng(seed)
+    model, layout, points = problem.model, problem.layout, problem.points
+    outputs = points.output.numpy()
+    counts = np.bincount(outputs, minlength=layout.first[-1])
+    wanted = shares(counts, max(CANDIDATES, 8 * most))
+    index = np.concatenate([rng.permutation(np.flatnonzero(outputs == o))[:count] for o, count in enumerate(wanted)])
+    pool = points.take(torch.from_numpy(index))
+    diagonal = model.variance(theta, pool, layout).expand(len(index))
+    weight = torch.ones_like(diagonal)
+    present = np.flatnonzero(counts)
+    scarce = present[np.argmin(counts[present])]
+    if counts[scarce] < 0.1 * counts.sum():
+        target = pool.take(torch.from_numpy(np.flatnonzero(outputs[index] == scarce)[:NEAR]))
+        sizes = diagonal.unsqueeze(-1) * model.variance(theta, target, layout).expand(len(target.output))
+        correlation = model.covariance(theta, pool, target, layout).square() / sizes
+        weight = 1 + 4 * correlation.amax(-1)
+
+    def column(i: int) -> Tensor:
+        return model.covariance(theta, pool.take(torch.tensor([i])), pool, layout)[0]
+
+    found = pivoted_cholesky(diagonal, column, most, tolerance, weight)
+    chosen = found.pivots.sort().values  # the pool lies by output
+    return pool.take(chosen), float(found.remaining.sum() / diagonal.sum())
+
+
+# -- the pass ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Inducing:
+    """Rows condensed onto inducing pairs, for each of several draws of theta.
+
+    Attributes
+    ----------
+    pairs : where the functions are held
+    gram, moment : what the rows add to the precision of the weights of the features, and to precision times mean
+    bound : lower bound of the log evidence of the rows
+    rows : how many were condensed
+    untold : share of the prior variance that the pairs do not tell
+    owner : which of the S a draw belongs to, where several draws share one
+    """
+
+    pairs: Pairs
+    gram: Float[Tensor, "S m m"]
+    moment: Float[Tensor, "S m"]
+    bound: Float[Tensor, " S"]
+    rows: int
+    untold: float
+    owner: Int[Tensor, " D"] | None = None
+
+    def taken(self, draws: Int[Tensor, " D"]) -> Inducing:
+        """Take some of the draws, repeatedly perhaps."""
+        return replace(self, owner=draws if self.owner is None else self.owner[draws])
+
+    def conditional(self, model: Model, theta: Theta, layout: Layout, part: slice | Tensor) -> Projected:
+        """Condition on the rows under some of the draws, whose `theta` is given."""
+        own = part if self.owner is None else self.owner[part]
+        return Projected(factors(model, theta, self.pairs, layout), self.gram[own], self.moment[own])
+
+
+class _Step(NamedTuple):
+    """Weights of the features, the bound, and where a full step of the sites leads."""
+
+    gram: Tensor
+    moment: Tensor
+    bound: Tensor
+    next_gram: Tensor
+    next_moment: Tensor
+
+
+def condense(
+    sources: Sequence[Source],
+    model: Model,
+    layout: Layout,
+    theta: Theta,
+    pairs: Pairs,
+    untold: float = 0.0,
+    base: Inducing | None = None,
+    device: str = "cpu",
+    total: Callable[..., Any] | None = None,
+    done: Callable[[Sums], None] | None = None,
+) -> Inducing:
+    """Sum over all rows of all sources, and let the sites of observations that are not normal settle.
+
+    Sites enter only through the sums of ``phi lambda phi'`` and ``phi eta``, which are linear in them, so a damped step of all
+    sites is the same step of the sums, and no site need be kept.
+
+    Parameters
+    ----------
+    base : rows condensed before, to which these are added
+    total : how to sum a function over the sources, by default one after another
+    """
+    total = total or in_turn
+    factor = factors(model, theta, pairs, layout)
+    size = len(pairs.output)
+    draws = len(factor)
+    normal, count, others = total(partial(_normal, theta=theta, pairs=pairs, factor=factor, device=device), sources)
+    start = (
+        Sums.zero(draws, size) if base is None else Sums.zero(draws, size)._replace(gram=base.gram, moment=base.moment)
+    )
+    known = start.plus(normal)
+    rows = count + (0 if base is None else base.rows)
+    if not others:
+        bound = log_evidence(normal) if base is None else base.bound + torch.nan
+        return Inducing(pairs, known.gram, known.moment, bound, rows, untold)
+
+    def evaluate(state: tuple[Tensor, Tensor]) -> _Step:
+        gram, moment = state
+        q = Weights.given(known.gram + gram, known.moment + moment)
+        sums, value = total(partial(_sites, theta=theta, pairs=pairs, factor=factor, q=q, device=device), sources)
+        bound = value + q.expected(normal) - q.divergence()
+        return _Step(gram, moment, bound, sums.gram, sums.moment)
+
+    first, _ = total(partial(_sites, theta=theta, pairs=pairs, factor=factor, q=None, device=device), sources)
+    best, _, settled = ascend(
+        evaluate, (first.gram, first.moment), lambda s: (s.gram, s.moment), lambda s: (s.next_gram, s.next_moment),
+        SETTLED, STEPS,
+    )  # fmt: skip
+    if not settled.all():
+        import warnings
+
+        warnings.warn(
+            f"The Gaussian sites of the observations did not settle within {STEPS} passes for every draw of theta; the "
+            "predictions of those draws may be off.",
+            stacklevel=2,
+        )
+    return Inducing(pairs, known.gram + best.gram, known.moment + best.moment, best.bound, rows, untold)
+
+
+def in_turn(function: Callable[[Problem], tuple[Any, ...]], sources: Sequence[Source]) -> tuple[Any, ...]:
+    """Sum a function over the sources, one after another."""
+    return reduce(add, (function(source()) for source in sources))
+
+
+def add(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Add entry by entry."""
+    return tuple(x.plus(y) if isinstance(x, Sums) else x + y for x, y in zip(a, b, strict=True))
+
+
+def factors(model: Model, theta: Theta, pairs: Pairs, layout: Layout) -> Float[Tensor, "S m m"]:
+    """Cholesky factors of the covariance of the functions at the pairs."""
+    return robust_cholesky(model.covariance(theta, pairs, pairs, layout))[0]
+
+
+def untold_at(
+    model: Model, theta: Theta, pairs: Pairs, layout: Layout, x: Tensor, outputs: list[int]
+) -> Float[Tensor, "S r c c"]:
+    """Covariance of the functions at some points that the pairs do not tell."""
+    factor = factors(model, theta, pairs, layout)
+    phi = torch.stack(list(_features(model, theta, layout, x, outputs, pairs, factor)), -1)
+    return model.among(theta, x, outputs, layout) - torch.einsum("...rmc,...rmd->...rcd", phi, phi)
+
+
+def _features(
+    model: Model, theta: Theta, layout: Layout, x: Tensor, outputs: list[int], pairs: Pairs, factor: Tensor
+) -> Iterator[Float[Tensor, "*#draws r m"]]:
+    """``phi = L^-1 Cov[u, f]``, for one function after another."""
+    for cross in model.cross(theta, x, outputs, pairs, layout):
+        full = cross.expand(*factor.shape[:-2], len(x), factor.shape[-1])
+        yield torch.linalg.solve_triangular(factor.mT, full, upper=True, left=False)
+
+
+def _parts(problem: Problem, exact: bool) -> Iterator[tuple[Piece, Tensor, list[int]]]:
+    """Observations a few at a time, with their inputs and the functions that they depend on."""
+    for piece in problem.pieces:
+        if piece.law.exact != exact or len(piece.at) == 0:
+            continue
+        outputs = problem.points.output[piece.where[0]].tolist()
+        for start in range(0, len(piece.at), CHUNK):
+            rows = torch.arange(start, min(start + CHUNK, len(piece.at)))
+            part = piece._replace(rows=piece.rows.take(rows), where=piece.where[rows], at=piece.at[rows])
+            yield part, problem.points.x[part.where[:, 0]], outputs
+
+
+def _draw(theta: Theta, draw: int, device: str) -> Theta:
+    return {name: value[draw].to(device) for name, value in theta.items()}
+
+
+@torch.no_grad()
+def _normal(problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, device: str) -> tuple[Sums, int, int]:
+    """Sums over the normal rows; their number; and that of the others."""
+    model, layout = problem.model, problem.layout
+    draws, size = factor.shape[:2]
+    keep_memory()
+    sums = Sums.zero(draws, size, device)
+    held = Pairs(pairs.x.to(device), pairs.output)
+    for s in range(draws):
+        one, own, held_factor = _row(theta, s), _draw(theta, s, device), factor[s].to(device)
+        gram, moment = sums.gram[s], sums.moment[s]
+        for part, x, outputs in _parts(problem, exact=True):
+            x, count = x.to(device), len(x)
+            at = Pairs(x, torch.full((count,), outputs[0]))
+            p = problem.parameters_of(one, part.task)
+            noise = part.law.noise_variance(part.rows, p)  # type: ignore[attr-defined]
+            y, slope = part.law.standardised(part.rows, p)
+            w = 1 / noise.reshape(-1).expand(count).to(device)
+            r = y.reshape(-1).to(device) - model.mean(own, at, layout)
+            (phi,) = _features(model, own, layout, x, outputs, held, held_factor)
+            left = model.variance(own, at, layout) - phi.square().sum(-1)
+            sums.square[s] += (w * r.square()).sum()
+            sums.volume[s] += log_volume(w).sum() - 2 * slope.sum().to(device)
+            sums.residual[s] += (w * left.clamp_min(0.0)).sum()
+            phi = phi.mul_(w.sqrt().unsqueeze(-1))
+            add_gram(gram, phi)
+            moment.addmv_(phi.mT, w.sqrt() * r)
+    sums = Sums(*(part.cpu() for part in sums))
+    exact = sum(len(piece.at) for piece in problem.pieces if piece.law.exact)
+    others = sum(len(piece.at) for piece in problem.pieces if not piece.law.exact)
+    return sums._replace(gram=_mirrored(sums.gram)), exact, others
+
+
+@torch.no_grad()
+def _sites(
+    problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, q: Weights | None, device: str
+) -> tuple[Sums, Tensor]:
+    """Sums over the sites that a full step from q leads to, and the expected log density of the rows under q.
+
+    Without q the step is from the prior, or from where the likelihood of counts is known to peak.
+    """
+    model, layout = problem.model, problem.layout
+    draws, size = factor.shape[:2]
+    keep_memory()
+    sums, value = Sums.zero(draws, size, device), torch.zeros(draws, dtype=torch.float64)
+    held = Pairs(pairs.x.to(device), pairs.output)
+    for s in range(draws):
+        one, own, held_factor = _row(theta, s), _draw(theta, s, device), factor[s].to(device)
+        gram, moment = sums.gram[s], sums.moment[s]
+        for part, x, outputs in _parts(problem, exact=False):
+            x = x.to(device)
+            phi = torch.stack(list(_features(model, own, layout, x, outputs, held, held_factor)))  # (c, r, m)
+            start = torch.stack([model.mean(own, Pairs(x, torch.full((len(x),), o)), layout) for o in outputs], -1)
+            mean, cov = start, model.among(own, x, outputs, layout)
+            if q is not None:
+                white = torch.linalg.solve_triangular(q.factor[s].to(device), phi.mT, upper=False)
+                told = torch.einsum("crm,drm->rcd", phi, phi)
+                cov = cov - told + torch.einsum("cmr,dmr->rcd", white, white)
+                cov.diagonal(dim1=-2, dim2=-1).clamp_min_(1e-12)
+                mean = start + (phi @ q.mean[s].to(device)).mT
+            elif (guess := part.law.guess(part.rows)) is not None:
+                mean, cov = guess[0].expand_as(start), torch.diag_embed(guess[1].expand_as(start))
+            mean = mean.unsqueeze(0).cpu()
+            expected = part.law.expect(part.rows, problem.parameters_of(one, part.task))(mean, cov.unsqueeze(0).cpu())
+            site = step_from(mean, expected)
+            value[s] += expected.value.sum()
+            precision = site.precision[0].to(device)
+            natural = site.natural[0].to(device) - (precision @ start.unsqueeze(-1)).squeeze(-1)
+            root_precision = torch.linalg.cholesky(precision)
+            for k in range(len(outputs)):  # lambda = C C': as many weighted features as functions
+                add_gram(gram, torch.einsum("crm,rc->rm", phi, root_precision[..., k]))
+            moment.add_(torch.einsum("crm,rc->m", phi, natural))
+    sums = Sums(*(part.cpu() for part in sums))
+    return sums._replace(gram=_mirrored(sums.gram)), value
+
+
+def _row(theta: Theta, draw: int) -> Theta:
+    return {name: value[draw : draw + 1] for name, value in theta.items()}
+
+
+def add_gram(gram: Float[Tensor, "m m"], features: Float[Tensor, "r m"], block: int = 128) -> None:
+    """Add ``features' features`` to the lower triangle of `gram`, in blocks: nearly half of a product is its mirror image."""
+    for start in range(0, gram.shape[0], block):
+        own = slice(start, start + block)
+        gram[start:, own].addmm_(features[:, start:].mT, features[:, own])
+
+
+def _mirrored(gram: Float[Tensor, "S m m"]) -> Float[Tensor, "S m m"]:
+    """A symmetric matrix from its lower triangle."""
+    return gram.tril() + gram.tril(-1).mT

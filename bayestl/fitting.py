@@ -1,0 +1,296 @@
+"""`fit`: from a model and data to a posterior, whatever the size."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from bayestl import checkpoint as checkpoints
+from bayestl.condense import Source, add, choose_pairs, condense, learning_rows, typical
+from bayestl.errors import FitError
+from bayestl.inference.infer import FitRecord, Method, infer
+from bayestl.models.base import Model
+from bayestl.models.problem import Problem
+from bayestl.posterior import Posterior
+from bayestl.priors import Theta
+from bayestl.scaling import Scaling
+from bayestl.table import TaskData
+
+LEARN = 600  # points that theta is learned from
+EXACT = 2500  # points that are conditioned on exactly
+PAIRS = 512
+TOLD = 1e-4  # share of the variance below which no more pairs are picked
+LOOSE = 0.03  # share above which a warning is due
+PART = 65_536  # rows of a table in memory that are condensed in one go
+WORK = 1_600_000  # rows times draws that the pass over a large table may take
+
+
+def fit(
+    model: Model,
+    data: TaskData,
+    *,
+    method: Method = "variational",
+    seed: int = 0,
+    draws: int | None = None,
+    warmup: int = 300,
+    pairs: int | None = None,
+    device: str = "cpu",
+    client: Any = None,
+    checkpoint: str | Path | None = None,
+    memory: float | None = None,
+    progress: bool = True,
+) -> Posterior:
+    """Infer a model's parameters and return the posterior over functions and parameters.
+
+    The functions are integrated out exactly; theta is inferred by
+
+    * ``"variational"``: L-BFGS to the mode, the curvature there, then a Gaussian in that basis moved to maximise the
+      evidence lower bound. Seconds on a few hundred rows, within a few hundredths of a nat of sampling.
+    * ``"map"``: the mode alone. Fastest, and over-confident on fewer than about 200 rows.
+    * ``"nuts"``: Pyro's sampler on the same density, the reference. Minutes.
+
+    Large tables need no other call. Beyond 600 observations theta is learned from 600 of them (all of a scarce task, and of
+    a rich one those near the scarce one's and others at random), then every row is conditioned on: exactly up to 2,500, and
+    beyond in one pass that condenses all rows onto inducing pairs (Titsias 2009). A line says so.
+
+    Parameters
+    ----------
+    model : `SingleTask`, `MultiTask`, `Difference` or `LatentTask`
+    data : the observations
+    seed : the same seed gives the same answer; no global random state is read or left changed
+    draws : of theta, all of which then predict; by default 256, of which the first 64 (few rows) to 4 (a million)
+        predict, and 1000 with NUTS
+    warmup : steps of NUTS's adaptation
+    pairs : number of inducing pairs; by default as many as it takes, up to 512, and none where rows are conditioned on exactly
+    device : where the pass over a large table runs: ``"cpu"``, or ``"cuda"``
+    client : a `dask.distributed.Client`, whose workers then make the pass, each over parts of the table
+    checkpoint : path under which a large fit notes how far it has come. The same call resumes there, to the same answer; the
+        notes are removed at the end
+    memory : bytes that may be used; by default what the machine has left
+    progress : print what was chosen for a large table, and show a bar when it takes more than two seconds on a terminal
+
+    Raises
+    ------
+    DataError
+        When the model cannot describe the data, or the checkpoint is of another fit.
+    FitError
+        When no usable posterior is found, or memory would not suffice.
+
+    Examples
+    --------
+    >>> import pandas as pd, bayestl as btl
+    >>> frame = pd.DataFrame({"x": [0.0, 0.3, 0.6, 1.0], "pbe": [1.0, 1.4, 1.8, 2.0], "exp": [None, 1.9, None, 2.6]})
+    >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["pbe", "exp"], units={"pbe": "eV", "exp": "eV"})
+    >>> posterior = btl.fit(btl.Difference.chain("pbe", "exp"), data, seed=0)
+    >>> posterior.predict({"x": [0.5]}, task="exp")["quantile"].sizes["quantile_level"]
+    3
+    """
+    if not isinstance(model, Model):
+        raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {type(model).__name__}.")
+    if not isinstance(data, TaskData):
+        raise ValueError(f"`data` must be a TaskData (see TaskData.from_long); got {type(data).__name__}.")
+    if pairs is not None and pairs < 1:
+        raise ValueError(f"`pairs` must be at least 1; got {pairs}.")
+    model.check(data)
+    seed = int(seed)
+    began = time.perf_counter()
+    scaling = model.scaling(data)
+    layout = scaling.layout(data)
+    cost = np.array([len(layout.contrasts(t)) for t in range(len(data.tasks))])
+    size = int((data.counts * cost).sum())
+    exact = pairs is None and size <= EXACT and data.parts is None
+    here = int((np.bincount(data.task_index, minlength=len(cost)) * cost).sum())
+    most = 0 if exact else min(PAIRS if pairs is None else pairs, here)
+    foresee(size, most, draws, exact, memory)
+    notes = (
+        None
+        if checkpoint is None
+        else checkpoints.Checkpoint(checkpoint, model, data, (method, seed, draws, warmup, pairs))
+    )
+    theta, record, components, sites = _learned(notes) or _learn(
+        model, data, scaling, cost, here, method, seed, draws, warmup, progress, notes
+    )
+    if exact:
+        _finish(notes)
+        return Posterior(model, data, scaling, theta, record, components, sites if size <= LEARN else None)
+    if draws is None:
+        components = min(components, max(4, WORK // size))
+    mixed = {name: value[:components] for name, value in theta.items()}
+    lap = time.perf_counter()
+    sample = Problem.of(model, data, scaling)
+    held, untold = choose_pairs(sample, typical(mixed), most, TOLD if pairs is None else 0.0, seed)
+    record.seconds["pairs"] = time.perf_counter() - lap
+    if progress:
+        print(
+            f"{data.counts.sum():,} observations: parameters learned from {record.learned_from:,} of them; all condensed onto "
+            f"{len(held.output):,} inducing pairs, which leave {100 * untold:.2g} % of the variance untold."
+        )
+    if untold > LOOSE:
+        warnings.warn(
+            f"The {len(held.output)} inducing pairs leave {100 * untold:.0f} % of the variance of the functions untold: "
+            "predictions are smoother, and their intervals wider, than the data allow. Give more, "
+            f"fit(..., pairs={2 * len(held.output)}), or fewer inputs.",
+            stacklevel=2,
+        )
+    sources = _sources(model, data, scaling, sample, apart=client is not None)
+    lap = time.perf_counter()
+    with tqdm(
+        desc="fit: all rows", unit=" parts", leave=False, delay=2.0, disable=not (progress and sys.stderr.isatty())
+    ) as bar:
+        total = partial(_in_turn, bar=bar, notes=notes) if client is None else partial(_on_cluster, client=client)
+        inducing = condense(sources, model, layout, mixed, held, untold, device=device, total=total)
+    record.seconds["all rows"] = time.perf_counter() - lap
+    record.seconds["total"] = time.perf_counter() - began
+    _finish(notes)
+    kept = data if data.parts is None else dataclasses.replace(data, parts=None)
+    return Posterior(model, kept, scaling, theta, record, components, None, inducing, len(data))
+
+
+# -- theta ------------------------------------------------------------------------------------------------------------
+
+
+def _learn(
+    model: Model, data: TaskData, scaling: Scaling, cost: Any, points: int, method: Method, seed: int, draws: int | None,
+    warmup: int, progress: bool, notes: checkpoints.Checkpoint | None,
+) -> tuple[Theta, FitRecord, int, Any]:  # fmt: skip
+    if points > LEARN:
+        data = data.where(learning_rows(data, scaling.inputs(data.x), cost, LEARN, seed))
+    elif data.parts is not None:
+        data = dataclasses.replace(data, parts=None)
+    problem = Problem.of(model, data, scaling)
+    theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress)
+    kept = {name: theta[name] for name in problem.parameters()}
+    if notes is not None:
+        notes.write_theta(kept, record, components)
+    return kept, record, components, sites
+
+
+def _learned(notes: checkpoints.Checkpoint | None) -> tuple[Theta, FitRecord, int, Any] | None:
+    found = None if notes is None else notes.read_theta()
+    return None if found is None else (*found, None)
+
+
+def _finish(notes: checkpoints.Checkpoint | None) -> None:
+    if notes is not None:
+        notes.remove()
+
+
+# -- the pass ---------------------------------------------------------------------------------------------------------
+
+
+def _sources(model: Model, data: TaskData, scaling: Scaling, whole: Problem, apart: bool) -> Sequence[Source]:
+    """All rows in parts; `apart`, as what can be sent to another process."""
+    if data.parts is not None:
+        return [partial(_read, source, model, scaling) for source in data.parts.sources()]
+    if len(data) <= PART and not apart:
+        return [lambda: whole]
+    step = min(PART, max(1, len(data) // 16))
+    index = np.arange(len(data))
+    return [
+        partial(Problem.of, model, data.where((index >= start) & (index < start + step), empty=True), scaling)
+        for start in range(0, len(data), step)
+    ]
+
+
+def _read(source: Callable[[], TaskData], model: Model, scaling: Scaling) -> Problem:
+    return Problem.of(model, source(), scaling)
+
+
+def _in_turn(
+    function: Callable[[Problem], tuple[Any, ...]],
+    sources: Sequence[Source],
+    bar: tqdm,
+    notes: checkpoints.Checkpoint | None,
+) -> tuple[Any, ...]:
+    """Sum a function over the sources, one after another; the first such sum is noted as it grows."""
+    total, start = None, 0
+    if notes is not None and notes.first:
+        total, start = notes.read_sums()
+    bar.reset(total=len(sources))
+    bar.update(start)
+    for number in range(start, len(sources)):
+        part = function(sources[number]())
+        total = part if total is None else add(total, part)
+        if notes is not None and notes.first:
+            notes.write_sums(total, number + 1)
+        bar.update()
+    if notes is not None:
+        notes.first = False
+    assert total is not None
+    return total
+
+
+def _on_cluster(
+    function: Callable[[Problem], tuple[Any, ...]], sources: Sequence[Source], client: Any
+) -> tuple[Any, ...]:
+    """Sum a function over the sources on the workers of a cluster.
+
+    Parts are pure functions of what they are sent, so one that is lost with its worker is simply made again; they are added
+    in an order of their own, so the answer does not depend on who was first.
+    """
+    parts = client.map(partial(_apply, function), sources, pure=False)
+    while len(parts) > 1:
+        paired = [client.submit(add, a, b, pure=False) for a, b in zip(parts[::2], parts[1::2], strict=False)]
+        parts = paired + parts[len(paired) * 2 :]
+    return client.gather(parts[0])  # type: ignore[no-any-return]
+
+
+def _apply(function: Callable[[Problem], tuple[Any, ...]], source: Source) -> tuple[Any, ...]:
+    return function(source())
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def foresee(size: int, pairs: int, draws: int | None, exact: bool, memory: float | None) -> None:
+    """Refuse, before it is begun, a fit that would not fit into memory."""
+    available = free_memory() if memory is None else float(memory)
+    components = draws or 64
+    if exact:
+        need = 8.0 * (6 * size**2 + min(components * size**2, 125_000_000))
+        advice = "Give fit(..., pairs=256), which condenses the rows."
+    else:
+        components = draws or min(32, max(4, WORK // size))
+        # The sums, their copies on the way and the factors; candidates of the choice of pairs; chunks of features.
+        need = 8.0 * (8 * components * pairs**2 + 3 * pairs * max(8192, 8 * pairs) + 12 * 2048 * pairs)
+        advice = f"Give fewer inducing pairs, fit(..., pairs={max(1, pairs // 2)}), or fewer draws, fit(..., draws=4)."
+    if need > available:
+        raise FitError(
+            f"This fit needs about {need / 1e9:.2g} GB of memory beside the data; {available / 1e9:.2g} GB are available. "
+            f"{advice}"
+        )
+
+
+def free_memory() -> float:
+    """Bytes that this process may still use: of the machine, of its control group, of its own limit."""
+    found = [float("inf")]
+    try:
+        text = Path("/proc/meminfo").read_text()
+        found.append(1024.0 * int(text.split("MemAvailable:")[1].split()[0]))
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        found.append(float("inf") if limit == "max" else float(int(limit) - used))
+    except (OSError, ValueError):
+        pass
+    try:
+        import resource
+
+        limit_bytes = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit_bytes != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            found.append(float(limit_bytes - pages * resource.getpagesize()))
+    except (ImportError, OSError, ValueError):
+        pass
+    return min(found)

@@ -1,0 +1,54 @@
+"""Pivoted Cholesky: the few points that tell the most about many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Pivoted(NamedTuple):
+    """``K ~ rows' rows + diag(remaining)``, exact in the rows and columns of the pivots.
+
+    `pivots` are in the order in which they were picked.
+    """
+
+    pivots: Int[Tensor, " r"]
+    rows: Float[Tensor, "r n"]
+    remaining: Float[Tensor, " n"]
+
+
+def pivoted_cholesky(
+    diagonal: Float[Tensor, " n"],
+    column: Callable[[int], Float[Tensor, " n"]],
+    rank: int,
+    tolerance: float,
+    weight: Float[Tensor, " n"] | None = None,
+) -> Pivoted:
+    """Pick, one after another, the point whose variance given those picked before is the largest.
+
+    Greedy maximisation of the conditional variance (Burt, Rasmussen & van der Wilk 2020, arXiv:2008.00323) is Cholesky
+    factorisation with pivoting (Harbrecht, Peters & Schneider 2012, doi 10.1016/j.apnum.2011.10.001). It ends with `rank`
+    pivots, or when the mean of the conditional variances has fallen to `tolerance` of the mean variance.
+
+    Parameters
+    ----------
+    diagonal, column : of a positive semi-definite matrix that is never formed
+    weight : the choice is by conditional variance times weight, and so is the mean that ends it
+    """
+    weight = torch.ones_like(diagonal) if weight is None else weight
+    left, rows, pivots = diagonal.clone(), diagonal.new_empty(min(rank, len(diagonal)), len(diagonal)), list[int]()
+    enough, nothing = tolerance * (weight * diagonal).sum(), 1e-12 * diagonal.max()
+    for j in range(len(rows)):
+        i = int((weight * left).argmax())
+        if left[i] <= nothing or (weight * left).sum() <= enough:
+            break
+        row = (column(i) - rows[:j, i] @ rows[:j]) / left[i].sqrt()
+        rows[j] = row
+        left = (left - row.square()).clamp_min(0.0)
+        left[i] = 0.0
+        pivots.append(i)
+    return Pivoted(torch.tensor(pivots, dtype=torch.int64), rows[: len(pivots)], left)

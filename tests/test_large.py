@@ -1,0 +1,662 @@
+"""Tables of any size: the inducing engine, the choice of rows and pairs, streams, clusters, checkpoints, memory."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+
+import bayestl as btl
+from bayestl import condense as condensing
+from bayestl import fitting
+from bayestl.checkpoint import Checkpoint
+from bayestl.condense import add_gram, choose_pairs, condense, learning_rows, shares
+from bayestl.gaussian.conditional import Conditioned, Updated
+from bayestl.gaussian.greedy import pivoted_cholesky
+from bayestl.gaussian.inducing import Sums, Weights, log_evidence
+from bayestl.models.problem import Problem
+from bayestl.regression import Regression, low_rank_draws
+from bayestl.stream import Want, loaders_of, reservoir
+
+from .conftest import draw_theta, grid, table
+
+
+def empty_of(problem: Problem) -> Problem:
+    data = problem.data
+    return Problem.of(problem.model, data.where(np.zeros(len(data), bool), empty=True), problem.scaling)
+
+
+def condensed(problem: Problem, theta, pairs=None, **kwargs):
+    return condense([lambda: problem], problem.model, problem.layout, theta, pairs or problem.points, **kwargs)
+
+
+def big(n: int = 3000, seed: int = 0, scarce: int = 40) -> btl.TaskData:
+    """A rich source, and a scarce target that runs opposite to it."""
+    rng = np.random.default_rng(seed)
+    x = rng.random((n + scarce, 2))
+    f = np.sin(5 * x[:, 0]) + x[:, 1]
+    source = np.arange(n + scarce) < n
+    frame = pd.DataFrame(x, columns=["x0", "x1"]).assign(
+        source=np.where(source, "cheap", "dear"),
+        y=np.where(source, f, 2.0 - 0.8 * f) + 0.1 * rng.standard_normal(n + scarce),
+    )
+    return btl.TaskData.from_long(
+        frame, inputs=["x0", "x1"], task="source", value="y", units={"cheap": "eV", "dear": "eV"}
+    )
+
+
+@pytest.fixture(scope="module")
+def large():
+    return btl.fit(btl.MultiTask(), big(), seed=0, progress=False)
+
+
+def truth(new: pd.DataFrame) -> np.ndarray:
+    return (2.0 - 0.8 * (np.sin(5 * new["x0"]) + new["x1"])).to_numpy()
+
+
+def new_rows(n: int = 50, seed: int = 7) -> pd.DataFrame:
+    return pd.DataFrame(np.random.default_rng(seed).random((n, 2)), columns=["x0", "x1"])
+
+
+# -- the engine -------------------------------------------------------------------------------------------------------
+
+
+def test_all_pairs_are_the_exact_engine(problem):
+    theta = draw_theta(problem, 3)
+    inducing = condensed(problem, theta)
+    x = problem.scaling.inputs(problem.data.encode(grid()))
+    groups = [[0], [1], [2]]
+    exact = Regression(problem, theta)
+    through = Regression(empty_of(problem), theta, None, inducing)
+    for ours, theirs in zip(through.marginals(x, groups), exact.marginals(x, groups), strict=True):
+        torch.testing.assert_close(ours[0], theirs[0], rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(ours[1], theirs[1], rtol=1e-8, atol=1e-8)
+    evidence = problem.marginal(theta).log_prob(problem.values) + problem.values_at(theta)[1]
+    torch.testing.assert_close(inducing.bound, evidence, rtol=1e-8, atol=1e-7)
+    torch.testing.assert_close(through.leave_one_out(problem), exact.leave_one_out(), rtol=1e-6, atol=1e-6)
+
+
+def test_the_bound_rises_with_the_pairs_to_the_evidence(problem):
+    theta = draw_theta(problem, 2, seed=4)
+    order = pivoted_cholesky(
+        *_matrix(problem.model.covariance(theta, problem.points, problem.points, problem.layout)[0]), 24, 0.0
+    ).pivots
+    evidence = problem.marginal(theta).log_prob(problem.values) + problem.values_at(theta)[1]
+    last = torch.full((2,), -torch.inf).double()
+    for count in range(2, len(order) + 1, 4):
+        bound = condensed(problem, theta, problem.points.take(order[:count].sort().values)).bound
+        assert (bound >= last - 1e-7).all()
+        assert (bound <= evidence + 1e-7).all()
+        last = bound
+
+
+def test_the_bound_is_the_density_of_the_low_rank_normal():
+    """Against torch's own low-rank normal, trace term and all, and its gradient in the noise."""
+    g = torch.Generator().manual_seed(0)
+    phi, r = torch.randn(6, 30, generator=g).double(), torch.randn(30, generator=g).double()
+    w, left = torch.rand(30, generator=g).double() + 0.5, torch.rand(30, generator=g).double()
+    sums = Sums(
+        ((phi * w) @ phi.mT)[None], (phi @ (w * r))[None], (w * r * r).sum()[None],
+        (2 * torch.pi / w).log().sum()[None], (w * left).sum()[None],
+    )  # fmt: skip
+    theirs = torch.distributions.LowRankMultivariateNormal(torch.zeros(30).double(), phi.mT, 1 / w).log_prob(r)
+    torch.testing.assert_close(log_evidence(sums)[0], theirs - 0.5 * (w * left).sum())
+    q = Weights.given(sums.gram, sums.moment)  # at the optimum the bound of the weights is the collapsed one
+    torch.testing.assert_close(q.expected(sums) - q.divergence(), log_evidence(sums))
+
+
+def test_order_chunks_and_parts_do_not_matter(problem, monkeypatch):
+    theta = draw_theta(problem, 2)
+    pairs = problem.points.take(torch.arange(0, 24, 3))
+    whole = condensed(problem, theta, pairs)
+    monkeypatch.setattr(condensing, "CHUNK", 5)
+    data = problem.data
+    third = np.arange(len(data)) % 3
+    parts = [
+        (lambda k=k: Problem.of(problem.model, data.where(third == k, empty=True), problem.scaling)) for k in (2, 0, 1)
+    ]
+    apart = condense(parts, problem.model, problem.layout, theta, pairs)
+    for name in ("gram", "moment", "bound"):
+        torch.testing.assert_close(getattr(apart, name), getattr(whole, name), rtol=1e-8, atol=1e-8)
+    assert apart.rows == whole.rows == len(data)
+
+
+def test_new_rows_on_top_are_the_rows_from_the_start(problem):
+    """Exact updates of a condensed table, one after the other, equal conditioning on everything at once."""
+    theta, data = draw_theta(problem, 2), problem.data
+    late = np.arange(len(data)) >= 15
+    early = Problem.of(problem.model, data.where(~late, empty=True), problem.scaling)
+    fresh = Problem.of(problem.model, data.where(late, empty=True), problem.scaling)
+    x = problem.scaling.inputs(data.encode(grid()))
+    ours = Regression(fresh, theta, None, condensed(early, theta)).marginals(x, [[0], [1], [2]])
+    theirs = Regression(problem, theta).marginals(x, [[0], [1], [2]])
+    for (mean, cov), (expected, expected_cov) in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mean, expected, rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(cov, expected_cov, rtol=1e-7, atol=1e-7)
+
+
+def test_updates_stack():
+    g = torch.Generator().manual_seed(1)
+    a = torch.randn(9, 9, generator=g).double()
+    k = a @ a.mT + torch.eye(9).double()
+    y = torch.randn(6, generator=g).double()
+    noisy = k[:6, :6] + 0.1 * torch.eye(6).double()
+    whole = Conditioned(noisy, y)
+    first = Conditioned(noisy[:2, :2], y[:2])
+    for start, stop in ((2, 4), (4, 6)):
+        reach = first.whiten(k[start:stop, :start])
+        law = noisy[start:stop, start:stop] - reach.mT @ reach
+        first = Updated(first, reach, Conditioned(law, y[start:stop] - first.mean(k[start:stop, :start])))
+    cross = k[6:, :6]
+    torch.testing.assert_close(first.mean(cross), whole.mean(cross))
+    torch.testing.assert_close(first.covariance(k[6:, 6:], cross), whole.covariance(k[6:, 6:], cross))
+    white = torch.randn(6, generator=g).double()
+    torch.testing.assert_close(cross @ first.lift(white), first.whiten(cross).mT @ white)
+
+
+@pytest.mark.parametrize("likelihood", ["classes", "counts", "outliers", "limits", "zeros", "stable"])
+def test_sites_settle_where_the_exact_engine_does(likelihood, monkeypatch):
+    monkeypatch.setattr(condensing, "SETTLED", 1e-8)
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.random(40))
+    f = np.sin(6 * x)
+    made = {
+        "classes": (np.array(["a", "b", "c"])[np.digitize(f + 0.2 * rng.standard_normal(40), [-0.4, 0.4])], btl.Categorical()),
+        "counts": (rng.poisson(np.exp(1 + f)), btl.Poisson()),
+        "outliers": (f + 0.1 * rng.standard_t(2, 40), btl.StudentT()),
+        "limits": (np.maximum(f + 0.1 * rng.standard_normal(40), -0.3), btl.Censored(lower=-0.3)),
+        "zeros": (np.maximum(f + 0.1 * rng.standard_normal(40), 0.0), btl.Hurdle()),
+        "stable": (np.where(f + 0.3 * rng.standard_normal(40) > 0, "yes", "no"), btl.Bernoulli()),
+    }  # fmt: skip
+    values, law = made[likelihood]
+    frame = pd.DataFrame({"x": x, "g": f + 0.1 * rng.standard_normal(40), "t": values})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["g", "t"], likelihoods={"t": law})
+    problem = Problem.of(btl.MultiTask(), data)
+    theta = draw_theta(problem, 2, seed=1)
+    pairs = problem.points
+    exact = Regression(problem, theta)
+    bound = problem.settle(theta, None, tolerance=1e-9)[0]
+    inducing = condensed(problem, theta, pairs)
+    torch.testing.assert_close(inducing.bound, bound, rtol=0, atol=1e-4)
+    at = torch.linspace(-0.5, 0.5, 9).double()[:, None]
+    groups = [problem.layout.contrasts(0), problem.layout.contrasts(1)]
+    through = Regression(empty_of(problem), theta, None, inducing)
+    for (mean, cov), (expected, expected_cov) in zip(
+        through.marginals(at, groups), exact.marginals(at, groups), strict=True
+    ):
+        torch.testing.assert_close(mean, expected, rtol=0, atol=2e-3)
+        torch.testing.assert_close(cov, expected_cov, rtol=0, atol=2e-3)
+    torch.testing.assert_close(through.leave_one_out(problem), exact.leave_one_out(), rtol=0, atol=5e-3)
+
+
+# -- the choice -------------------------------------------------------------------------------------------------------
+
+
+def _matrix(k):
+    return k.diagonal().clone(), lambda i: k[i]
+
+
+def test_pivoted_cholesky_is_the_factor_and_its_remainder():
+    g = torch.Generator().manual_seed(0)
+    a = torch.randn(12, 5, generator=g).double()
+    k = a @ a.mT
+    found = pivoted_cholesky(*_matrix(k), 12, 0.0)
+    assert len(found.pivots) == 5  # the rank, up to rounding
+    torch.testing.assert_close(found.rows.mT @ found.rows, k)
+    half = pivoted_cholesky(*_matrix(k), 3, 0.0)
+    torch.testing.assert_close((half.rows.mT @ half.rows).diagonal() + half.remaining, k.diagonal())
+    inverse = torch.linalg.inv(k[half.pivots][:, half.pivots])
+    explained = k[:, half.pivots] @ inverse @ k[half.pivots]
+    torch.testing.assert_close(half.rows.mT @ half.rows, explained)
+    assert half.pivots[0] == k.diagonal().argmax()
+
+
+def test_greedy_pairs_tell_more_than_random_ones(large):
+    problem = Problem.of(large.model, large.data, large.scaling)
+    theta = {name: value[0] for name, value in large.theta.items()}
+    chosen, untold = choose_pairs(problem, theta, 60, 0.0, seed=0)
+    at = problem.points.take(torch.arange(0, 3040, 7))
+    total = problem.model.variance(theta, at, problem.layout).expand(len(at.output)).sum()
+
+    def left(pairs):
+        k = problem.model.covariance(theta, pairs, pairs, problem.layout)
+        cross = problem.model.covariance(theta, at, pairs, problem.layout)
+        explained = (cross @ torch.linalg.inv(k + 1e-9 * torch.eye(len(k)).double()) * cross).sum()
+        return float((total - explained) / total)
+
+    random = problem.points.take(torch.randperm(3040, generator=torch.Generator().manual_seed(0))[:60])
+    assert left(chosen) < 0.2 * left(random)
+    assert untold == pytest.approx(left(chosen), abs=0.02)
+    assert (chosen.output.diff() >= 0).all()
+
+
+def test_rows_near_the_scarce_target_weigh_more():
+    rng = np.random.default_rng(0)
+    n = 3000
+    x = np.concatenate([rng.random(n), 0.9 + 0.1 * rng.random(20)])
+    frame = pd.DataFrame({"x": x, "s": ["cheap"] * n + ["dear"] * 20, "y": np.sin(40 * x)})
+    data = btl.TaskData.from_long(frame, inputs=["x"], task="s", value="y")
+    problem = Problem.of(btl.MultiTask(), data)
+    theta = draw_theta(problem, 1, seed=2)
+    theta = {name: value[0] for name, value in theta.items()}
+    theta["shared.length_scale"] = torch.tensor([0.03]).double()
+    theta["loading"] = torch.tensor([[1.0, 0.0], [0.95, 0.2]]).double()
+    pairs, _ = choose_pairs(problem, theta, 30, 0.0, seed=0)
+    near = float((pairs.x[:, 0] > 0.38).double().mean())  # scaled: the last tenth and a margin
+    whole = data.where(np.concatenate([np.ones(n, bool), np.arange(20) < 0]), empty=True)
+    alone, _ = choose_pairs(Problem.of(btl.MultiTask(), whole, problem.scaling), theta, 30, 0.0, seed=0)
+    assert near >= 0.05 + float((alone.x[:, 0] > 0.38).double().mean())
+
+
+def test_scarce_tasks_keep_their_rows():
+    assert shares(np.array([1000, 10, 500]), 300).tolist() == [145, 10, 145]
+    assert shares(np.array([5, 5]), 300).tolist() == [5, 5]
+    data = big()
+    x = torch.tensor(data.x)
+    chosen = learning_rows(data, x, np.array([1, 1]), 200, seed=0)
+    assert chosen.sum() == 200
+    assert chosen[data.task_index == 1].all()
+    near = torch.cdist(x[chosen & (data.task_index == 0)], x[data.task_index == 1]).amin(-1)
+    everyone = torch.cdist(x[data.task_index == 0], x[data.task_index == 1]).amin(-1)
+    assert near.mean() < 0.8 * everyone.mean()
+
+
+def test_gram_in_blocks():
+    a = torch.randn(50, 70, generator=torch.Generator().manual_seed(0)).double()
+    gram = torch.zeros(70, 70).double()
+    add_gram(gram, a, block=16)
+    torch.testing.assert_close(gram.tril(), (a.mT @ a).tril())
+
+
+# -- the posterior ----------------------------------------------------------------------------------------------------
+
+
+def test_a_large_table_is_condensed_and_predicts(large, capsys):
+    assert large.inducing is not None
+    assert large.record.learned_from <= fitting.LEARN
+    assert large.inducing.rows == 3040
+    new = new_rows(200)
+    out = large.predict(new, task="dear", noise=False)
+    assert float(np.abs(out["mean"] - truth(new)).mean()) < 0.06
+    inside = (out["quantile"][0] < truth(new)) & (truth(new) < out["quantile"][-1])
+    assert 0.6 < float(inside.mean()) <= 1.0
+    assert float(large.task_correlation()["mean"][0, 1]) < -0.8
+    btl.fit(btl.MultiTask(), big(), seed=0, method="map")
+    assert "inducing pairs" in capsys.readouterr().out
+
+
+def test_few_pairs_are_warned_about():
+    with pytest.warns(UserWarning, match="untold.*pairs=8"):
+        btl.fit(btl.MultiTask(), big(), seed=0, method="map", pairs=4, progress=False)
+
+
+def test_pairs_may_be_asked_for_on_a_small_table(data):
+    with pytest.raises(ValueError, match="pairs"):
+        btl.fit(btl.MultiTask(), data, pairs=0)
+    exact = btl.fit(btl.MultiTask(), data, seed=0)
+    through = btl.fit(btl.MultiTask(), data, seed=0, pairs=24, progress=False)
+    np.testing.assert_allclose(through.predict(grid())["mean"], exact.predict(grid())["mean"], atol=1e-5)
+
+
+def test_everything_a_posterior_does_works_on_a_condensed_table(large, tmp_path):
+    new = new_rows(5)
+    drawn = large.sample(new, draws=4000, seed=1)
+    out = large.predict(new, noise=False)
+    np.testing.assert_allclose(drawn.mean("draw"), out["mean"], atol=0.01)
+    np.testing.assert_allclose(drawn.std("draw"), out["std"], rtol=0.1)
+    derived = large.derive(lambda y: y["dear"] + 0.8 * y["cheap"], new, draws=500)
+    assert (derived["std"] < derived["std_independent"]).all()
+    score = large.score(large.data.where(np.arange(3040) % 50 == 0))
+    assert float(score["log_density"].mean()) > 0.5
+    leave_one_out = large.log_likelihood()
+    assert leave_one_out.shape == (large.components, 3040)
+    assert float(leave_one_out.mean()) < float(large.score(large.data)["log_density"].mean()) + 1e-6
+    loaded = btl.load(large.save(tmp_path / "large.nc"))
+    assert loaded.predict(new).equals(large.predict(new))
+
+
+def test_condition_is_an_update(large):
+    frame = new_rows(60, seed=11).assign(source="dear")
+    frame["y"] = truth(frame) + 0.5  # an experiment that says something else
+    more = btl.TaskData.from_long(frame, inputs=["x0", "x1"], task="source", value="y")
+    new = new_rows(30)
+    before, after = (p.predict(new, task="dear")["mean"].mean() for p in (large, large.condition(more)))
+    assert float(after - before) > 0.1
+    in_one = large.condition(more)
+    halves = large.condition(more.where(np.arange(60) < 20)).condition(more.where(np.arange(60) >= 20))
+    np.testing.assert_allclose(halves.predict(new)["mean"], in_one.predict(new)["mean"], atol=1e-8)
+
+
+def test_many_new_rows_are_condensed_too(large, monkeypatch):
+    import bayestl.posterior
+
+    frame = new_rows(60, seed=11).assign(source="dear")
+    frame["y"] = truth(frame) + 0.3
+    more = btl.TaskData.from_long(frame, inputs=["x0", "x1"], task="source", value="y")
+    one_by_one = large.condition(more).predict(new_rows())["mean"]
+    monkeypatch.setattr(bayestl.posterior, "FRESH", 10)
+    condensed_too = large.condition(more)
+    assert condensed_too.inducing.rows == 3100
+    np.testing.assert_allclose(condensed_too.predict(new_rows())["mean"], one_by_one, atol=0.05)
+
+
+def test_new_task_on_a_condensed_table():
+    rng = np.random.default_rng(0)
+    rows = []
+    for t in range(6):
+        x = rng.random(700)
+        rows.append(
+            pd.DataFrame({"x": x, "t": f"t{t}", "y": (1 + 0.3 * t) * np.sin(5 * x) + 0.05 * rng.standard_normal(700)})
+        )
+    data = btl.TaskData.from_long(
+        pd.concat(rows), inputs=["x"], task="t", value="y", units={f"t{t}": "eV" for t in range(6)}
+    )
+    posterior = btl.fit(btl.LatentTask(), data, seed=0, progress=False)
+    assert posterior.inducing is not None
+    new = {"x": np.linspace(0, 1, 9)}
+    nothing = posterior.new_task("new", draws=64).predict(new, task="new", noise=False)
+    few = pd.DataFrame({"x": [0.2, 0.5, 0.9], "new": 1.45 * np.sin(5 * np.array([0.2, 0.5, 0.9]))})
+    shots = btl.TaskData.from_wide(few, inputs=["x"], tasks=["new"], units={"new": "eV"})
+    some = posterior.new_task("new", shots, draws=64).predict(new, task="new", noise=False)
+    assert (some["std"] < nothing["std"]).all()
+    np.testing.assert_allclose(some["mean"], 1.45 * np.sin(5 * new["x"]), atol=0.25)
+
+
+def test_arviz_takes_a_condensed_table(large):
+    groups = large.to_arviz()
+    posterior = groups["posterior"]
+    assert posterior.sizes["draw"] == large.components
+    assert groups["log_likelihood"].sizes["obs"] == 3040
+
+
+def test_low_rank_draws_have_the_law():
+    g = torch.Generator().manual_seed(0)
+    x = torch.linspace(0, 1, 40).double()
+    k = torch.exp(-0.5 * ((x[:, None] - x) / 0.2) ** 2)
+    drawn = low_rank_draws(*_matrix(k), 40_000, 8, g)
+    torch.testing.assert_close(torch.cov(drawn.mT), k, rtol=0, atol=0.04)
+
+
+def test_joint_draws_of_many_values_agree_with_those_of_few(large, monkeypatch):
+    import bayestl.posterior
+
+    new = new_rows(30)
+    exact = large.sample(new, "dear", draws=6000, seed=0)
+    monkeypatch.setattr(bayestl.posterior, "DENSE", 10)
+    low_rank = large.sample(new, "dear", draws=6000, seed=0)
+    np.testing.assert_allclose(low_rank.mean("draw"), exact.mean("draw"), atol=0.01)
+    np.testing.assert_allclose(np.cov(low_rank.T), np.cov(exact.T), atol=3e-4)
+    with pytest.raises(ValueError, match="do not fit"):
+        large.sample(new_rows(100_000), draws=10_000)
+
+
+# -- tables larger than memory ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The same observations as `big(9000)`, in parquet files."""
+    where = tmp_path_factory.mktemp("table")
+    frame = big(9000).to_frame().reset_index(drop=True)
+    for i, part in enumerate(np.array_split(np.random.default_rng(0).permutation(len(frame)), 4)):
+        frame.iloc[part].drop(columns="error").to_parquet(where / f"{i}.parquet")
+    return where
+
+
+def test_a_parquet_folder_is_a_table(folder):
+    stream = btl.TaskData.from_long(folder, inputs=["x0", "x1"], task="task", value="value", tasks=["cheap", "dear"])
+    assert stream.parts is not None
+    assert stream.counts.tolist() == [9000, 40]
+    assert len(stream) == 5040  # all of the scarce task, a sample of the rich one
+    assert stream.summary()["rows"].tolist() == [9000, 40]
+    frames = [pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
+    memory = btl.TaskData.from_long(
+        pd.concat(frames), inputs=["x0", "x1"], task="task", value="value", tasks=["cheap", "dear"]
+    )
+    ours = btl.fit(btl.MultiTask(), stream, seed=0, method="map", progress=False)
+    assert ours.inducing.rows == 9040
+    problem = Problem.of(btl.MultiTask(), memory, ours.scaling)
+    theirs = condense([lambda: problem], ours.model, problem.layout, ours.theta, ours.inducing.pairs)
+    torch.testing.assert_close(ours.inducing.gram, theirs.gram, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(ours.inducing.moment, theirs.moment, rtol=1e-8, atol=1e-8)
+    assert ours.data.parts is None
+    with pytest.raises(btl.DataError, match="larger than memory"):
+        stream.append(memory)
+
+
+def test_streams_of_mixed_tables(tmp_path):
+    rng = np.random.default_rng(0)
+    n = 12_000
+    x = rng.random(n)
+    frame = pd.DataFrame({"x": x, "phase": np.where(rng.random(n) < 0.5, "cubic", "hexagonal"), "gap": np.sin(5 * x)})
+    frame.loc[7, "phase"] = "rare"
+    frame["stable"] = np.where(x + 0.1 * rng.standard_normal(n) > 0.5, "yes", "no")
+    frame.loc[x > 0.1, "stable"] = frame.loc[x > 0.1, "stable"].where(rng.random((x > 0.1).sum()) < 0.02)
+    frame.iloc[:6000].to_parquet(tmp_path / "a.parquet")
+    frame.iloc[6000:].to_parquet(tmp_path / "b.parquet")
+    stream = btl.TaskData.from_wide(
+        tmp_path, inputs=["x", "phase"], tasks=["gap", "stable"], likelihoods={"stable": btl.Bernoulli()}
+    )
+    assert stream.inputs[1].levels == ("cubic", "hexagonal", "rare")
+    assert stream.counts.tolist() == [n, int(frame["stable"].notna().sum())]
+    posterior = btl.fit(btl.MultiTask(), stream, seed=0, method="map", progress=False)
+    chance = posterior.predict({"x": [0.1, 0.9], "phase": ["cubic", "rare"]}, task="stable")["probability"]
+    assert float(chance[0, 0]) > 0.8
+    assert float(chance[1, 1]) > 0.8
+
+
+def test_what_is_no_table_is_refused(tmp_path):
+    with pytest.raises(btl.DataError, match="not a parquet file"):
+        btl.TaskData.from_long(tmp_path, inputs=["x"], task="t", value="y")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(btl.DataError, match="cannot be read as parquet"):
+        btl.TaskData.from_long(tmp_path, inputs=["x"], task="t", value="y")
+    two = xr.Dataset({"x": (("a", "b"), np.zeros((4, 4)))}).chunk({"a": 2, "b": 2})
+    with pytest.raises(btl.DataError, match="one dimension"):
+        loaders_of(two)
+
+
+def test_the_reservoir_is_uniform():
+    frames = [pd.DataFrame({"k": np.arange(start, start + 100)}) for start in range(0, 1000, 100)]
+    counts = np.zeros(1000)
+    for seed in range(200):
+        sample, found = reservoir(
+            [lambda f=f: f for f in frames], lambda f: [Want("all", np.ones(len(f), bool), 50)], seed
+        )
+        assert len(sample) == 50
+        assert found == {"all": 1000}
+        assert sample["k"].is_monotonic_increasing
+        counts[sample["k"]] += 1
+    assert counts.mean() == 10
+    by_part = counts.reshape(10, 100).sum(1)
+    assert np.abs(by_part - 1000).max() < 5 * np.sqrt(1000)
+
+
+def test_predictions_of_chunked_tables_are_lazy(large, tmp_path):
+    import dask.array
+    import dask.dataframe
+
+    new = new_rows(101)
+    expected = large.predict(new)
+    new.to_parquet(tmp_path / "new.parquet")
+    chunked = {
+        "dask": dask.dataframe.from_pandas(new, npartitions=3),
+        "xarray": xr.Dataset.from_dataframe(new).chunk({"index": 40}),
+        "parquet": tmp_path / "new.parquet",
+    }
+    for name, source in chunked.items():
+        out = large.predict(source)
+        assert isinstance(out["mean"].data, dask.array.Array), name
+        if name != "parquet":
+            assert len(out["mean"].chunks[0]) == 3
+        assert out["quantile"].dims == expected["quantile"].dims
+        np.testing.assert_allclose(out["mean"].compute(), expected["mean"], rtol=1e-10)
+        np.testing.assert_allclose(out["quantile"].compute(), expected["quantile"], rtol=1e-8)
+        assert out["mean"].attrs == expected["mean"].attrs
+
+
+CLUSTER = """
+import os, signal, sys, threading
+import numpy as np
+import bayestl as btl
+from dask.distributed import Client, LocalCluster
+
+COLUMNS = {"inputs": ["x0", "x1"], "task": "task", "value": "value", "tasks": ["cheap", "dear"]}
+
+
+def gram(data, client=None):
+    return btl.fit(btl.MultiTask(), data, seed=0, method="map", progress=False, client=client).inducing.gram
+
+
+if __name__ == "__main__":
+    folder, out = sys.argv[1:]
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        with Client(cluster) as client:
+            data = btl.TaskData.from_long(folder, **COLUMNS)
+            here = gram(data)
+            # A worker is killed while it works: its parts are made again.
+            victim = list(client.run(os.getpid).values())[0]
+            threading.Timer(0.3, lambda: os.kill(victim, signal.SIGKILL)).start()
+            there = gram(data, client)
+            memory = btl.TaskData.from_long(data.to_frame(), **COLUMNS)
+            np.savez(out, here=here, there=there, apart=gram(memory, client), alone=gram(memory))
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_answer_though_a_worker_dies(folder, tmp_path):
+    script = tmp_path / "cluster.py"
+    script.write_text(CLUSTER)
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), str(tmp_path / "out.npz")],
+        capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = np.load(tmp_path / "out.npz")
+    np.testing.assert_allclose(out["there"], out["here"], rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(out["apart"], out["alone"], rtol=1e-8, atol=1e-8)
+
+
+# -- checkpoints and memory -------------------------------------------------------------------------------------------
+
+
+def test_a_fit_resumes_to_the_same_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "PART", 800)
+    data, notes = big(), tmp_path / "notes.nc"
+    whole = btl.fit(btl.MultiTask(), data, seed=0, method="map", progress=False)
+    calls = []
+    original = Checkpoint.write_sums
+    monkeypatch.setattr(
+        Checkpoint, "write_sums",
+        lambda self, total, parts: (original(self, total, parts), calls.append(parts), _stop() if parts == 3 else None),
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        btl.fit(btl.MultiTask(), data, seed=0, method="map", progress=False, checkpoint=notes)
+    assert notes.is_file()
+    monkeypatch.setattr(
+        Checkpoint, "write_sums", lambda self, total, parts: (original(self, total, parts), calls.append(parts))
+    )
+    monkeypatch.setattr(fitting, "infer", None)  # theta is not learned again
+    with pytest.raises(btl.DataError, match="another fit"):
+        btl.fit(btl.MultiTask(), data, seed=1, method="map", progress=False, checkpoint=notes)
+    resumed = btl.fit(btl.MultiTask(), data, seed=0, method="map", progress=False, checkpoint=notes)
+    assert calls == [1, 2, 3, 4, *calls[4:]]
+    torch.testing.assert_close(resumed.inducing.gram, whole.inducing.gram, rtol=0, atol=0)
+    assert resumed.predict(new_rows()).equals(whole.predict(new_rows()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def _stop():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_a_fit_that_is_killed_resumes(tmp_path):
+    script = tmp_path / "fit.py"
+    script.write_text(
+        textwrap.dedent("""
+        import sys, time
+        import bayestl as btl
+        from bayestl import fitting
+        from bayestl.checkpoint import Checkpoint
+        from tests.test_large import big, new_rows
+        fitting.PART = 300
+        if sys.argv[2] == "slow":
+            original = Checkpoint.write_sums
+            Checkpoint.write_sums = lambda self, *a: (original(self, *a), print("noted", flush=True), time.sleep(0.5))
+        posterior = btl.fit(btl.MultiTask(), big(), seed=0, method="map", progress=False, checkpoint=sys.argv[1])
+        print(float(posterior.predict(new_rows())["mean"].sum()).hex())
+        """)
+    )
+
+    def run(notes, speed):
+        return subprocess.Popen(
+            [sys.executable, str(script), str(notes), speed], stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONPATH": os.getcwd()},
+        )  # fmt: skip
+
+    expected = run(tmp_path / "other", "fast").communicate(timeout=120)[0]
+    victim = run(tmp_path / "notes", "slow")
+    for _ in range(3):
+        assert victim.stdout.readline() == "noted\n"
+    time.sleep(0.2)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    assert (tmp_path / "notes.sums").is_file()
+    assert run(tmp_path / "notes", "fast").communicate(timeout=120)[0] == expected
+
+
+def test_a_fit_that_would_not_fit_is_refused(monkeypatch):
+    with pytest.raises(btl.FitError, match=r"needs about .* GB .* are available.*pairs=256"):
+        btl.fit(btl.MultiTask(), big(), memory=2e7)
+    monkeypatch.setattr(fitting, "free_memory", lambda: 1e3)
+    with pytest.raises(btl.FitError, match="condenses"):
+        btl.fit(btl.MultiTask(), table())
+
+
+@pytest.mark.slow
+def test_memory_limit_of_the_process_is_seen():
+    script = (
+        "import resource, sys, numpy as np, bayestl as btl\n"
+        "from bayestl.fitting import free_memory\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, resource.RLIM_INFINITY))\n"
+        "from tests.test_large import big\n"
+        "assert free_memory() <= 200_000_000\n"
+        "try:\n    btl.fit(btl.MultiTask(), big(), seed=0, pairs=2500)\n"
+        "except btl.FitError as error:\n    print('refused', error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert done.stdout.startswith("refused"), done.stderr[-2000:]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_same_sums(problem):
+    theta = draw_theta(problem, 2)
+    here, there = condensed(problem, theta), condensed(problem, theta, device="cuda")
+    torch.testing.assert_close(there.gram, here.gram, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(there.bound, here.bound, rtol=1e-8, atol=1e-8)
+
+
+def test_the_pass_keeps_to_its_device(problem):
+    """No GPU here: on torch's meta device, tensors of two devices cannot be mixed either."""
+    theta = draw_theta(problem, 1)
+    pairs = problem.points
+    away = {name: value[0].to("meta") for name, value in theta.items()}
+    x, held = problem.points.x.to("meta"), pairs._replace(x=pairs.x.to("meta"))
+    weights = [term.weights for term in problem.model.seen(away, problem.layout)]
+    assert all(weight.device.type == "meta" for weight in weights)
+    assert problem.model.variance(away, problem.points._replace(x=x), problem.layout).device.type == "meta"
+    for term in problem.model.terms(away, problem.layout):
+        if term.kernel is not None:
+            assert term.kernel(away, term.name, x, held.x, problem.layout).device.type == "meta"
