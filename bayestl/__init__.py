@@ -2,7 +2,7 @@
 
 from bayestl.errors import DataError, FitError
 from bayestl.fitting import fit
-from bayestl.kernels import GPyTorchKernel, Identity, Kernel, Matern52
+from bayestl.kernels import RBF, GPyTorchKernel, Identity, Kernel, Matern52
 from bayestl.likelihoods import (
     Bernoulli,
     Categorical,
@@ -31,7 +31,33 @@ load = Posterior.load
 __version__ = "0.1.0"
 
 __all__ = [
-    "Bernoulli", "Categorical", "Censored", "DataError", "Difference", "FitError", "GPyTorchKernel", "Gaussian", "Hurdle",
-    "Identity", "Kernel", "LatentTask", "Likelihood", "Log", "Matern52", "Model", "MultiTask", "NegativeBinomial",
-    "Ordinal", "Poisson", "Posterior", "SingleTask", "Softplus", "Sqrt", "StudentT", "TaskData", "fit", "load",
+    "RBF",
+    "Bernoulli",
+    "Categorical",
+    "Censored",
+    "DataError",
+    "Difference",
+    "FitError",
+    "GPyTorchKernel",
+    "Gaussian",
+    "Hurdle",
+    "Identity",
+    "Kernel",
+    "LatentTask",
+    "Likelihood",
+    "Log",
+    "Matern52",
+    "Model",
+    "MultiTask",
+    "NegativeBinomial",
+    "Ordinal",
+    "Poisson",
+    "Posterior",
+    "SingleTask",
+    "Softplus",
+    "Sqrt",
+    "StudentT",
+    "TaskData",
+    "fit",
+    "load",
 ]  # fmt: skip

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import gpytorch
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 import bayestl as btl
-from bayestl.kernels import GPyTorchKernel, Matern52, matern52
+from bayestl.kernels import RBF, GPyTorchKernel, Matern52, matern52, rbf
 from bayestl.models.problem import Problem
 from bayestl.scaling import Layout
 
@@ -32,19 +33,27 @@ def prior(kernel, draws=3, layout=LAYOUT):
     return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
 
-def test_matern_agrees_with_gpytorch():
-    theta = prior(Matern52())
-    ours = Matern52()(theta, "k", X, Z, LAYOUT)
+@pytest.mark.parametrize(
+    ("kernel", "reference"),
+    [
+        (Matern52(), gpytorch.kernels.MaternKernel(nu=2.5, ard_num_dims=3)),
+        (RBF(), gpytorch.kernels.RBFKernel(ard_num_dims=3)),
+    ],
+)
+def test_kernels_agree_with_gpytorch(kernel, reference):
+    theta = prior(kernel)
+    ours = kernel(theta, "k", X, Z, LAYOUT)
     for s in range(3):
-        theirs = gpytorch.kernels.MaternKernel(nu=2.5, ard_num_dims=3).double()
+        theirs = copy.deepcopy(reference).double()
         theirs.lengthscale = theta["k.length_scale"][s]
         torch.testing.assert_close(ours[s], theirs(X, Z).to_dense().detach(), rtol=0, atol=1e-12)
 
 
-def test_matern_gradient_is_right_and_finite_at_zero_distance():
+@pytest.mark.parametrize("function", [matern52, rbf])
+def test_gradients_are_right_and_finite_at_zero_distance(function):
     a = torch.cat([X, X[:2]]).requires_grad_()  # repeated points
-    assert torch.autograd.gradcheck(matern52, (X.clone().requires_grad_(), Z.clone().requires_grad_()))
-    (gradient,) = torch.autograd.grad(matern52(a, a).sum(), a)
+    assert torch.autograd.gradcheck(function, (X.clone().requires_grad_(), Z.clone().requires_grad_()))
+    (gradient,) = torch.autograd.grad(function(a, a).sum(), a)
     assert gradient.isfinite().all()
 
 
