@@ -16,6 +16,7 @@ from bayestl.gaussian.inducing import Sums
 from bayestl.inference.infer import FitRecord
 from bayestl.models.base import Model
 from bayestl.priors import Theta
+from bayestl.stream import mark_of
 from bayestl.table import TaskData
 
 
@@ -27,6 +28,8 @@ class Checkpoint:
 
     def __init__(self, path: str | Path, model: Model, data: TaskData, options: tuple[Any, ...]) -> None:
         self.path = Path(path)
+        if self.path.is_dir() or not self.path.parent.is_dir():
+            raise DataError(f"`checkpoint` must be the path of a file in a folder that exists; got {str(path)!r}.")
         self.sums = self.path.with_name(self.path.name + ".sums")
         self.mark = _fingerprint(model, data, options)
         self.first = True
@@ -44,8 +47,7 @@ class Checkpoint:
         """What was noted of theta, if anything was."""
         if not self.path.is_file():
             return None
-        arrays, settings = storage.read(self.path)
-        self._check(settings, self.path)
+        arrays, settings = self._read(self.path)
         theta = {name: torch.from_numpy(arrays[f"theta__{i}"].copy()) for i, name in enumerate(settings["theta"])}
         own: dict[str, Any] = {name: arrays[f"record__{name}"] for name in ("elbo", "modes")}
         return theta, FitRecord(**settings["record"], **own), settings["components"]
@@ -60,8 +62,7 @@ class Checkpoint:
         """The sums, and over how many parts they are."""
         if not self.sums.is_file():
             return None, 0
-        arrays, settings = storage.read(self.sums)
-        self._check(settings, self.sums)
+        arrays, settings = self._read(self.sums)
         sums = Sums(*(torch.from_numpy(arrays[name].copy()) for name in Sums._fields))
         return (sums, *settings["counts"]), settings["parts"]
 
@@ -70,16 +71,26 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
         self.sums.unlink(missing_ok=True)
 
-    def _check(self, settings: dict[str, Any], path: Path) -> None:
-        if settings.get("mark") != self.mark:
+    def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            arrays, settings = storage.read(path)
+        except DataError as error:
+            raise DataError(
+                f"The notes in {str(path)!r} are damaged. Delete the file; what it held is done again."
+            ) from error
+        if settings.get("mark") != self.mark or (path == self.sums) != ("parts" in settings):
             raise DataError(
                 f"{str(path)!r} holds the notes of another fit (another model, other data or options). Delete it, or "
                 "give another checkpoint path."
             )
+        return arrays, settings
 
 
 def _fingerprint(model: Model, data: TaskData, options: tuple[Any, ...]) -> str:
-    digest = hashlib.sha256(repr((archive.describe(model), options, data.names, data.counts.tolist())).encode())
+    described = None if data.descriptors is None else data.descriptors.to_csv()
+    parts = [] if data.parts is None else [mark_of(loader) for loader in data.parts.loaders]
+    whole = (archive.describe(model), options, data.inputs, data.tasks, data.counts.tolist(), described, parts)
+    digest = hashlib.sha256(repr(whole).encode())
     for array in (data.x, data.task_index, data.values, data.errors, data.details):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

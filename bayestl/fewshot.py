@@ -23,6 +23,7 @@ from bayestl.table import Task, TaskData
 
 CANDIDATES = 16_384
 ROUNDS = 3
+BATCH_BYTES = 1e8  # of the covariances of candidates that are weighed together
 
 
 def alike(data: TaskData, kind: Task | None) -> list[int]:
@@ -73,6 +74,9 @@ def extend(
         owner = torch.arange(draws) % size
         return grown(_take(theta, owner), normal_points(draws, dim, seed)), owner
     each = max(16, CANDIDATES // size)
+    most = max(
+        1, int(BATCH_BYTES / (8 * len(alone.points.output) * (len(alone.points.output) + len(old.support.output))))
+    )
     owner = torch.arange(size).repeat_interleave(each)
     centre, spread = torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64)
     for round_ in range(ROUNDS):
@@ -81,8 +85,9 @@ def extend(
         evidence = []
         for part, _, solved in old.batches():
             for i, s in enumerate(range(size)[part]):
-                candidates = grown(_take(theta, torch.tensor([s])), white[s * each : (s + 1) * each])
-                evidence.append(_evidence(old, solved[i], alone, candidates))
+                for own in white[s * each : (s + 1) * each].split(most):
+                    candidates = grown(_take(theta, torch.tensor([s])), own)
+                    evidence.append(_evidence(old, solved[i], alone, candidates))
         log_weight = (
             torch.cat(evidence)
             - 0.5 * white.square().sum(-1) + 0.5 * points.square().sum(-1) + torch.linalg.slogdet(spread)[1]

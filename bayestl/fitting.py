@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bayestl import checkpoint as checkpoints
-from bayestl.condense import Source, add, choose_pairs, condense, learning_rows, typical
+from bayestl.condense import PAIRS, Source, add, choose_pairs, condense, learning_rows, typical
 from bayestl.errors import FitError
 from bayestl.inference.infer import FitRecord, Method, infer
 from bayestl.models.base import Model
@@ -27,10 +27,8 @@ from bayestl.table import TaskData
 
 LEARN = 600  # points that theta is learned from
 EXACT = 2500  # points that are conditioned on exactly
-PAIRS = 512
-TOLD = 1e-4  # share of the variance below which no more pairs are picked
 LOOSE = 0.03  # share above which a warning is due
-PART = 65_536  # rows of a table in memory that are condensed in one go
+SMALL, PART = 16_384, 65_536  # rows of a table in memory that are condensed in one go: all of it, or parts of it
 WORK = 1_600_000  # rows times draws that the pass over a large table may take
 
 
@@ -70,7 +68,7 @@ def fit(
     draws : of theta, all of which then predict; by default 256, of which the first 64 (few rows) to 4 (a million)
         predict, and 1000 with NUTS
     warmup : steps of NUTS's adaptation
-    pairs : number of inducing pairs; by default as many as it takes, up to 512, and none where rows are conditioned on exactly
+    pairs : number of inducing pairs; by default up to 512, and none where rows are conditioned on exactly
     device : where the pass over a large table runs: ``"cpu"``, or ``"cuda"``
     client : a `dask.distributed.Client`, whose workers then make the pass, each over parts of the table
     checkpoint : path under which a large fit notes how far it has come. The same call resumes there, to the same answer; the
@@ -111,11 +109,8 @@ def fit(
     here = int((np.bincount(data.task_index, minlength=len(cost)) * cost).sum())
     most = 0 if exact else min(PAIRS if pairs is None else pairs, here)
     foresee(size, most, draws, exact, memory)
-    notes = (
-        None
-        if checkpoint is None
-        else checkpoints.Checkpoint(checkpoint, model, data, (method, seed, draws, warmup, pairs))
-    )
+    options = (method, seed, draws, warmup, pairs, device)
+    notes = None if checkpoint is None else checkpoints.Checkpoint(checkpoint, model, data, options)
     theta, record, components, sites = _learned(notes) or _learn(
         model, data, scaling, cost, here, method, seed, draws, warmup, progress, notes
     )
@@ -127,21 +122,14 @@ def fit(
     mixed = {name: value[:components] for name, value in theta.items()}
     lap = time.perf_counter()
     sample = Problem.of(model, data, scaling)
-    held, untold = choose_pairs(sample, typical(mixed), most, TOLD if pairs is None else 0.0, seed)
+    held, untold = choose_pairs(sample, typical(mixed), most, seed, all_of_them=pairs is not None)
     record.seconds["pairs"] = time.perf_counter() - lap
     if progress:
         print(
             f"{data.counts.sum():,} observations: parameters learned from {record.learned_from:,} of them; all condensed onto "
-            f"{len(held.output):,} inducing pairs, which leave {100 * untold:.2g} % of the variance untold."
+            f"{len(held.output):,} inducing pairs, which leave {100 * untold:.2g} % of the variance of the functions untold."
         )
-    if untold > LOOSE:
-        warnings.warn(
-            f"The {len(held.output)} inducing pairs leave {100 * untold:.0f} % of the variance of the functions untold: "
-            "predictions are smoother, and their intervals wider, than the data allow. Give more, "
-            f"fit(..., pairs={2 * len(held.output)}), or fewer inputs.",
-            stacklevel=2,
-        )
-    sources = _sources(model, data, scaling, sample, apart=client is not None)
+    sources = _sources(model, data, scaling, sample, apart=client is not None or notes is not None)
     lap = time.perf_counter()
     with tqdm(
         desc="fit: all rows", unit=" parts", leave=False, delay=2.0, disable=not (progress and sys.stderr.isatty())
@@ -150,6 +138,13 @@ def fit(
         inducing = condense(sources, model, layout, mixed, held, untold, device=device, total=total)
     record.seconds["all rows"] = time.perf_counter() - lap
     record.seconds["total"] = time.perf_counter() - began
+    if untold > LOOSE or inducing.blur > 1.0:
+        warnings.warn(
+            f"The {len(held.output)} inducing pairs leave {100 * untold:.2g} % of the variance of the functions untold, "
+            f"{inducing.blur:.2g} times that of the noise: predictions are smoother, and their intervals wider, than the data "
+            f"allow. Give more, fit(..., pairs={2 * len(held.output)}), or fewer inputs.",
+            stacklevel=2,
+        )
     _finish(notes)
     kept = data if data.parts is None else dataclasses.replace(data, parts=None)
     return Posterior(model, kept, scaling, theta, record, components, None, inducing, len(data))
@@ -191,7 +186,7 @@ def _sources(model: Model, data: TaskData, scaling: Scaling, whole: Problem, apa
     """All rows in parts; `apart`, as what can be sent to another process."""
     if data.parts is not None:
         return [partial(_read, source, model, scaling) for source in data.parts.sources()]
-    if len(data) <= PART and not apart:
+    if len(data) <= SMALL and not apart:
         return [lambda: whole]
     step = min(PART, max(1, len(data) // 16))
     index = np.arange(len(data))

@@ -16,7 +16,7 @@ import xarray as xr
 from torch import Tensor
 
 from bayestl import archive, export, fewshot, storage
-from bayestl.condense import Inducing, condense
+from bayestl.condense import PAIRS, Inducing, condense, more_pairs
 from bayestl.errors import DataError
 from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord
@@ -35,6 +35,7 @@ from bayestl.table import Table, TaskData
 
 QUANTILES = (0.05, 0.5, 0.95)
 FRESH = 2000  # points beside a condensed table that are conditioned on exactly
+FEW = 100  # rows that the embedding of a new task is inferred from
 DENSE, RANK = 4000, 1000  # values drawn jointly by their whole covariance, and by how many of them beyond
 JOINT_BYTES = 4e9
 
@@ -383,15 +384,8 @@ class Posterior:
         fresh = longer._fresh
         if self.inducing is None or len(fresh.points.output) <= FRESH:
             return longer
-        inducing = condense(
-            [lambda: fresh],
-            self.model,
-            fresh.layout,
-            self._mixed,
-            self.inducing.pairs,
-            self.inducing.untold,
-            self.inducing,
-        )
+        grown = more_pairs(self.inducing, fresh, self._mixed, PAIRS)
+        inducing = condense([lambda: fresh], self.model, fresh.layout, self._mixed, grown.pairs, grown.untold, grown)
         return dataclasses.replace(longer, inducing=inducing, condensed=len(longer.data))
 
     def new_task(
@@ -407,8 +401,8 @@ class Posterior:
 
         Without `rows` its embedding, mean and noise are integrated over their priors, which the other tasks have informed:
         honest, wide intervals. With `rows` (a `TaskData` whose only task is `name`) they are inferred by importance
-        sampling while the rest of theta stays put. The new task is observed as its rows say, or as the first task of the data;
-        parameters of that likelihood are those of the first such task.
+        sampling (from at most 100 of the rows) while the rest of theta stays put. The new task is observed as its rows say, or
+        as the first task of the data; parameters of that likelihood are those of the first such task.
 
         Raises
         ------
@@ -457,6 +451,8 @@ class Posterior:
         alone = None
         if rows is not None:
             new_rows = np.arange(len(everything)) >= len(widened)
+            if len(rows) > FEW:  # enough to know the embedding by; all of them are conditioned on
+                new_rows[np.random.default_rng(seed).permutation(np.flatnonzero(new_rows))[FEW:]] = False
             alone = Problem.of(self.model, everything.where(new_rows, empty=True), scaling)
         described = scaling.layout(widened).descriptors
         theta, owner = fewshot.extend(

@@ -267,7 +267,7 @@ def low_rank_draws(
     diagonal: Tensor, column: Callable[[int], Tensor], draws: int, rank: int, generator: torch.Generator
 ) -> Float[Tensor, "draws n"]:
     """Draw from ``N(0, R'R + D)``, R the rows of a pivoted Cholesky factorisation and D what they leave of the diagonal."""
-    found = pivoted_cholesky(diagonal, column, rank, 1e-6)
+    found = pivoted_cholesky(diagonal, column, rank, lambda left, _: bool(left.sum() <= 1e-6 * diagonal.sum()))
     common = torch.randn(draws, len(found.pivots), dtype=torch.float64, generator=generator)
     own = torch.randn(draws, len(diagonal), dtype=torch.float64, generator=generator)
     return common @ found.rows + own * found.remaining.sqrt()

@@ -76,6 +76,16 @@ def loaders_of(table: Any) -> list[Loader] | None:
     return None
 
 
+def mark_of(loader: Loader) -> str:
+    """What tells a part from another, as far as can be known without reading it."""
+    if isinstance(loader, ParquetPart):
+        state = Path(loader.path).stat()
+        return f"{loader.path} {loader.groups} {state.st_size} {state.st_mtime_ns}"
+    if isinstance(loader, DaskPart):
+        return str(loader.part.key)
+    return type(loader).__name__
+
+
 def length_of(loader: Loader) -> int:
     """Rows of a part, without reading its values where that can be known."""
     if isinstance(loader, XarrayPart):

@@ -227,6 +227,7 @@ class TaskData:
         [3, 1]
         """
         if (loaders := loaders_of(table)) is not None:
+            units = {n: u for n, u in _units(table, [*inputs, *tasks], units).items() if u is not None}
             options = {"inputs": inputs, "errors": errors, "units": units, "likelihoods": likelihoods,
                        "categorical": categorical, "task_descriptors": task_descriptors}  # fmt: skip
             return cls._of_parts(loaders, "wide", options, list(tasks))
@@ -313,9 +314,15 @@ class TaskData:
         given = set(options["categorical"])
 
         def wants(frame: pd.DataFrame) -> Iterator[Want]:
-            _require_columns(
-                frame, [*options["inputs"], *(tasks or [] if shape == "wide" else [options["task"], options["value"]])]
-            )
+            named = (tasks or []) if shape == "wide" else [options["task"], options["value"]]
+            errors = list((options.get("errors") or {}).values()) if shape == "wide" else [options["error"]]
+            details = [c for law in (options["likelihoods"] or {}).values() for c in law.columns()]
+            _require_columns(frame, [c for c in [*options["inputs"], *named, *errors, *details] if c is not None])
+            if shape == "long" and frame[options["task"]].isna().any():
+                raise DataError(
+                    f"Column {options['task']!r} names no task in rows {_where(frame[options['task']].isna(), frame)} of a part. "
+                    "Fill or drop them."
+                )
             if shape == "long":
                 for name in frame[options["task"]].unique().tolist():
                     yield Want(("task", name), (frame[options["task"]] == name).to_numpy(), SAMPLE)
@@ -652,6 +659,8 @@ def _frame(table: Table) -> pd.DataFrame:
         return table.to_dataframe().reset_index()
     if isinstance(table, Mapping):
         return pd.DataFrame(dict(table))
+    if hasattr(table, "compute"):
+        raise DataError("Expected a table in memory here; got a Dask one. Call its compute() first, or use predict.")
     raise DataError(
         f"Expected a pandas DataFrame, an xarray Dataset or a mapping of columns; got {type(table).__name__}. "
         "Columns need names: wrap an array as pandas.DataFrame(array, columns=[...])."

@@ -93,7 +93,7 @@ def pass_rate(size: int = 100_000, pairs: int = 512) -> dict:
     data, _ = three_tasks(size, 0)
     posterior = btl.fit(btl.MultiTask(), data, method="map", seed=0, progress=False)
     problem = Problem.of(btl.MultiTask(), data, posterior.scaling)
-    held, _ = choose_pairs(problem, typical(posterior.theta), pairs, 0.0, 0)
+    held, _ = choose_pairs(problem, typical(posterior.theta), pairs, 0)
     factor = factors(problem.model, posterior.theta, held, problem.layout)
     for _ in range(3):
         products.append(matrix_product_rate())

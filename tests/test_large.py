@@ -1,5 +1,6 @@
 """Tables of any size: the inducing engine, the choice of rows and pairs, streams, clusters, checkpoints, memory."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -86,7 +87,7 @@ def test_all_pairs_are_the_exact_engine(problem):
 def test_the_bound_rises_with_the_pairs_to_the_evidence(problem):
     theta = draw_theta(problem, 2, seed=4)
     order = pivoted_cholesky(
-        *_matrix(problem.model.covariance(theta, problem.points, problem.points, problem.layout)[0]), 24, 0.0
+        *_matrix(problem.model.covariance(theta, problem.points, problem.points, problem.layout)[0]), 24, never
     ).pivots
     evidence = problem.marginal(theta).log_prob(problem.values) + problem.values_at(theta)[1]
     last = torch.full((2,), -torch.inf).double()
@@ -199,6 +200,10 @@ def test_sites_settle_where_the_exact_engine_does(likelihood, monkeypatch):
 # -- the choice -------------------------------------------------------------------------------------------------------
 
 
+def never(left, picked):
+    return False
+
+
 def _matrix(k):
     return k.diagonal().clone(), lambda i: k[i]
 
@@ -207,10 +212,10 @@ def test_pivoted_cholesky_is_the_factor_and_its_remainder():
     g = torch.Generator().manual_seed(0)
     a = torch.randn(12, 5, generator=g).double()
     k = a @ a.mT
-    found = pivoted_cholesky(*_matrix(k), 12, 0.0)
+    found = pivoted_cholesky(*_matrix(k), 12, never)
     assert len(found.pivots) == 5  # the rank, up to rounding
     torch.testing.assert_close(found.rows.mT @ found.rows, k)
-    half = pivoted_cholesky(*_matrix(k), 3, 0.0)
+    half = pivoted_cholesky(*_matrix(k), 3, never)
     torch.testing.assert_close((half.rows.mT @ half.rows).diagonal() + half.remaining, k.diagonal())
     inverse = torch.linalg.inv(k[half.pivots][:, half.pivots])
     explained = k[:, half.pivots] @ inverse @ k[half.pivots]
@@ -221,7 +226,7 @@ def test_pivoted_cholesky_is_the_factor_and_its_remainder():
 def test_greedy_pairs_tell_more_than_random_ones(large):
     problem = Problem.of(large.model, large.data, large.scaling)
     theta = {name: value[0] for name, value in large.theta.items()}
-    chosen, untold = choose_pairs(problem, theta, 60, 0.0, seed=0)
+    chosen, untold = choose_pairs(problem, theta, 60, seed=0)
     at = problem.points.take(torch.arange(0, 3040, 7))
     total = problem.model.variance(theta, at, problem.layout).expand(len(at.output)).sum()
 
@@ -248,10 +253,10 @@ def test_rows_near_the_scarce_target_weigh_more():
     theta = {name: value[0] for name, value in theta.items()}
     theta["shared.length_scale"] = torch.tensor([0.03]).double()
     theta["loading"] = torch.tensor([[1.0, 0.0], [0.95, 0.2]]).double()
-    pairs, _ = choose_pairs(problem, theta, 30, 0.0, seed=0)
+    pairs, _ = choose_pairs(problem, theta, 30, seed=0)
     near = float((pairs.x[:, 0] > 0.38).double().mean())  # scaled: the last tenth and a margin
     whole = data.where(np.concatenate([np.ones(n, bool), np.arange(20) < 0]), empty=True)
-    alone, _ = choose_pairs(Problem.of(btl.MultiTask(), whole, problem.scaling), theta, 30, 0.0, seed=0)
+    alone, _ = choose_pairs(Problem.of(btl.MultiTask(), whole, problem.scaling), theta, 30, seed=0)
     assert near >= 0.05 + float((alone.x[:, 0] > 0.38).double().mean())
 
 
@@ -397,6 +402,51 @@ def test_joint_draws_of_many_values_agree_with_those_of_few(large, monkeypatch):
         large.sample(new_rows(100_000), draws=10_000)
 
 
+def sine(n, noise, seed=0, **columns):
+    rng = np.random.default_rng(seed)
+    x = rng.random(n)
+    return pd.DataFrame({"x": x, "y": np.sin(20 * x) + noise * rng.standard_normal(n)}).assign(**columns)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 0.1])
+def test_pairs_tell_as_much_as_the_noise_lets_rows_know(noise, monkeypatch):
+    data = btl.TaskData.from_wide(sine(3000, noise), inputs=["x"], tasks=["y"])
+    through = btl.fit(btl.SingleTask(), data, seed=0, method="map", progress=False)
+    exact = dataclasses.replace(through, inducing=None, condensed=0)
+    new = {"x": np.linspace(0.01, 0.99, 101)}
+    ours, theirs = through.predict(new, noise=False), exact.predict(new, noise=False)
+    far = np.abs(ours["mean"] - theirs["mean"]) / theirs["std"].clip(1e-4)
+    assert float(far.max()) < 0.5
+    np.testing.assert_allclose(ours["std"], theirs["std"], rtol=0.2, atol=2e-4)
+
+
+def test_large_counts_have_their_pairs():
+    rng = np.random.default_rng(0)
+    x = rng.random(3000)
+    frame = pd.DataFrame({"x": x, "y": rng.poisson(1e5 * np.exp(np.sin(6 * x)))})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.Poisson()})
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, method="map", progress=False)
+    assert posterior.inducing.rows == 3000
+    out = posterior.predict({"x": [0.3, 0.7]}, task="y", noise=False)
+    np.testing.assert_allclose(out["mean"], 1e5 * np.exp(np.sin([1.8, 4.2])), rtol=2e-3)
+
+
+def test_many_new_rows_far_away_are_not_lost(monkeypatch):
+    import bayestl.posterior
+
+    monkeypatch.setattr(bayestl.posterior, "FRESH", 50)
+    old = btl.TaskData.from_wide(sine(3000, 0.01), inputs=["x"], tasks=["y"])
+    posterior = btl.fit(btl.SingleTask(), old, seed=0, method="map", progress=False)
+    far = sine(200, 0.01, seed=1).assign(x=lambda f: f["x"] + 2, y=lambda f: np.sin(20 * (f["x"])))
+    later = posterior.condition(btl.TaskData.from_wide(far, inputs=["x"], tasks=["y"]))
+    assert len(later.inducing.pairs.output) > len(posterior.inducing.pairs.output)
+    new = {"x": [2.25, 2.5, 2.75]}
+    out = later.predict(new, task="y", noise=False)
+    np.testing.assert_allclose(out["mean"], np.sin(20 * np.array(new["x"])), atol=0.05)
+    near = {"x": [0.25, 0.5]}
+    np.testing.assert_allclose(later.predict(near)["mean"], posterior.predict(near)["mean"], atol=2e-3)
+
+
 # -- tables larger than memory ----------------------------------------------------------------------------------------
 
 
@@ -450,6 +500,30 @@ def test_streams_of_mixed_tables(tmp_path):
     chance = posterior.predict({"x": [0.1, 0.9], "phase": ["cubic", "rare"]}, task="stable")["probability"]
     assert float(chance[0, 0]) > 0.8
     assert float(chance[1, 1]) > 0.8
+
+
+def test_units_of_a_chunked_dataset_are_kept(large):
+    frame = sine(30, 0.1)
+    dataset = xr.Dataset.from_dataframe(frame)
+    dataset["y"].attrs["units"] = "eV"
+    whole = btl.TaskData.from_wide(dataset, inputs=["x"], tasks=["y"])
+    chunked = btl.TaskData.from_wide(dataset.chunk({"index": 10}), inputs=["x"], tasks=["y"])
+    assert whole.tasks == chunked.tasks
+    assert chunked.tasks[0].unit == "eV"
+    import dask.dataframe
+
+    with pytest.raises(btl.DataError, match="compute"):
+        large.sample(dask.dataframe.from_pandas(new_rows(), npartitions=2))
+
+
+def test_what_is_wrong_in_a_part_is_told_at_once(tmp_path):
+    frame = sine(20, 0.1, task="a")
+    frame.to_parquet(tmp_path / "0.parquet")
+    frame.assign(task=[None] + ["a"] * 19).to_parquet(tmp_path / "1.parquet")
+    with pytest.raises(btl.DataError, match="names no task in rows 0"):
+        btl.TaskData.from_long(tmp_path, inputs=["x"], task="task", value="y")
+    with pytest.raises(btl.DataError, match="lacks columns 'err'"):
+        btl.TaskData.from_wide(tmp_path, inputs=["x"], tasks=["y"], errors={"y": "err"})
 
 
 def test_what_is_no_table_is_refused(tmp_path):
@@ -548,9 +622,8 @@ def test_a_cluster_gives_the_same_answer_though_a_worker_dies(folder, tmp_path):
 
 
 def test_a_fit_resumes_to_the_same_answer(tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "PART", 800)
     data, notes = big(), tmp_path / "notes.nc"
-    whole = btl.fit(btl.MultiTask(), data, seed=0, method="map", progress=False)
+    whole = btl.fit(btl.MultiTask(), data, seed=0, method="map", progress=False, checkpoint=tmp_path / "other")
     calls = []
     original = Checkpoint.write_sums
     monkeypatch.setattr(
@@ -573,6 +646,32 @@ def test_a_fit_resumes_to_the_same_answer(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_notes_of_another_fit_or_damaged_ones_are_refused(tmp_path):
+    data, frame = big(), None
+    notes = tmp_path / "notes"
+    model = btl.MultiTask()
+    first = Checkpoint(notes, model, data, ("map",))
+    first.write_sums((Sums.zero(1, 2), 5, 0), 1)
+    assert first.read_sums()[1] == 1
+    frame = data.to_frame()
+    excess = btl.TaskData.from_long(
+        frame, inputs=["x0", "x1"], task="task", value="value", units={"cheap": "eV", "dear": "eV"},
+        likelihoods={"cheap": btl.Gaussian(excess=True)},
+    )  # fmt: skip
+    for other in (Checkpoint(notes, model, excess, ("map",)), Checkpoint(notes, btl.SingleTask(), data, ("map",))):
+        with pytest.raises(btl.DataError, match="another fit"):
+            other.read_sums()
+    notes.write_bytes(first.sums.read_bytes())
+    with pytest.raises(btl.DataError, match="another fit"):
+        first.read_theta()
+    notes.write_bytes(b"cut short")
+    with pytest.raises(btl.DataError, match="Delete the file"):
+        first.read_theta()
+    for path in (tmp_path, tmp_path / "nowhere" / "notes"):
+        with pytest.raises(btl.DataError, match="folder that exists"):
+            btl.fit(model, data, checkpoint=path)
+
+
 def _stop():
     raise KeyboardInterrupt
 
@@ -587,7 +686,6 @@ def test_a_fit_that_is_killed_resumes(tmp_path):
         from bayestl import fitting
         from bayestl.checkpoint import Checkpoint
         from tests.test_large import big, new_rows
-        fitting.PART = 300
         if sys.argv[2] == "slow":
             original = Checkpoint.write_sums
             Checkpoint.write_sums = lambda self, *a: (original(self, *a), print("noted", flush=True), time.sleep(0.5))

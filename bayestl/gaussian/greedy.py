@@ -25,26 +25,27 @@ def pivoted_cholesky(
     diagonal: Float[Tensor, " n"],
     column: Callable[[int], Float[Tensor, " n"]],
     rank: int,
-    tolerance: float,
+    enough: Callable[[Float[Tensor, " n"], int], bool],
     weight: Float[Tensor, " n"] | None = None,
 ) -> Pivoted:
     """Pick, one after another, the point whose variance given those picked before is the largest.
 
     Greedy maximisation of the conditional variance (Burt, Rasmussen & van der Wilk 2020, arXiv:2008.00323) is Cholesky
     factorisation with pivoting (Harbrecht, Peters & Schneider 2012, doi 10.1016/j.apnum.2011.10.001). It ends with `rank`
-    pivots, or when the mean of the conditional variances has fallen to `tolerance` of the mean variance.
+    pivots, when the matrix has no more to tell (1e-12 of its largest entry), or when it is enough.
 
     Parameters
     ----------
     diagonal, column : of a positive semi-definite matrix that is never formed
-    weight : the choice is by conditional variance times weight, and so is the mean that ends it
+    enough : whether to stop, given the conditional variances and the number of pivots
+    weight : the choice is by conditional variance times weight
     """
     weight = torch.ones_like(diagonal) if weight is None else weight
     left, rows, pivots = diagonal.clone(), diagonal.new_empty(min(rank, len(diagonal)), len(diagonal)), list[int]()
-    enough, nothing = tolerance * (weight * diagonal).sum(), 1e-12 * diagonal.max()
+    nothing = 1e-12 * diagonal.max()
     for j in range(len(rows)):
         i = int((weight * left).argmax())
-        if left[i] <= nothing or (weight * left).sum() <= enough:
+        if left[i] <= nothing or enough(left, j):
             break
         row = (column(i) - rows[:j, i] @ rows[:j]) / left[i].sqrt()
         rows[j] = row
