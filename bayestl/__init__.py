@@ -1,5 +1,8 @@
 """Bayesian transfer learning for materials and chemistry data that are scarce and scattered over several sources."""
 
+from bayestl.compare import Stack, TransferReport, compare, fit_best, stack, transfer_report
+from bayestl.crossvalidation import calibration, leave_out, scores
+from bayestl.diagnostics import Diagnosis, Finding, diagnose
 from bayestl.errors import DataError, FitError
 from bayestl.fitting import fit
 from bayestl.kernels import RBF, GPyTorchKernel, Identity, Kernel, Matern52
@@ -31,33 +34,9 @@ load = Posterior.load
 __version__ = "0.1.0"
 
 __all__ = [
-    "RBF",
-    "Bernoulli",
-    "Categorical",
-    "Censored",
-    "DataError",
-    "Difference",
-    "FitError",
-    "GPyTorchKernel",
-    "Gaussian",
-    "Hurdle",
-    "Identity",
-    "Kernel",
-    "LatentTask",
-    "Likelihood",
-    "Log",
-    "Matern52",
-    "Model",
-    "MultiTask",
-    "NegativeBinomial",
-    "Ordinal",
-    "Poisson",
-    "Posterior",
-    "SingleTask",
-    "Softplus",
-    "Sqrt",
-    "StudentT",
-    "TaskData",
-    "fit",
-    "load",
+    "RBF", "Bernoulli", "Categorical", "Censored", "DataError", "Diagnosis", "Difference", "Finding", "FitError",
+    "GPyTorchKernel", "Gaussian", "Hurdle", "Identity", "Kernel", "LatentTask", "Likelihood", "Log", "Matern52", "Model",
+    "MultiTask", "NegativeBinomial", "Ordinal", "Poisson", "Posterior", "SingleTask", "Softplus", "Sqrt", "Stack", "StudentT",
+    "TaskData", "TransferReport", "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "scores",
+    "stack", "transfer_report",
 ]  # fmt: skip

@@ -54,7 +54,7 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
         f"scaling/{name}": np.asarray(getattr(posterior.scaling, name))
         for name in (f.name for f in dataclasses.fields(Scaling))
     }
-    arrays |= {"record/elbo": record.elbo, "record/modes": record.modes}
+    arrays |= {f"record/{name}": getattr(record, name) for name in FitRecord.ARRAYS}
     if data.descriptors is not None:
         arrays["data/descriptors"] = data.descriptors.to_numpy(dtype=float)
     for i, site in enumerate(posterior.sites or []):
@@ -86,7 +86,7 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
         "theta": list(posterior.theta),
         "descriptors": None if data.descriptors is None else [str(c) for c in data.descriptors.columns],
         "record": {
-            f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in ("elbo", "modes")
+            f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in FitRecord.ARRAYS
         },
     }
     return {name.replace("/", "__"): array for name, array in arrays.items()}, settings
@@ -243,7 +243,7 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
     generator = torch.Generator().manual_seed(seed)
     theta = posterior.theta if posterior.inducing is None else posterior._mixed
     replicated = _replicated(problem, theta, _posterior_functions(posterior, generator), generator)
-    prior_theta = _prior_draws(problem, len(replicated), seed)
+    prior_theta = prior_draws(problem, len(replicated), seed)
     prior_y = _replicated(problem, prior_theta, _prior_functions(problem, prior_theta, generator), generator)
     log_likelihood = posterior.log_likelihood().values
     frame = data.decode(data.x)
@@ -268,7 +268,7 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
     }
 
 
-def _prior_draws(problem: Problem, count: int, seed: int) -> Theta:
+def prior_draws(problem: Problem, count: int, seed: int) -> Theta:
     """Draws of theta from the prior."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -37,8 +37,8 @@ class Checkpoint:
     def write_theta(self, theta: Theta, record: FitRecord, components: int) -> None:
         """Note the draws of theta, and how they came about."""
         arrays = {f"theta__{i}": value.numpy() for i, value in enumerate(theta.values())}
-        arrays |= {f"record__{name}": getattr(record, name) for name in ("elbo", "modes")}
-        plain = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in ("elbo", "modes")}
+        arrays |= {f"record__{name}": getattr(record, name) for name in FitRecord.ARRAYS}
+        plain = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in FitRecord.ARRAYS}
         storage.write(
             self.path, arrays, {"mark": self.mark, "theta": list(theta), "record": plain, "components": components}
         )
@@ -49,7 +49,7 @@ class Checkpoint:
             return None
         arrays, settings = self._read(self.path)
         theta = {name: torch.from_numpy(arrays[f"theta__{i}"].copy()) for i, name in enumerate(settings["theta"])}
-        own: dict[str, Any] = {name: arrays[f"record__{name}"] for name in ("elbo", "modes")}
+        own: dict[str, Any] = {name: arrays[f"record__{name}"] for name in FitRecord.ARRAYS}
         return theta, FitRecord(**settings["record"], **own), settings["components"]
 
     def write_sums(self, total: tuple[Any, ...], parts: int) -> None:

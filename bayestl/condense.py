@@ -313,15 +313,6 @@ def factors(model: Model, theta: Theta, pairs: Pairs, layout: Layout) -> Float[T
     return robust_cholesky(model.covariance(theta, pairs, pairs, layout))[0]
 
 
-def untold_at(
-    model: Model, theta: Theta, pairs: Pairs, layout: Layout, x: Tensor, outputs: list[int]
-) -> Float[Tensor, "S r c c"]:
-    """Covariance of the functions at some points that the pairs do not tell."""
-    factor = factors(model, theta, pairs, layout)
-    phi = torch.stack(list(_features(model, theta, layout, x, outputs, pairs, factor)), -1)
-    return model.among(theta, x, outputs, layout) - torch.einsum("...rmc,...rmd->...rcd", phi, phi)
-
-
 def _features(
     model: Model, theta: Theta, layout: Layout, x: Tensor, outputs: list[int], pairs: Pairs, factor: Tensor
 ) -> Iterator[Float[Tensor, "*#draws r m"]]:

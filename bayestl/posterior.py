@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from bayestl import archive, export, fewshot, storage
+from bayestl import archive, cavity, export, fewshot, storage
 from bayestl.condense import PAIRS, Inducing, condense, more_pairs
 from bayestl.errors import DataError
 from bayestl.gaussian.sites import Site
@@ -23,11 +23,12 @@ from bayestl.inference.infer import FitRecord
 from bayestl.lazy import lazily
 from bayestl.likelihoods import Censored, Hurdle
 from bayestl.likelihoods.base import Rows
-from bayestl.likelihoods.predictive import Classes, NormalMixture
+from bayestl.likelihoods.predictive import SCORES, Classes, NormalMixture, Predictive, judged
 from bayestl.models.base import Model
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem, rows_of
 from bayestl.priors import Theta
+from bayestl.psis import smoothed
 from bayestl.regression import Regression
 from bayestl.scaling import Pairs, Scaling
 from bayestl.stream import loaders_of
@@ -200,45 +201,20 @@ class Posterior:
         -------
         xarray.Dataset
             With dim ``row``, in the tasks' units: ``log_density`` (its negative mean is the NLPD, or the log loss); for numbers
-            and counts ``mean``, ``median``, ``error`` (measured minus mean), ``crps`` and ``pit`` (the predictive
+            and counts ``mean``, ``median``, ``std``, ``error`` (measured minus mean), ``crps`` and ``pit`` (the predictive
             probability below the measured value, plus half of that of the value itself; a central 90 % interval covers
-            it when ``0.05 <= pit <= 0.95``); for classes ``brier`` and ``probability``, of the measured class. NaN where a
-            score does not apply. A row whose error is known is judged with that noise.
+            it when ``0.05 <= pit <= 0.95``); for classes ``brier``, ``probability`` of the measured class, and the codes of the
+            measured and of the most probable class. NaN where a score does not apply. A row whose error is known is judged
+            with that noise. `btl.scores` sums them up.
         """
-        self.data.check_units(test)
-        values = self.data.recode(test)
-        x = self.scaling.inputs(self.data.encode(test.decode(test.x)))
-        columns = ("mean", "median", "error", "log_density", "crps", "pit", "brier", "probability")
-        out = {name: np.full(len(test), np.nan) for name in columns}
-        for s, task in enumerate(test.tasks):
-            t = self.data.index_of(task.name)
+        out = {name: np.full(len(test), np.nan) for name in SCORES}
+        for s in range(len(test.tasks)):
             own = np.flatnonzero(test.task_index == s)
-            rows = dataclasses.replace(
-                test, tasks=self.data.tasks, task_index=np.full(len(test), t), values=values, descriptors=None
-            )
             for start in range(0, len(own), self._regression.step):
                 chosen = own[start : start + self._regression.step]
-                y = torch.tensor(values[chosen])
-                at = rows_of(rows, self.scaling, self._problem.layout, t, torch.from_numpy(chosen))
-                law = self._law(x[chosen], t, at, measured=True)
-                out["log_density"][chosen] = law.log_density(y).numpy()
-                if isinstance(law, Classes):
-                    out["brier"][chosen] = law.brier(y).numpy()
-                    out["probability"][chosen] = law.log_density(y).exp().numpy()
-                    continue
-                out["mean"][chosen] = law.moments()[0].numpy()
-                out["median"][chosen] = law.quantiles([0.5])[0].numpy()
-                out["error"][chosen] = values[chosen] - out["mean"][chosen]
-                out["crps"][chosen] = law.crps(y).numpy()
-                out["pit"][chosen] = (0.5 * (law.cdf(y) + law.below(y))).numpy()
-        kept = {name: ("row", array) for name, array in out.items() if not np.isnan(array).all()}
-        return xr.Dataset(
-            kept,
-            coords={
-                "row": np.array([str(row) for row in test.rows]),
-                "task": ("row", np.array(test.names)[test.task_index]),
-            },
-        )
+                for name, value in judged(*self.measured_law(test, s, chosen)).items():
+                    out[name][chosen] = value.numpy()
+        return labelled_scores(out, test)
 
     def sample(
         self,
@@ -372,6 +348,35 @@ class Posterior:
 
     # -- learning more ----------------------------------------------------------------------------------------
 
+    def reweighted(self) -> Posterior:
+        """Correct the variational posterior of theta by importance weights: draws are repeated as often as they deserve.
+
+        The weights are Pareto-smoothed (Vehtari et al. 2024, arXiv:1507.02646). They help where ``record.pareto_k`` is below
+        0.7, and are refused above 1.
+
+        Raises
+        ------
+        ValueError
+            When there are no weights (other methods than ``"variational"``, a table that was condensed), or no reliable ones.
+        """
+        ratios = torch.from_numpy(self.record.log_ratios.copy())
+        if len(ratios) == 0 or self.inducing is not None:
+            raise ValueError(
+                "Only a variational posterior whose rows are conditioned on exactly has importance weights."
+            )
+        if not self.record.pareto_k <= 1.0:
+            raise ValueError(
+                f'Importance weights with k-hat {self.record.pareto_k:.2f} > 1 are not reliable; use method="nuts" instead.'
+            )
+        weight = smoothed(ratios.unsqueeze(-1))[0][:, 0].exp()
+        # Systematic resampling, in an order that spreads the repeated draws over the mixture.
+        grid = (torch.arange(len(ratios), dtype=torch.float64) + 0.5) / len(ratios)
+        chosen = torch.searchsorted(weight.cumsum(0), grid).clamp_max(len(ratios) - 1)
+        chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
+        return dataclasses.replace(
+            self, theta={name: value[chosen] for name, value in self.theta.items()}, components=len(chosen)
+        )
+
     def condition(self, more: TaskData) -> Posterior:
         """Take new rows into account with theta as it is: exact for the functions, no refit.
 
@@ -478,14 +483,16 @@ class Posterior:
         Of a condensed table the draws are those that predict. Exact for normal observations; for others the likelihood is
         integrated over the function given all other rows, whose sites stay as they are.
         """
+        regression = self._regression
         if self.inducing is None:
-            values = Regression(self._problem, self.theta, self.sites).leave_one_out().numpy()
-        else:
-            values = self._regression.leave_one_out(self._problem).numpy()
+            regression = Regression(self._problem, self.theta, self.sites)
+        values = cavity.leave_one_out(regression, self._problem).numpy()
         return xr.DataArray(values, dims=["draw", "obs"], coords={"obs": np.arange(len(self.data))}, name="y")
 
-    def to_arviz(self, *, seed: int = 0) -> Any:
+    def to_arviz(self, *, task: str | None = None, seed: int = 0) -> Any:
         """Hand the posterior over to ArviZ: `InferenceData` for ArviZ 0.x, `xarray.DataTree` for 1.x.
+
+        With `task` only the observations of one task are handed over, so that ArviZ's own `compare` judges by them.
 
         Groups: ``posterior``, ``prior``, ``posterior_predictive``, ``prior_predictive``, ``log_likelihood``,
         ``observed_data``, ``constant_data``, with named dimensions and units in the attributes. Draws lie in (chain = 1,
@@ -494,7 +501,11 @@ class Posterior:
         leave-one-out cross-validation asks for. Posterior predictive draws are of each row by itself (its function value
         and its noise): right for checks row by row, not for statistics over rows, which `sample` serves.
         """
-        return export.to_arviz(archive.groups(self, seed))
+        groups = archive.groups(self, seed)
+        if task is not None:
+            own = np.flatnonzero(self.data.task_index == self.data.index_of(task))
+            groups = {name: group.isel(obs=own) if "obs" in group.sizes else group for name, group in groups.items()}
+        return export.to_arviz(groups)
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one netCDF file; `load` gives back bit-for-bit the same predictions."""
@@ -526,6 +537,26 @@ class Posterior:
             f"Posterior({type(self.model).__name__}, {self.record.method}, {self.draws} draws of {self.record.parameters} "
             f"parameters, {self.data!r})"
         )
+
+    def law(self, new: Table, task: str, part: slice, noise: bool = True) -> Predictive:
+        """What is predicted of a task at some rows of a table: see `bayestl.likelihoods.predictive`."""
+        t = self.data.index_of(task)
+        x = self._inputs(new)[1]
+        rows = self._rows_at(t, self._details(new, t, len(x))[part])
+        return self._law(x[part], t, rows, measured=False, noise=noise)  # type: ignore[no-any-return]
+
+    def measured_law(self, test: TaskData, task: int, index: np.ndarray) -> tuple[Predictive, Tensor]:
+        """What is predicted of some observations of one task of a test table, and what was measured."""
+        self.data.check_units(test)
+        t = self.data.index_of(test.names[task])
+        chosen = test.where(np.isin(np.arange(len(test)), index), empty=True)
+        values = self.data.recode(chosen)
+        x = self.scaling.inputs(self.data.encode(chosen.decode(chosen.x)))
+        rows = dataclasses.replace(
+            chosen, tasks=self.data.tasks, task_index=np.full(len(chosen), t), values=values, descriptors=None
+        )
+        at = rows_of(rows, self.scaling, self._problem.layout, t, torch.arange(len(chosen)))
+        return self._law(x, t, at, measured=True), torch.tensor(values)
 
     # -- inside -----------------------------------------------------------------------------------------------
 
@@ -683,6 +714,42 @@ class Posterior:
         elif not single:
             out = out.assign_coords(unit=("task", [unit or "" for unit in units.values()]))
         return out
+
+
+def tabulated(
+    posterior: Posterior, new: Table, task: str, quantiles: Sequence[float], law: Callable[[slice], Predictive]
+) -> xr.Dataset:
+    """What `Posterior.predict` gives of one task, from laws that another makes: `law` gives those of some of the rows."""
+    levels = _levels(quantiles)
+    index, x = posterior._inputs(new)
+    out = xr.Dataset(coords={"row": index})
+    parts = [slice(start, min(start + 2000, len(x))) for start in range(0, len(x), 2000)]
+    laws = [law(part) for part in parts]
+    if isinstance(laws[0], Classes):
+        known = np.array(posterior.data.tasks[posterior.data.index_of(task)].levels, dtype=object)
+        chance = np.concatenate([own.probability.numpy() for own in laws if isinstance(own, Classes)])
+        out = out.assign_coords({"class": known})
+        out["probability"] = (["row", "class"], chance)
+        out["label"] = ("row", known[chance.argmax(-1)])
+        return out
+    arrays = {
+        "mean": np.empty((len(x), 1)),
+        "std": np.empty((len(x), 1)),
+        "quantile": np.empty((len(levels), len(x), 1)),
+    }
+    for part, own in zip(parts, laws, strict=True):
+        _fill(arrays, "", part, 0, own, levels)
+    out = out.assign_coords(task=[task], quantile_level=list(levels))
+    for name, array in arrays.items():
+        out[name] = (["row", "task"] if array.ndim == 2 else ["quantile_level", "row", "task"], array)
+    return posterior._finish(out, [task], True)  # type: ignore[no-any-return]
+
+
+def labelled_scores(out: Mapping[str, np.ndarray], data: TaskData) -> xr.Dataset:
+    """Scores of the observations of some data, without those that apply to none."""
+    kept = {name: ("row", array) for name, array in out.items() if not np.isnan(array).all()}
+    rows = np.array([str(row) for row in data.rows])
+    return xr.Dataset(kept, coords={"row": rows, "task": ("row", np.array(data.names)[data.task_index])})
 
 
 def _fill(

@@ -10,13 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayestl.condense import Inducing, keep_memory, untold_at
+from bayestl.condense import Inducing, keep_memory
 from bayestl.gaussian.conditional import Conditional, Conditioned, Updated
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.greedy import pivoted_cholesky
-from bayestl.gaussian.mixture import log_normal
-from bayestl.gaussian.sites import Prior, Site, pseudo_data, step_from
-from bayestl.models.problem import Piece, Problem
+from bayestl.gaussian.sites import Prior, Site, pseudo_data
+from bayestl.models.problem import Problem
 from bayestl.priors import Theta
 from bayestl.scaling import Pairs
 
@@ -57,6 +56,11 @@ class Regression:
         for i, part in enumerate(self._parts):
             theta = {name: value[part] for name, value in self.theta.items()}
             yield part, theta, self._kept[i] if self._kept is not None else self.solve(part)
+
+    @property
+    def jitter(self) -> float:
+        """The largest jitter that a covariance took, relative to the mean of its diagonal."""
+        return max(solved.jitter for _, _, solved in self.batches())
 
     def solve(self, part: slice) -> Conditional:
         """Condition some of the draws on the data, the sites settled first."""
@@ -157,101 +161,6 @@ class Regression:
             (model.variance(theta, at, layout) - white.square().sum(0)).clamp_min(0.0), column, draws, rank, generator
         )
 
-    @torch.no_grad()
-    def leave_one_out(self, observed: Problem | None = None) -> Float[Tensor, "S n"]:
-        """``log p(y_i | y_-i, theta)`` for every draw and observation, in the tasks' units.
-
-        Exact for normal observations that are conditioned on exactly (Rasmussen & Williams 2006, eq. 5.12). For others the
-        sites of all but i are kept: the cavity of expectation propagation, over which the likelihood of i is integrated. Of
-        a condensed table (`observed` are all of its rows) the site of a row holds what the inducing pairs tell of it.
-        """
-        observed = observed or self.problem
-        exact = self.base is None
-        out = torch.empty(self.draws, len(observed.data.values), dtype=torch.float64)
-        together = _together(observed)
-        for part, theta, solved in self.batches():
-            if exact:
-                error, variance = solved.leave_one_out()  # type: ignore[attr-defined]
-            for pieces in together:
-                first = pieces[0]
-                p = observed.parameters_of(theta, first.task)
-                if exact and len(pieces) == 1 and first.law.exact:
-                    where = first.where[:, 0]
-                    _, slope = first.law.standardised(first.rows, p)
-                    out[part, first.at] = log_normal(error[..., where], variance[..., where]) + slope
-                    continue
-                step = max(1, self.step // sum(len(piece.functions) for piece in pieces))
-                for start in range(0, len(first.at), step):
-                    rows = torch.arange(start, min(start + step, len(first.at)))
-                    own = [
-                        piece._replace(rows=piece.rows.take(rows), where=piece.where[rows], at=piece.at[rows])
-                        for piece in pieces
-                    ]
-                    mean, cov = self._cavity(observed, theta, solved, own)
-                    out[part, own[0].at] = self._density(observed, mean, cov, theta, own)
-        return out
-
-    def _cavity(
-        self, observed: Problem, theta: Theta, solved: Conditional, pieces: list[Piece]
-    ) -> tuple[Tensor, Tensor]:
-        """Moments of the functions of some rows given all other rows."""
-        model, layout = observed.model, observed.layout
-        where = torch.cat([piece.where for piece in pieces], -1)
-        at = observed.points.take(where.flatten())
-        rows, c = where.shape
-        x, outputs = at.x[::c], at.output[:c].tolist()
-        prior = model.among(theta, x, outputs, layout)
-        mean = torch.stack([model.mean(theta, Pairs(x, torch.full((rows,), o)), layout) for o in outputs], -1)
-        crosses = list(model.cross(theta, x, outputs, self.support, layout))
-        mean = mean + torch.stack([solved.mean(cross).expand(-1, rows) for cross in crosses], -1)
-        white = torch.stack([solved.whiten(cross).expand(*cross.shape[:-2], -1, rows) for cross in crosses], -1)
-        cov = prior - torch.einsum("...nrc,...nrd->...rcd", white, white)
-        untold = torch.zeros_like(cov)
-        if self.base is not None:
-            untold = untold_at(model, theta, self.base.pairs, layout, x, outputs)
-        precision, natural = torch.zeros_like(cov), torch.zeros_like(mean)
-        start = 0
-        for piece in pieces:
-            own = slice(start, start + piece.where.shape[1])
-            start = own.stop
-            p = observed.parameters_of(theta, piece.task)
-            if piece.law.exact:
-                weight = (1 / piece.law.noise_variance(piece.rows, p)).expand(len(mean), rows)  # type: ignore[attr-defined]
-                precision[..., own, own] = weight[..., None, None]
-                natural[..., own] = (weight * piece.law.standardised(piece.rows, p)[0]).unsqueeze(-1)
-            else:
-                with torch.no_grad():
-                    site = step_from(
-                        mean[..., own], piece.law.expect(piece.rows, p)(mean[..., own], cov[..., own, own])
-                    )
-                precision[..., own, own], natural[..., own] = site.precision, site.natural
-        told = cov - untold
-        inverse = torch.linalg.inv(torch.eye(c, dtype=cov.dtype) - told @ precision)
-        cavity = inverse @ told
-        centre = (inverse @ (mean - (told @ natural.unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)).squeeze(-1)
-        return centre, 0.5 * (cavity + cavity.mT) + untold
-
-    def _density(self, problem: Problem, mean: Tensor, cov: Tensor, theta: Theta, pieces: list[Piece]) -> Tensor:
-        """Log predictive density of some rows under each draw, given the moments of their functions."""
-        task, index = pieces[0].task, pieces[0].at
-        likelihood = problem.data.tasks[task].likelihood
-        count = len(problem.layout.contrasts(task))
-        functions = [f for piece in pieces for f in piece.functions]
-        whole_mean = mean.new_zeros(*mean.shape[:-1], count)
-        whole_cov = torch.eye(count, dtype=mean.dtype).expand(*mean.shape[:-1], count, count).clone()
-        whole_mean[..., functions] = mean
-        rows_i, columns_i = torch.tensor(functions)[:, None], torch.tensor(functions)
-        whole_cov[..., rows_i, columns_i] = cov
-        rows = problem.rows(task, index)
-        out = []
-        for s in range(len(mean)):
-            one = {name: value[s : s + 1] for name, value in theta.items()}
-            p = problem.parameters_of(one, task)
-            noise = problem.measurement_noise(one, task, rows)
-            law = likelihood.predictive(whole_mean[s : s + 1], whole_cov[s : s + 1], noise, rows, p)
-            out.append(law.log_density(rows.y))
-        return torch.stack(out)
-
     @cached_property
     def _parts(self) -> list[slice]:
         return [slice(start, start + self.chunk) for start in range(0, self.draws, self.chunk)]
@@ -288,23 +197,3 @@ def given(
     cross = problem.model.covariance(theta, problem.points, support, problem.layout)
     reach = base.whiten(cross)
     return law._replace(mean=law.mean + base.mean(cross), covariance=law.covariance - reach.mT @ reach), reach
-
-
-def _together(problem: Problem) -> list[list[Piece]]:
-    """The pieces split so that each list holds all that was seen of its rows."""
-    found = []
-    for task in range(len(problem.layout.tasks)):
-        pieces = [piece for piece in problem.pieces if piece.task == task]
-        if not pieces:
-            continue
-        index = torch.cat([piece.at for piece in pieces]).unique()
-        member = torch.stack([torch.isin(index, piece.at) for piece in pieces], -1)
-        for pattern in member.unique(dim=0):
-            rows = index[(member == pattern).all(-1)]
-            found.append([_only(piece, rows) for piece, yes in zip(pieces, pattern.tolist(), strict=True) if yes])
-    return found
-
-
-def _only(piece: Piece, rows: Tensor) -> Piece:
-    at = torch.searchsorted(piece.at, rows)
-    return piece._replace(rows=piece.rows.take(at), where=piece.where[at], at=rows)

@@ -104,37 +104,32 @@ def pass_rate(size: int = 100_000, pairs: int = 512) -> dict:
 
 
 def svgp(data: btl.TaskData, test: btl.TaskData, pairs: int, rate: float, epochs: int) -> dict:
-    """GPyTorch's stochastic variational GP: linear coregionalisation of three latent functions, Adam, minibatches of 1024."""
+    """GPyTorch's stochastic variational GP on (x, task) pairs, intrinsic coregionalisation, Adam, minibatches of 1024."""
     import gpytorch
 
     torch.manual_seed(0)
-    y, index, location, scale = standardised(data)
-    x = torch.from_numpy(data.x.copy())
-    y, index = torch.from_numpy(y.copy()), torch.from_numpy(index.copy())
+    y, _, location, scale = standardised(data)
+    x = torch.from_numpy(np.column_stack([data.x, data.task_index])).float()  # single precision, as GPyTorch has it
+    y = torch.from_numpy(y).float()
     count = len(data.tasks)
 
     class Model(gpytorch.models.ApproximateGP):
         def __init__(self) -> None:
-            points = x[torch.randperm(len(x))[:pairs]].repeat(count, 1, 1)
-            q = gpytorch.variational.CholeskyVariationalDistribution(pairs, batch_shape=torch.Size([count]))
-            strategy = gpytorch.variational.LMCVariationalStrategy(
-                gpytorch.variational.VariationalStrategy(self, points, q, learn_inducing_locations=True),
-                num_tasks=count, num_latents=count, latent_dim=-1,
-            )  # fmt: skip
-            super().__init__(strategy)
-            shape = torch.Size([count])
-            self.mean_module = gpytorch.means.ConstantMean(batch_shape=shape)
-            self.covar_module = gpytorch.kernels.ScaleKernel(
-                gpytorch.kernels.MaternKernel(nu=2.5, ard_num_dims=x.shape[1], batch_shape=shape), batch_shape=shape
-            )
+            q = gpytorch.variational.CholeskyVariationalDistribution(pairs)
+            start = x[torch.randperm(len(x))[:pairs]]
+            super().__init__(gpytorch.variational.VariationalStrategy(self, start, q, learn_inducing_locations=True))
+            self.mean_module = gpytorch.means.ConstantMean()
+            self.over_inputs = gpytorch.kernels.MaternKernel(nu=2.5, ard_num_dims=x.shape[1] - 1)
+            self.over_tasks = gpytorch.kernels.IndexKernel(num_tasks=count, rank=count)
 
         def forward(self, x):
-            return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
+            k = self.over_inputs(x[..., :-1]) * self.over_tasks(x[..., -1:].long())
+            return gpytorch.distributions.MultivariateNormal(self.mean_module(x), k)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         began = time.perf_counter()
-        model, likelihood = Model().double(), gpytorch.likelihoods.GaussianLikelihood().double()
+        model, likelihood = Model(), gpytorch.likelihoods.GaussianLikelihood()
         bound = gpytorch.mlls.VariationalELBO(likelihood, model, num_data=len(y))
         optimiser = torch.optim.Adam([*model.parameters(), *likelihood.parameters()], lr=rate)
         steps = epochs * (len(y) // 1024)
@@ -145,18 +140,16 @@ def svgp(data: btl.TaskData, test: btl.TaskData, pairs: int, rate: float, epochs
                 order = torch.randperm(len(y))
             batch, order = order[:1024], order[1024:]
             optimiser.zero_grad()
-            loss = -bound(model(x[batch], task_indices=index[batch]), y[batch])
+            loss = -bound(model(x[batch]), y[batch])
             loss.backward()
             optimiser.step()
             schedule.step()
         seconds = time.perf_counter() - began
         model.eval()
         with torch.no_grad():
-            out = likelihood(
-                model(torch.from_numpy(test.x.copy()), task_indices=torch.from_numpy(test.task_index.copy()))
-            )
+            out = likelihood(model(torch.from_numpy(np.column_stack([test.x, test.task_index])).float()))
     t = test.task_index
-    mean, std = out.mean.numpy() * scale[t] + location[t], out.variance.sqrt().numpy() * scale[t]
+    mean, std = out.mean.double().numpy() * scale[t] + location[t], out.variance.sqrt().double().numpy() * scale[t]
     return {"seconds": seconds, **judge_normal(test.values, mean, std)}
 
 

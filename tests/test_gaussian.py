@@ -65,17 +65,6 @@ def test_conditioning_agrees_with_the_textbook():
     )
 
 
-def test_leave_one_out_agrees_with_leaving_one_out():
-    covariance, y = random_covariance()
-    error, variance = Conditioned(covariance, y).leave_one_out()
-    for i in range(7):
-        rest = [j for j in range(7) if j != i]
-        alone = Conditioned(covariance[:, rest][:, :, rest], y[rest])
-        cross = covariance[:, [i]][:, :, rest]
-        torch.testing.assert_close(error[:, i], y[i] - alone.mean(cross)[:, 0])
-        torch.testing.assert_close(variance[:, i], alone.variance(covariance[:, [i], i], cross)[:, 0])
-
-
 def test_jitter_is_the_least_that_works_and_told():
     singular = torch.ones(3, 3, dtype=torch.float64)
     factor, jitter = robust_cholesky(singular)

@@ -11,8 +11,9 @@ import bayestl as btl
 from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.infer import infer
 from bayestl.inference.mode import climb, curvature
-from bayestl.inference.variational import Gaussian, Schedule, normal_points, pareto_k, refine
+from bayestl.inference.variational import Gaussian, Schedule, normal_points, refine
 from bayestl.models.problem import Problem
+from bayestl.psis import pareto_k
 
 from .conftest import MODELS, table
 

@@ -20,6 +20,7 @@ class Conditional(ABC):
     """
 
     alpha: Float[Tensor, "*#draws n"]
+    jitter: float = 0.0
 
     @abstractmethod
     def whiten(self, cross: Float[Tensor, "*#draws m n"]) -> Float[Tensor, "*#draws k m"]:
@@ -62,6 +63,7 @@ class Conditioned(Conditional):
 
     def __init__(self, covariance: Float[Tensor, "*#draws n n"], residual: Float[Tensor, "*#draws n"]) -> None:
         self.factor, jitter = robust_cholesky(covariance)
+        self.jitter = jitter
         if jitter:
             warnings.warn(
                 f"A jitter of {jitter:.0e} of its mean was added to the diagonal of a covariance of observations. Rows that "
@@ -72,7 +74,7 @@ class Conditioned(Conditional):
 
     def __getitem__(self, draw: int) -> Conditioned:
         one = object.__new__(Conditioned)
-        one.factor, one.alpha = self.factor[draw], self.alpha[draw]
+        one.factor, one.alpha, one.jitter = self.factor[draw], self.alpha[draw], self.jitter
         return one
 
     def whiten(self, cross: Float[Tensor, "*#draws m n"]) -> Float[Tensor, "*#draws n m"]:
@@ -85,11 +87,6 @@ class Conditioned(Conditional):
 
     def lift(self, white: Float[Tensor, "*#draws n"]) -> Float[Tensor, "*#draws n"]:
         return torch.linalg.solve_triangular(self.factor.mT, white.unsqueeze(-1), upper=True).squeeze(-1)
-
-    def leave_one_out(self) -> tuple[Float[Tensor, "*#draws n"], Float[Tensor, "*#draws n"]]:
-        """Residual and variance of each ``y_i`` given all the others (Rasmussen & Williams 2006, eq. 5.12)."""
-        precision = torch.cholesky_inverse(self.factor).diagonal(dim1=-2, dim2=-1)
-        return self.alpha / precision, 1.0 / precision
 
 
 class Projected(Conditional):

@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ from bayestl.inference import nuts
 from bayestl.inference.collapsed import Collapsed
 from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.mode import Mode, climb, curvature
-from bayestl.inference.variational import Gaussian, Schedule, normal_points, pareto_k, refine
+from bayestl.inference.variational import Gaussian, Schedule, normal_points, refine
 from bayestl.models.problem import Problem
 from bayestl.priors import Theta
+from bayestl.psis import pareto_k
 
 Method = Literal["variational", "map", "nuts"]
 
@@ -43,6 +44,7 @@ class FitRecord:
     interrupted : whether the fit was stopped by the user before its end
     sites_converged : whether the sites of observations that are not normal settled at the mode
     learned_from : observations that theta was learned from
+    log_ratios : log importance ratios, up to a constant, of the first draws of a variational posterior
     """
 
     method: str
@@ -57,6 +59,9 @@ class FitRecord:
     interrupted: bool = False
     sites_converged: bool = True
     learned_from: int = 0
+    log_ratios: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+    ARRAYS: ClassVar[tuple[str, ...]] = ("elbo", "modes", "log_ratios")
 
 
 class Inferred(NamedTuple):
@@ -125,6 +130,7 @@ def infer(
         settled = not problem.sites or collapsed.fix(coordinates.theta(points[best : best + 1]))
         record = FitRecord(method, seed, coordinates.dim, modes=heights.numpy(), seconds=seconds)
         v, interrupted, trace, k, divergences = points[best : best + 1], False, list[float](), float("nan"), 0
+        ratios = np.empty(0)
         if method != "map":
             try:
                 bar.set_description("fit: curvature")
@@ -133,7 +139,8 @@ def infer(
                 if method == "variational":
                     bar.set_description("fit: variational")
                     q, trace, interrupted = refine(coordinates, mode, plan, generator, lambda: _tick(bar))
-                    v, k = _draw(coordinates, q, draws or 256, rows, seed)
+                    v, ratios = _draw(coordinates, q, draws or 256, rows, seed)
+                    k = pareto_k(torch.from_numpy(ratios))
                 else:
                     v, divergences = nuts.sample(
                         coordinates, mode, draws or 1000, warmup, seed, progress and sys.stderr.isatty()
@@ -166,7 +173,7 @@ def infer(
     seconds["total"] = time.perf_counter() - began
     record = FitRecord(
         method, seed, coordinates.dim, coordinates.evaluations, seconds, np.array(trace), heights.numpy(), k,
-        divergences, interrupted, settled, len(problem.data),
+        divergences, interrupted, settled, len(problem.data), ratios,
     )  # fmt: skip
     return Inferred(
         coordinates.theta(v), record, len(v) if draws or method != "variational" else min(components, len(v)),
@@ -194,11 +201,13 @@ def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Te
     return max(modes, key=lambda mode: mode.log_evidence)
 
 
-def _draw(coordinates: Coordinates, q: Gaussian, draws: int, rows: int, seed: int) -> tuple[torch.Tensor, float]:
-    """Draws from q, and k-hat, judged on as many of them as are cheap."""
+def _draw(
+    coordinates: Coordinates, q: Gaussian, draws: int, rows: int, seed: int
+) -> tuple[torch.Tensor, NDArray[np.float64]]:
+    """Draws from q, and the log importance ratios of as many of them as are cheap."""
     white = normal_points(draws, coordinates.dim, seed)
     judged = white[: 256 if rows <= 80 else 48 if rows <= 250 else 32]
-    return q.push(white), pareto_k(coordinates.density(q.push(judged)) - q.log_density_of(judged))
+    return q.push(white), (coordinates.density(q.push(judged)) - q.log_density_of(judged)).numpy()
 
 
 def _tick(bar: tqdm) -> None:

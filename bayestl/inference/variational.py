@@ -109,18 +109,3 @@ def normal_points(count: int, dim: int, seed: int) -> Float[Tensor, "count dim"]
     sobol = scipy.stats.qmc.Sobol(dim, scramble=True, rng=seed)
     uniform = torch.from_numpy(sobol.random_base2(max(0, math.ceil(math.log2(count))))[:count])
     return torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
-
-
-def pareto_k(log_ratios: Float[Tensor, " S"]) -> float:
-    """Shape of the generalised Pareto tail of importance ratios (Vehtari et al. 2024, arXiv:1507.02646)."""
-    from pyro.ops.stats import fit_generalized_pareto
-
-    ratios = (log_ratios[log_ratios.isfinite()] - log_ratios.max()).exp().sort().values
-    count = len(ratios)
-    tail = int(min(0.2 * count, 3 * math.sqrt(count)))
-    if tail < 5:
-        return math.nan
-    excess = ratios[-tail:] - ratios[-tail - 1]
-    if not (excess > 0).all():
-        return -math.inf if excess.max() <= 0 else math.nan
-    return float(fit_generalized_pareto(excess)[0])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.special
@@ -42,6 +44,23 @@ class NormalMixture:
     offset: Tensor | float = 0.0
     lower: Float[Tensor, " m"] | None = None
     upper: Float[Tensor, " m"] | None = None
+
+    @classmethod
+    def mixed(cls, laws: Sequence[NormalMixture], weight: Tensor) -> NormalMixture:
+        """Mix several, in the units of the values: see `mixed`."""
+        own, atom = _own_weights(laws, weight), laws[0].atom
+        if atom is not None:
+            atoms = [law.atom if law.atom is not None else torch.zeros_like(atom) for law in laws]
+            atom = torch.stack([w * a for w, a in zip(weight, atoms, strict=True)]).sum(0)
+            own = [part * (1 - a) / (1 - atom).clamp_min(1e-300) for part, a in zip(own, atoms, strict=True)]
+        offset = laws[0].offset
+        if any(isinstance(law.offset, Tensor) or law.offset != offset for law in laws):
+            offset = torch.cat([torch.as_tensor(law.offset).double().expand(len(law.mean), 1) for law in laws])
+        return dataclasses.replace(
+            laws[0], mean=torch.cat([law.location + law.scale * law.mean for law in laws]),
+            std=torch.cat([law.scale * law.std for law in laws]), location=0.0, scale=1.0, weight=torch.cat(own),
+            atom=atom, offset=offset,
+        )  # fmt: skip
 
     @property
     def latent(self) -> NormalMixture:
@@ -180,14 +199,24 @@ class CountMixture:
     mean: Float[Tensor, "J m"]
     std: Float[Tensor, "J m"]
     shape: Float[Tensor, "J 1"] | None = None
+    weight: Tensor | None = None
+
+    @classmethod
+    def mixed(cls, laws: Sequence[CountMixture], weight: Tensor) -> CountMixture:
+        """Mix several: see `mixed`."""
+        shapes = [law.shape.expand(len(law.mean), 1) for law in laws if law.shape is not None]
+        return cls(
+            torch.cat([law.mean for law in laws]), torch.cat([law.std for law in laws]),
+            torch.cat(shapes) if shapes else None, torch.cat(_own_weights(laws, weight)),
+        )  # fmt: skip
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation."""
         rate = torch.exp(self.mean + 0.5 * self.std.square())
         square = torch.exp(2 * self.mean + 2 * self.std.square())
         extra = 0.0 if self.shape is None else square / self.shape
-        centre = rate.mean(0)
-        return centre, ((rate + square + extra).mean(0) - centre.square()).clamp_min(0.0).sqrt()
+        centre = mixture.average(rate, self.weight)
+        return centre, (mixture.average(rate + square + extra, self.weight) - centre.square()).clamp_min(0.0).sqrt()
 
     def cdf(self, y: Tensor) -> Float[Tensor, " m"]:
         """Probability of y or less."""
@@ -215,13 +244,14 @@ class CountMixture:
             return log_count(y, rate.log(), self.shape)
 
         nodes, weights = normal_nodes(NODES)
+        own = torch.tensor(1 / len(self.mean)).double() if self.weight is None else self.weight
         each = torch.stack(
             [
-                density(torch.exp(self.mean + node * self.std)) + weight.log()
+                density(torch.exp(self.mean + node * self.std)) + weight.log() + own.log()
                 for node, weight in zip(nodes, weights, strict=True)
             ]
         )
-        return torch.logsumexp(each.flatten(0, 1), 0) - math.log(len(self.mean))
+        return torch.logsumexp(each.flatten(0, 1), 0)
 
     def quantiles(self, levels: Sequence[float]) -> Float[Tensor, "P m"]:
         """Smallest count whose probability of it or less reaches the level: by bisection over the integers."""
@@ -246,7 +276,7 @@ class CountMixture:
     def _average(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         nodes, weights = normal_nodes(NODES)
         return sum(  # type: ignore[return-value]
-            weight * function(torch.exp(self.mean + node * self.std)).mean(0)
+            weight * mixture.average(function(torch.exp(self.mean + node * self.std)), self.weight)
             for node, weight in zip(nodes, weights, strict=True)
         )
 
@@ -256,6 +286,11 @@ class Classes:
     """Probabilities (m, K) of the classes."""
 
     probability: Float[Tensor, "m K"]
+
+    @classmethod
+    def mixed(cls, laws: Sequence[Classes], weight: Tensor) -> Classes:
+        """Mix several: see `mixed`."""
+        return cls(torch.stack([w.unsqueeze(-1) * law.probability for w, law in zip(weight, laws, strict=True)]).sum(0))
 
     def log_density(self, y: Tensor) -> Float[Tensor, " m"]:
         """Log probability of the class with code y."""
@@ -268,6 +303,40 @@ class Classes:
 
 
 Predictive = NormalMixture | CountMixture | Classes
+
+
+def mixed(laws: Sequence[Any], weight: Float[Tensor, "K #m"]) -> Any:
+    """Mix laws of the same observations, with weights that sum to one, the same for all observations or each its own."""
+    return type(laws[0]).mixed(laws, weight)
+
+
+def _own_weights(laws: Sequence[Any], weight: Tensor) -> list[Tensor]:
+    """Weights (J_k, m) of the components of each law within the mixture of laws."""
+    return [
+        (
+            w * (torch.full((len(law.mean), 1), 1 / len(law.mean)).double() if law.weight is None else law.weight)
+        ).expand_as(law.mean)
+        for w, law in zip(weight, laws, strict=True)
+    ]
+
+
+SCORES = (
+    "mean", "median", "std", "error", "log_density", "crps", "pit", "brier", "probability", "class_measured",
+    "class_predicted",
+)  # fmt: skip
+
+
+def judged(law: Predictive, y: Float[Tensor, " m"]) -> dict[str, Tensor]:
+    """Judge what was predicted by what was measured: see `Posterior.score` for the names."""
+    out = {"log_density": law.log_density(y)}
+    if isinstance(law, Classes):
+        out |= {"brier": law.brier(y), "probability": out["log_density"].exp()}
+        return out | {"class_measured": y, "class_predicted": law.probability.argmax(-1).double()}
+    centre, spread = law.moments()
+    return out | {
+        "mean": centre, "median": law.quantiles([0.5])[0], "std": spread, "error": y - centre, "crps": law.crps(y),
+        "pit": 0.5 * (law.cdf(y) + law.below(y)),
+    }  # fmt: skip
 
 
 def log_count(y: Tensor, log_rate: Tensor, shape: Tensor | None) -> Tensor:

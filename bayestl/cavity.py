@@ -1,0 +1,259 @@
+"""What all other rows say of a row, or of a group of rows, without refitting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayestl.condense import factors
+from bayestl.gaussian.conditional import Conditional, Conditioned
+from bayestl.gaussian.exact import factorise, log_density
+from bayestl.gaussian.sites import step_from
+from bayestl.likelihoods.predictive import Predictive
+from bayestl.models.problem import Piece, Problem
+from bayestl.priors import Theta
+from bayestl.regression import Regression
+
+WORKING = 4000  # points of groups that are worked on at a time
+
+
+class LeftOut(NamedTuple):
+    """Some rows of one task under some draws of theta, given all rows outside their groups.
+
+    `mean` (S, G, c) and `cov` (S, G, c, c) are of the functions numbered `functions` of the task; `rows` are the rows and
+    `groups` the groups that they belong to; `log_joint` is the log density of all rows of each group together where all of
+    them are normal, else None.
+    """
+
+    draws: slice
+    task: int
+    functions: list[int]
+    rows: Int[Tensor, " G"]
+    groups: Int[Tensor, " G"]
+    mean: Float[Tensor, "S G c"]
+    cov: Float[Tensor, "S G c c"]
+    log_joint: Float[Tensor, "S G"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Bucket:
+    """Groups of the same make: entry e of each is an observation of piece `pieces[e]`, of the group's row number `rows[e]`."""
+
+    pieces: tuple[int, ...]
+    rows: tuple[int, ...]
+    groups: Int[Tensor, " G"]
+    entries: Int[Tensor, "G E"]  # position in the piece
+    index: Int[Tensor, "G R"]  # rows of the data
+
+
+def left_out(
+    regression: Regression,
+    observed: Problem,
+    groups: NDArray[np.int64] | None = None,
+    wanted: NDArray[np.bool_] | None = None,
+) -> Iterator[LeftOut]:
+    """Leave out one group after another (each row by itself by default), for every draw of theta; of the `wanted` rows only.
+
+    With K the covariance of the pseudo-data and G the points of a group, ``Cov[y_G | rest] = ((K^-1)_GG)^-1``, and
+    ``y_G - E[y_G | rest]`` is that times ``alpha_G`` (Rasmussen & Williams 2006, eq. 5.12, in blocks): exact for normal
+    observations. Where others are among them, their sites are taken out of the posterior of the functions, T, as
+    ``(I - T Lambda)^-1 T``; the sites of all other rows stay as they are. So it is for a condensed table, whose sites hold
+    what the inducing pairs tell of a row.
+    """
+    buckets = _buckets(observed, groups, wanted)
+    for draws, theta, solved in regression.batches():
+        precision = torch.cholesky_inverse(solved.factor) if isinstance(solved, Conditioned) else None
+        for bucket in buckets:
+            normal = all(observed.pieces[k].law.exact for k in bucket.pieces)
+            size = sum(observed.pieces[k].where.shape[1] for k in bucket.pieces)
+            for chosen in torch.arange(len(bucket.groups)).split(max(1, WORKING // size)):
+                part = _Bucket(
+                    bucket.pieces, bucket.rows, bucket.groups[chosen], bucket.entries[chosen], bucket.index[chosen]
+                )
+                where = _points(observed, part)
+                if precision is not None and normal:
+                    mean, cov, joint = _by_precision(observed, theta, solved.alpha, precision, where)
+                    joint = joint + _slopes(observed, theta, part)
+                else:
+                    mean, cov = _by_sites(regression, observed, theta, solved, part, where)
+                    joint = None
+                yield from _rows(observed, draws, part, mean, cov, joint)
+
+
+def leave_one_out(regression: Regression, observed: Problem) -> Float[Tensor, "S n"]:
+    """``log p(y_i | y_-i, theta)`` for every draw and observation, in the tasks' units."""
+    out = torch.empty(regression.draws, len(observed.data.values), dtype=torch.float64)
+    for found in left_out(regression, observed):
+        theta = {name: value[found.draws] for name, value in regression.theta.items()}
+        own = found.log_joint
+        out[found.draws, found.rows] = densities(observed, theta, found) if own is None else own
+    return out
+
+
+def densities(observed: Problem, theta: Theta, found: LeftOut) -> Float[Tensor, "S G"]:
+    """Log predictive density of rows that were left out, under each draw."""
+    rows = observed.rows(found.task, found.rows)
+    return torch.stack([law.log_density(rows.y) for law in laws(observed, theta, found)])
+
+
+def laws(observed: Problem, theta: Theta, found: LeftOut) -> Iterator[Predictive]:
+    """What is predicted of rows that were left out, draw by draw, as measurements with the errors that they have."""
+    count = len(observed.layout.contrasts(found.task))
+    mean = found.mean.new_zeros(*found.mean.shape[:-1], count)
+    cov = torch.eye(count, dtype=mean.dtype).expand(*mean.shape[:-1], count, count).clone()
+    mean[..., found.functions] = found.mean
+    own = torch.tensor(found.functions)
+    cov[..., own[:, None], own] = found.cov
+    rows = observed.rows(found.task, found.rows)
+    likelihood = observed.data.tasks[found.task].likelihood
+    for s in range(len(mean)):
+        one = {name: value[s : s + 1] for name, value in theta.items()}
+        noise = observed.measurement_noise(one, found.task, rows)
+        p = observed.parameters_of(one, found.task)
+        yield likelihood.predictive(mean[s : s + 1], cov[s : s + 1], noise, rows, p)
+
+
+# -- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _buckets(observed: Problem, groups: NDArray[np.int64] | None, wanted: NDArray[np.bool_] | None) -> list[_Bucket]:
+    of_row = np.arange(len(observed.data)) if groups is None else groups
+    piece = np.concatenate([np.full(len(p.at), k) for k, p in enumerate(observed.pieces)])
+    entry = np.concatenate([np.arange(len(p.at)) for p in observed.pieces])
+    row = np.concatenate([p.at.numpy() for p in observed.pieces])
+    if wanted is not None:
+        keep = wanted[row]
+        piece, entry, row = piece[keep], entry[keep], row[keep]
+    order = np.lexsort((piece, row, of_row[row]))
+    piece, entry, row = piece[order], entry[order], row[order]
+    group = of_row[row]
+    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+    made: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    for start, stop in zip(starts, np.r_[starts[1:], len(group)], strict=True):
+        ordinal = np.r_[0, np.cumsum(row[start + 1 : stop] != row[start : stop - 1])]
+        made.setdefault((tuple(piece[start:stop].tolist()), tuple(ordinal.tolist())), []).append(int(start))
+    out = []
+    for (pieces, rows), where in made.items():
+        span = np.array(where)[:, None] + np.arange(len(pieces))
+        first = [rows.index(r) for r in range(rows[-1] + 1)]
+        out.append(
+            _Bucket(
+                pieces, rows, torch.from_numpy(group[span[:, 0]]), torch.from_numpy(entry[span]),
+                torch.from_numpy(row[span][:, first]),
+            )
+        )  # fmt: skip
+    return out
+
+
+def _points(observed: Problem, bucket: _Bucket) -> Int[Tensor, "G s"]:
+    return torch.cat([observed.pieces[k].where[bucket.entries[:, e]] for e, k in enumerate(bucket.pieces)], -1)
+
+
+def _taken(observed: Problem, bucket: _Bucket) -> Iterator[tuple[Piece, slice]]:
+    """The entries of all groups of a bucket, and where their functions stand among the points of a group."""
+    start = 0
+    for e, k in enumerate(bucket.pieces):
+        piece, rows = observed.pieces[k], bucket.entries[:, e]
+        own = slice(start, start + piece.where.shape[1])
+        start = own.stop
+        yield piece._replace(rows=piece.rows.take(rows), where=piece.where[rows], at=piece.at[rows]), own
+
+
+def _slopes(observed: Problem, theta: Theta, bucket: _Bucket) -> Tensor:
+    """Log volume of the standardisation of the rows of each group."""
+    total = torch.zeros(1, len(bucket.groups), dtype=torch.float64)
+    for piece, _ in _taken(observed, bucket):
+        total = total + piece.law.standardised(piece.rows, observed.parameters_of(theta, piece.task))[1]
+    return total
+
+
+def _by_precision(
+    observed: Problem, theta: Theta, alpha: Tensor, precision: Tensor, where: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Moments of the functions of normal groups, and the log density of their values, from the inverse covariance."""
+    blocks = precision[:, where.unsqueeze(-1), where.unsqueeze(-2)]
+    alpha = alpha[:, where]
+    if where.shape[1] == 1:
+        cov = 1 / blocks
+        error = cov[..., 0] * alpha
+    else:
+        cov = torch.cholesky_inverse(torch.linalg.cholesky(blocks))
+        error = (cov @ alpha.unsqueeze(-1)).squeeze(-1)
+    joint = log_density(factorise(cov)[0], error)[0]
+    values = observed.values_at(theta)[0]
+    noise = observed.noise_variance(theta)
+    function = cov - torch.diag_embed(noise.expand(len(cov), -1)[:, where])
+    function.diagonal(dim1=-2, dim2=-1).clamp_min_(0.0)
+    return values.expand(len(cov), -1)[:, where] - error, function, joint
+
+
+def _by_sites(
+    regression: Regression, observed: Problem, theta: Theta, solved: Conditional, bucket: _Bucket, where: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Moments of the functions of groups from which their own sites have been taken."""
+    model, layout = observed.model, observed.layout
+    groups, size = where.shape
+    at = observed.points.take(where.flatten())
+
+    def by_group(matrix: Tensor) -> Tensor:
+        """The blocks of a matrix of all points that belong to one group each."""
+        whole = matrix.reshape(*matrix.shape[:-2], groups, size, groups, size)
+        return whole.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+
+    cross = model.covariance(theta, at, regression.support, layout)
+    mean = (model.mean(theta, at, layout) + solved.mean(cross)).reshape(-1, groups, size)
+    white = solved.whiten(cross)
+    white = white.reshape(*white.shape[:-1], groups, size)
+    prior = by_group(model.covariance(theta, at, at, layout))
+    cov = prior - torch.einsum("...ngs,...ngt->...gst", white, white)
+    untold = torch.zeros_like(cov)
+    if regression.base is not None:
+        pairs = regression.base.pairs
+        phi = torch.linalg.solve_triangular(
+            factors(model, theta, pairs, layout), model.covariance(theta, pairs, at, layout), upper=False
+        )
+        phi = phi.reshape(*phi.shape[:-1], groups, size)
+        untold = prior - torch.einsum("...ngs,...ngt->...gst", phi, phi)
+    sites, natural = torch.zeros_like(cov), torch.zeros_like(mean)
+    for piece, own in _taken(observed, bucket):
+        p = observed.parameters_of(theta, piece.task)
+        if piece.law.exact:
+            weight = (1 / piece.law.noise_variance(piece.rows, p)).expand(len(mean), groups)  # type: ignore[attr-defined]
+            sites[..., own, own] = weight[..., None, None]
+            natural[..., own] = (weight * piece.law.standardised(piece.rows, p)[0]).unsqueeze(-1)
+        else:
+            with torch.no_grad():
+                m, v = mean[..., own], cov[..., own, own]
+                site = step_from(m, piece.law.expect(piece.rows, p)(m, v))
+            sites[..., own, own], natural[..., own] = site.precision, site.natural
+    told = cov - untold
+    inverse = torch.linalg.inv(torch.eye(size, dtype=cov.dtype) - told @ sites)
+    rest = inverse @ told
+    centre = (inverse @ (mean - (told @ natural.unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)).squeeze(-1)
+    return centre, 0.5 * (rest + rest.mT) + untold
+
+
+def _rows(
+    observed: Problem, draws: slice, bucket: _Bucket, mean: Tensor, cov: Tensor, joint: Tensor | None
+) -> Iterator[LeftOut]:
+    """The rows of the groups of a bucket, one after another."""
+    start, spans, functions = 0, dict[int, list[int]](), dict[int, list[int]]()
+    for k, r in zip(bucket.pieces, bucket.rows, strict=True):
+        piece = observed.pieces[k]
+        spans.setdefault(r, []).extend(range(start, start + piece.where.shape[1]))
+        functions.setdefault(r, []).extend(piece.functions)
+        start += piece.where.shape[1]
+    for r, span in spans.items():
+        task = observed.pieces[bucket.pieces[bucket.rows.index(r)]].task
+        own = torch.tensor(span)
+        yield LeftOut(
+            draws, task, functions[r], bucket.index[:, r], bucket.groups, mean[..., own],
+            cov[..., own[:, None], own], joint,
+        )  # fmt: skip

@@ -1,0 +1,397 @@
+"""Which model predicts the target best, all of them together, and what each source brought."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayestl.crossvalidation import leave_out, standard_error
+from bayestl.errors import DataError
+from bayestl.fitting import fit
+from bayestl.likelihoods.predictive import SCORES, judged, mixed
+from bayestl.models.base import Model
+from bayestl.models.difference import Difference
+from bayestl.models.latent import LatentTask
+from bayestl.models.multitask import MultiTask
+from bayestl.models.single import SingleTask
+from bayestl.posterior import QUANTILES, Posterior, labelled_scores, tabulated
+from bayestl.table import Table, TaskData
+
+AT_A_TIME = 2000
+
+
+# -- comparing --------------------------------------------------------------------------------------------------------
+
+
+def compare(posteriors: Mapping[str, Posterior], target: str, by: str | Sequence[Any] | None = None) -> pd.DataFrame:
+    """Compare models by how well they predict the target's observations when these are left out: see `leave_out`.
+
+    Parameters
+    ----------
+    posteriors : of the same observations of the target, by name
+    target : the task that matters
+    by : what is left out with each observation; by default it alone
+
+    Returns
+    -------
+    pandas.DataFrame
+        A line per model, the best first: ``elpd`` (expected log predictive density of the target's rows, in its units) and
+        ``se``;
+        ``elpd_diff`` to the best and its standard error ``dse``; ``weight`` of the stack; ``rmse`` and ``coverage`` of 90 %
+        intervals (of numbers), ``accuracy`` (of classes); ``pareto_k``, the largest, and ``bad_k``, how many are above 0.7.
+    """
+    scored = _scored(posteriors, target, by)
+    density = np.stack([s["log_density"].values for s in scored.values()], -1)
+    weights = stacking_weights(density)
+    groups = next(iter(scored.values()))["group"].values
+    best = int(density.sum(0).argmax())
+    lines = {}
+    for i, (name, own) in enumerate(scored.items()):
+        gap = density[:, best] - density[:, i]
+        k = own["pareto_k"].values
+        lines[name] = {
+            "elpd": density[:, i].sum(), "se": len(density) * standard_error(density[:, i], groups),
+            "elpd_diff": gap.sum(), "dse": 0.0 if i == best else len(density) * standard_error(gap, groups),
+            "weight": weights[i], **_brief(own),
+            "pareto_k": float(np.nanmax(k)) if np.isfinite(k).any() else np.nan, "bad_k": int((k > 0.7).sum()),
+        }  # fmt: skip
+    return pd.DataFrame(lines).T.sort_values("elpd", ascending=False).rename_axis("model").astype({"bad_k": int})
+
+
+def stacking_weights(log_density: NDArray[np.float64], pseudo: float = 1.0, steps: int = 5000) -> NDArray[np.float64]:
+    """Weights of the models' predictive densities that predict left-out rows best (Yao et al. 2018, doi 10.1214/17-BA1091).
+
+    The mode of ``sum_i log sum_k w_k p_ik`` under a Dirichlet prior that counts `pseudo` rows for each model, so that a few
+    rows do not
+    decide alone; found by expectation maximisation, which never leaves the simplex and always climbs.
+
+    Parameters
+    ----------
+    log_density : (n, K) of each left-out row under each model
+    """
+    n, count = log_density.shape
+    likelihood = np.exp(log_density - log_density.max(1, keepdims=True))
+    weights = np.full(count, 1 / count)
+    for _ in range(steps):
+        share = likelihood * weights
+        new = ((share / share.sum(1, keepdims=True)).sum(0) + pseudo) / (n + pseudo * count)
+        if np.abs(new - weights).max() < 1e-9:
+            break
+        weights = new
+    return weights
+
+
+def _scored(posteriors: Mapping[str, Posterior], target: str, by: str | Sequence[Any] | None) -> dict[str, xr.Dataset]:
+    if not posteriors:
+        raise ValueError("Give at least one posterior to compare.")
+    scored, first = {}, None
+    for name, posterior in posteriors.items():
+        t = posterior.data.index_of(target)
+        own = posterior.data.values[posterior.data.task_index == t], posterior.data.rows[posterior.data.task_index == t]
+        if first is None:
+            first = own
+        elif len(own[0]) != len(first[0]) or (own[0] != first[0]).any():
+            raise DataError(
+                f"The posteriors hold different observations of {target!r} ({name!r} has {len(own[0])}, the first "
+                f"{len(first[0])}): their scores cannot be compared. Fit all of them to the same rows."
+            )
+        scored[name] = leave_out(posterior, by, task=target)
+    return scored
+
+
+def _brief(scored: xr.Dataset) -> dict[str, float]:
+    if "error" in scored:
+        inside = np.abs(scored["pit"].values - 0.5) <= 0.45
+        return {"rmse": float((scored["error"] ** 2).mean() ** 0.5), "coverage": float(inside.mean())}
+    return {"accuracy": float((scored["class_measured"] == scored["class_predicted"]).mean())}
+
+
+# -- stacking ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Several posteriors that predict together: their predictive laws mixed, with fixed weights.
+
+    Made by `stack` and `fit_best`. It predicts, draws and judges as a `Posterior` does.
+
+    Attributes
+    ----------
+    posteriors, weights : by name
+    target : the task that the weights were chosen for
+    comparison : the table of `compare`
+    """
+
+    posteriors: Mapping[str, Posterior]
+    weights: Mapping[str, float]
+    target: str
+    comparison: pd.DataFrame = field(repr=False)
+
+    @property
+    def best(self) -> Posterior:
+        """The posterior with the highest expected log predictive density."""
+        return self.posteriors[str(self.comparison.index[0])]
+
+    @property
+    def data(self) -> TaskData:
+        """The observations."""
+        return self.best.data
+
+    def predict(
+        self, new: Table, task: str | None = None, *, noise: bool = True, quantiles: Sequence[float] = QUANTILES
+    ) -> xr.Dataset:
+        """Predict one task, the target by default: see `Posterior.predict`."""
+        task = self.target if task is None else task
+        return tabulated(self.best, new, task, quantiles, lambda part: self._law(new, task, part, noise))
+
+    def probability(
+        self,
+        new: Table,
+        task: str | None = None,
+        *,
+        above: float | None = None,
+        below: float | None = None,
+        noise: bool = True,
+    ) -> xr.DataArray:
+        """Probability that a numeric task lies above a value, below one, or between them: see `Posterior.probability`."""
+        task = self.target if task is None else task
+        return sum(  # type: ignore[return-value]
+            weight * self.posteriors[name].probability(new, task, above=above, below=below, noise=noise)
+            for name, weight in self.weights.items()
+        )
+
+    def score(self, test: TaskData) -> xr.Dataset:
+        """Judge the predictions of measured values, row by row: see `Posterior.score`."""
+        out = {name: np.full(len(test), np.nan) for name in SCORES}
+        weight = torch.tensor(list(self.weights.values())).double().unsqueeze(-1)
+        for index, laws, y in self._measured(test):
+            for name, value in judged(mixed(laws, weight), y).items():
+                out[name][index] = value.numpy()
+        return labelled_scores(out, test)
+
+    def sample(
+        self, new: Table, task: str | None = None, *, draws: int = 1000, seed: int = 0, noise: bool = False
+    ) -> xr.DataArray:
+        """Draw jointly over the rows, from each posterior its share of the draws: see `Posterior.sample`."""
+        task = self.target if task is None else task
+        parts: list[Any] = [
+            self.posteriors[name].sample(new, task, draws=count, seed=seed, noise=noise)
+            for name, count in zip(self.weights, self._counts(draws), strict=True)
+            if count
+        ]
+        return xr.concat(parts, "draw").assign_coords(draw=np.arange(draws))
+
+    def derive(
+        self, function: Callable[[Mapping[str, xr.DataArray]], xr.DataArray], new: Table, **options: Any
+    ) -> xr.Dataset:
+        """Predict a function of several tasks by the best of the posteriors: see `Posterior.derive`."""
+        return self.best.derive(function, new, **options)
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name} {weight:.0%}" for name, weight in self.weights.items())
+        return f"Stack(for {self.target!r}: {shares})"
+
+    def _counts(self, draws: int) -> list[int]:
+        """Draws of each posterior, as near to the weights as whole numbers can be."""
+        ends = np.rint(np.cumsum(list(self.weights.values())) * draws).astype(int)
+        return np.diff(np.r_[0, ends[:-1], draws]).tolist()
+
+    def _law(self, new: Table, task: str, part: slice, noise: bool) -> Any:
+        weight = torch.tensor(list(self.weights.values())).double().unsqueeze(-1)
+        return mixed([self.posteriors[name].law(new, task, part, noise) for name in self.weights], weight)
+
+    def _measured(self, test: TaskData) -> Any:
+        """Rows of each task of a test table, with their laws under every posterior and their values."""
+        for s in range(len(test.tasks)):
+            own = np.flatnonzero(test.task_index == s)
+            for start in range(0, len(own), AT_A_TIME):
+                chosen = own[start : start + AT_A_TIME]
+                found = [self.posteriors[name].measured_law(test, s, chosen) for name in self.weights]
+                yield chosen, [law for law, _ in found], found[0][1]
+
+
+def stack(posteriors: Mapping[str, Posterior], target: str, by: str | Sequence[Any] | None = None) -> Stack:
+    """Mix posteriors with the weights that predict the target's left-out observations best: see `stacking_weights`.
+
+    Examples
+    --------
+    >>> import pandas as pd, bayestl as btl
+    >>> x = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    >>> frame = pd.DataFrame({"x": x, "pbe": [1.0, 1.2, 1.4, 1.6, 1.8, 2.0], "exp": [1.1, None, 1.6, None, 2.0, 2.1]})
+    >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["pbe", "exp"])
+    >>> both = {"alone": btl.fit(btl.SingleTask(), data), "together": btl.fit(btl.MultiTask(), data)}
+    >>> round(sum(btl.stack(both, target="exp").weights.values()), 6)
+    1.0
+    """
+    table = compare(posteriors, target, by)
+    return Stack(dict(posteriors), {name: float(table["weight"][name]) for name in posteriors}, target, table)
+
+
+def default_models(data: TaskData, target: str) -> dict[str, Model]:
+    """The control and the three transfer models; the fidelities in the order of the data, the target last."""
+    data.index_of(target)
+    sources = [name for name in data.names if name != target]
+    if not sources:
+        return {"single": SingleTask()}
+    return {
+        "single": SingleTask(), "multitask": MultiTask(), "difference": Difference.chain(*sources, target),
+        "latent": LatentTask(),
+    }  # fmt: skip
+
+
+def fit_best(
+    data: TaskData,
+    target: str,
+    *,
+    models: Mapping[str, Model] | None = None,
+    by: str | Sequence[Any] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **options: Any,
+) -> Stack:
+    """Fit the control and the three transfer models, report how well each predicts the target, and return their stack.
+
+    Parameters
+    ----------
+    models : others to choose from, by name; the control should be among them, so that transfer can never cost anything
+    by : what is left out with each observation of the target; by default it alone. Where the same material was observed by
+        several
+        sources and new materials will have none, use ``"row"`` or ``"inputs"``
+    options : for `fit`
+
+    Returns
+    -------
+    Stack
+        ``.best`` is the best single posterior, ``.comparison`` the table of `compare`.
+
+    Examples
+    --------
+    >>> import pandas as pd, bayestl as btl
+    >>> x = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    >>> frame = pd.DataFrame({"x": x, "pbe": [1.0, 1.2, 1.4, 1.6, 1.8, 2.0], "exp": [1.1, None, 1.6, None, 2.0, 2.1]})
+    >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["pbe", "exp"])
+    >>> stack = btl.fit_best(data, target="exp", progress=False)
+    >>> sorted(stack.weights)
+    ['difference', 'latent', 'multitask', 'single']
+    """
+    chosen = dict(models) if models is not None else default_models(data, target)
+    posteriors = {name: fit(model, data, seed=seed, progress=progress, **options) for name, model in chosen.items()}
+    found = stack(posteriors, target, by)
+    if progress:
+        print(f"Left-out observations of {target!r}, the best model first:\n{found.comparison.round(3).to_string()}")
+    return found
+
+
+# -- what each source brought -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class TransferReport:
+    """What every source added to the predictions of a target: see `transfer_report`.
+
+    Attributes
+    ----------
+    table : a line per source, and one for all of them together
+    sentences : the same in words
+    """
+
+    target: str
+    unit: str | None
+    table: pd.DataFrame
+    sentences: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([*self.sentences, "", self.table.round(3).to_string()])
+
+    def _repr_html_(self) -> str:
+        return "<p>" + "<br>".join(self.sentences) + "</p>" + self.table.round(3).to_html()
+
+
+def transfer_report(
+    data: TaskData,
+    target: str,
+    *,
+    model: Model | None = None,
+    by: str | Sequence[Any] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> TransferReport:
+    """Say of every source what it added to the predictions of the target, by fitting with it and without.
+
+    Parameters
+    ----------
+    model : the transfer model; `MultiTask` by default, or any that can do without each of the sources
+    by : what is left out with each observation of the target when it is predicted; by default it alone
+
+    Returns
+    -------
+    TransferReport
+        Its ``table`` has for every source: ``rows``; ``elpd`` gained (log predictive density of the target's left-out rows,
+        in sum)
+        and ``elpd_se``; ``rmse`` change in per cent (negative is better) and ``rmse_se``; ``correlation`` with the target,
+        its mean
+        and standard deviation; ``verdict``: "helps", "no clear effect" or "harms" (a gain or loss of more than two standard
+        errors). The line "(all)" compares all sources together with none.
+    """
+    t = data.index_of(target)
+    sources = [name for name in data.names if name != target]
+    if not sources:
+        raise DataError(f"There is no source beside {target!r}.")
+    model = model or MultiTask()
+    if by is not None and not isinstance(by, str):
+        raise ValueError(
+            "`by` must be a name here (see leave_out): labels of all observations do not fit selections of tasks."
+        )
+
+    def left(tasks: Sequence[str]) -> tuple[Posterior, xr.Dataset]:
+        posterior = fit(
+            SingleTask(model.kernel) if len(tasks) == 1 else model, data.select(tasks), seed=seed, progress=progress
+        )
+        return posterior, leave_out(posterior, by, task=target)
+
+    together, whole = left(data.names)
+    correlation = together.task_correlation()
+    numeric = "error" in whole
+    lines, sentences = {}, []
+    for source in [*sources, "(all)"]:
+        rest = [name for name in data.names if name != source] if source != "(all)" else [target]
+        _, without = left(rest)
+        gain = whole["log_density"].values - without["log_density"].values
+        se = len(gain) * standard_error(gain, whole["group"].values)
+        line: dict[str, Any] = {
+            "rows": int(data.counts.sum() - data.counts[t]) if source == "(all)" else int(data.counts[data.index_of(source)]),
+            "elpd": gain.sum(), "elpd_se": se,
+        }  # fmt: skip
+        words = f"{100 * np.expm1(gain.mean()):+.0f} % in the density of what was measured"
+        if numeric:
+            change, error = _rmse_change(whole["error"].values, without["error"].values, whole["group"].values)
+            line |= {"rmse": 100 * change, "rmse_se": 100 * error}
+            words = f"the error of left-out values {100 * change:+.0f} +- {100 * error:.0f} %"
+        if source != "(all)" and not any("[" in name for name in together._problem.layout.outputs):
+            line["correlation"] = float(correlation["mean"].sel(task=target, other_task=source))
+            line["correlation_sd"] = float(correlation["std"].sel(task=target, other_task=source))
+            words += f", correlation {line['correlation']:.2f} +- {line['correlation_sd']:.2f}"
+        line["verdict"] = "helps" if gain.sum() > 2 * se else "harms" if gain.sum() < -2 * se else "no clear effect"
+        lines[source] = line
+        name = "All sources together" if source == "(all)" else f"{source} ({line['rows']:,} rows)"
+        verb = {"helps": "helped", "harms": "did harm", "no clear effect": "had no clear effect"}[line["verdict"]]
+        if source == "(all)" and len(sources) == 1:
+            continue
+        sentences.append(f"{name} {verb}: log density {gain.sum():+.1f} +- {se:.1f}; {words}.")
+    table = pd.DataFrame(lines).T.infer_objects().rename_axis("source")
+    return TransferReport(target, data.tasks[t].unit, table, tuple(sentences))
+
+
+def _rmse_change(error: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[Any]) -> tuple[float, float]:
+    """``rmse / rmse_other - 1`` and its standard error, by the delta method on the paired squares."""
+    a, b = error**2, other**2
+    ratio = np.sqrt(a.mean() / b.mean())
+    influence = 0.5 * ratio * (a / a.mean() - b / b.mean())
+    return float(ratio - 1), standard_error(influence, groups)

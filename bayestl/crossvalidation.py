@@ -1,0 +1,233 @@
+"""Leave-one-out and leave-group-out predictions without refitting, and what they and test tables say of a posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayestl.cavity import LeftOut, densities, laws, left_out
+from bayestl.errors import DataError, listed
+from bayestl.likelihoods.predictive import SCORES, judged, mixed
+from bayestl.models.problem import Problem
+from bayestl.posterior import Posterior, labelled_scores
+from bayestl.psis import smoothed
+from bayestl.regression import Regression
+
+ENOUGH = 32  # draws of theta from which importance weights can be smoothed
+WORK = 4e10  # operations that the factorisations may take
+
+
+def leave_out(posterior: Posterior, by: str | Sequence[Any] | None = None, *, task: str | None = None) -> xr.Dataset:
+    """Judge every observation by what all other rows say of it, without refitting.
+
+    The functions are conditioned on the other rows exactly (on a condensed table as exactly as its inducing pairs allow),
+    under every
+    draw of theta; the draws are weighted by ``1 / p(y_i | y_-i, theta)``, Pareto-smoothed, which takes the row's own say in
+    theta back (Vehtari, Gelman & Gabry 2017, doi 10.1007/s11222-016-9696-4).
+
+    Parameters
+    ----------
+    by : leave out whole groups: the name of an input, ``"row"`` (all tasks of a row of the caller's table), ``"inputs"`` (all
+        observations at the same inputs), or a label for each observation
+    task : judge only the observations of this task
+
+    Returns
+    -------
+    xarray.Dataset
+        As `Posterior.score`, with ``pareto_k`` beside it (above 0.7: the row has so much say in theta that its weights are
+        unreliable; NaN where too few draws of theta were used to tell) and the coordinate ``group``.
+
+    Examples
+    --------
+    >>> import pandas as pd, bayestl as btl
+    >>> frame = pd.DataFrame({"x": [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], "pbe": [1.0, 1.2, 1.4, 1.6, 1.8, 2.0], "exp": 3 * [None, 1.9]})
+    >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["pbe", "exp"])
+    >>> posterior = btl.fit(btl.MultiTask(), data, seed=0)
+    >>> scored = btl.leave_out(posterior, by="row", task="exp")
+    >>> scored.sizes["row"]
+    3
+    """
+    data, problem = posterior.data, posterior._problem
+    codes, labels = _groups(posterior, by)
+    wanted = np.ones(len(data), dtype=bool) if task is None else data.task_index == data.index_of(task)
+    regression = _regression(posterior)
+    batches: dict[int, list[LeftOut]] = {}
+    for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted])):
+        batches.setdefault(part.draws.start, []).append(part)
+    whole = [_all_draws(parts) for parts in zip(*batches.values(), strict=True)]
+    weight, k = _weights(regression, problem, whole, int(codes.max()) + 1)
+    out = {name: np.full(len(data), np.nan) for name in SCORES}
+    for part in whole:
+        law = mixed(list(laws(problem, regression.theta, part)), weight[:, part.groups])
+        for name, value in judged(law, problem.rows(part.task, part.rows).y).items():
+            out[name][part.rows.numpy()] = value.numpy()
+    scored = labelled_scores(out, data)
+    scored["pareto_k"] = ("row", k.numpy()[codes])
+    return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
+
+
+def _regression(posterior: Posterior) -> Regression:
+    """The functions under as many draws of theta as are cheap."""
+    if posterior.inducing is not None:
+        return posterior._regression
+    size = len(posterior._problem.points.output)
+    draws = min(posterior.draws, 256, max(posterior.components, int(WORK / max(size, 1) ** 3)))
+    theta = {name: value[:draws] for name, value in posterior.theta.items()}
+    return Regression(posterior._problem, theta, posterior.sites)
+
+
+def _all_draws(parts: Sequence[LeftOut]) -> LeftOut:
+    joint = None if parts[0].log_joint is None else torch.cat([p.log_joint for p in parts if p.log_joint is not None])
+    return parts[0]._replace(
+        draws=slice(0, parts[-1].draws.stop), mean=torch.cat([p.mean for p in parts]), cov=torch.cat([p.cov for p in parts]),
+        log_joint=joint,
+    )  # fmt: skip
+
+
+def _weights(
+    regression: Regression, problem: Problem, parts: Sequence[LeftOut], groups: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights of the draws of theta for each group that is left out, and k-hat."""
+    total = torch.zeros(regression.draws, groups, dtype=torch.float64)
+    for part in parts:
+        if part.log_joint is not None:
+            total[:, part.groups] = part.log_joint
+        else:
+            total[:, part.groups] += densities(problem, regression.theta, part)
+    if regression.draws < ENOUGH:  # theta is known well, or is a mode: equal weights
+        return torch.full_like(total, 1 / regression.draws), torch.full((groups,), torch.nan).double()
+    log_weight, k = smoothed(-total)
+    return log_weight.exp(), k
+
+
+def _groups(posterior: Posterior, by: str | Sequence[Any] | None) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Number and label of the group of each observation."""
+    data = posterior.data
+    if by is None:
+        return np.arange(len(data)), np.arange(len(data))
+    names = [column.name for column in data.inputs]
+    if isinstance(by, str):
+        if by == "row":
+            keys = np.array([str(row) for row in data.rows])
+        elif by == "inputs":
+            keys = np.unique(data.x, axis=0, return_inverse=True)[1].ravel()
+        elif by in names:
+            keys = data.decode(data.x)[by].to_numpy()
+        else:
+            raise DataError(f"`by` must be 'row', 'inputs' or an input ({listed(names, 20)}); got {by!r}.")
+    else:
+        keys = np.asarray(by)
+        if keys.shape != (len(data),):
+            raise DataError(f"`by` must hold a label for each of the {len(data)} observations; got shape {keys.shape}.")
+    codes, _ = pd.factorize(keys)
+    return codes.astype(np.int64), keys
+
+
+# -- summing up -------------------------------------------------------------------------------------------------------
+
+
+def scores(scored: xr.Dataset) -> pd.DataFrame:
+    """Sum scores up, one line per task, each score with its standard error in the column beside it (``*_se``).
+
+    Parameters
+    ----------
+    scored : as `leave_out` or `Posterior.score` give it. Where it has groups, rows of one group are not taken to be independent
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``rows``; ``nlpd`` (negative log predictive density; for classes the log loss). For numbers and counts ``rmse``,
+        ``mae`` (of
+        the median), ``crps``, ``coverage_50`` and ``coverage_90`` (of central intervals), ``sharpness`` (mean predictive standard
+        deviation), ``ence`` (expected normalised calibration error over ten bins of the predicted spread, Levi et al. 2022,
+        doi 10.3390/s22155540). For classes ``brier``, ``accuracy``, ``macro_f1``.
+    """
+    lines = {}
+    for name in dict.fromkeys(scored["task"].values.tolist()):
+        own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
+        groups = own["group"].values if "group" in own.coords else np.arange(own.sizes["row"])
+        line: dict[str, float] = {"rows": own.sizes["row"]}
+
+        def put(key: str, values: NDArray[np.float64], line: dict[str, float] = line, groups: Any = groups) -> None:
+            line[key], line[f"{key}_se"] = float(values.mean()), standard_error(values, groups)
+
+        put("nlpd", -own["log_density"].values)
+        if "error" in own and np.isfinite(own["error"].values).all():
+            square = own["error"].values ** 2
+            put("rmse", square)
+            line["rmse"] = line["rmse"] ** 0.5
+            line["rmse_se"] /= 2 * line["rmse"] if line["rmse"] else 1.0
+            put("mae", np.abs(own["error"].values + own["mean"].values - own["median"].values))
+            put("crps", own["crps"].values)
+            for level in (50, 90):
+                put(f"coverage_{level}", (np.abs(own["pit"].values - 0.5) <= level / 200).astype(float))
+            put("sharpness", own["std"].values)
+            line["ence"] = _ence(own["std"].values, square)
+        else:
+            put("brier", own["brier"].values)
+            put("accuracy", (own["class_measured"] == own["class_predicted"]).values.astype(float))
+            line["macro_f1"] = _macro_f1(own["class_measured"].values, own["class_predicted"].values)
+        lines[name] = line
+    return pd.DataFrame(lines).T.rename_axis("task").astype({"rows": int})
+
+
+def standard_error(values: NDArray[np.float64], groups: NDArray[Any]) -> float:
+    """Standard error of a mean whose rows are independent between groups only."""
+    sums = pd.Series(values - values.mean()).groupby(pd.factorize(groups)[0]).sum().to_numpy()
+    count = len(sums)
+    return float("nan") if count < 2 else float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(values))
+
+
+def calibration(
+    scored: xr.Dataset, levels: Sequence[float] = tuple(np.round(np.arange(0.05, 1.0, 0.05), 2))
+) -> xr.Dataset:
+    """Share of the measured values that central intervals of every level cover, per task.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``coverage`` and its standard error ``coverage_se``, dims (task, level); tasks of numbers and counts only.
+    """
+    if "pit" not in scored:
+        raise DataError("Calibration curves need numbers or counts; these scores are of classes. See the Brier score.")
+    names = [
+        n
+        for n in dict.fromkeys(scored["task"].values.tolist())
+        if np.isfinite(scored["pit"].values[scored["task"].values == n]).all()
+    ]
+    covered, error = np.empty((len(names), len(levels))), np.empty((len(names), len(levels)))
+    for t, name in enumerate(names):
+        own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
+        groups = own["group"].values if "group" in own.coords else np.arange(own.sizes["row"])
+        for i, level in enumerate(levels):
+            inside = (np.abs(own["pit"].values - 0.5) <= level / 2).astype(float)
+            covered[t, i], error[t, i] = inside.mean(), standard_error(inside, groups)
+    dims = ["task", "level"]
+    return xr.Dataset(
+        {"coverage": (dims, covered), "coverage_se": (dims, error)}, coords={"task": names, "level": list(levels)}
+    )
+
+
+def _ence(spread: NDArray[np.float64], square: NDArray[np.float64], bins: int = 10) -> float:
+    """``mean_b |RMV_b - RMSE_b| / RMV_b`` over bins of equal size of the predicted spread."""
+    order = np.argsort(spread)
+    found = []
+    for part in np.array_split(order, min(bins, max(1, len(order) // 5))):
+        predicted = np.sqrt((spread[part] ** 2).mean())
+        found.append(abs(predicted - np.sqrt(square[part].mean())) / predicted)
+    return float(np.mean(found))
+
+
+def _macro_f1(measured: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
+    """Mean over the classes that were measured or predicted of the F1 score."""
+    found = []
+    for k in np.union1d(measured, predicted):
+        hit = ((measured == k) & (predicted == k)).sum()
+        found.append(2 * hit / ((measured == k).sum() + (predicted == k).sum()))
+    return float(np.mean(found))

@@ -1,0 +1,250 @@
+"""Can this posterior be believed? What to look at, what it means, what to do."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+
+from bayestl.archive import prior_draws
+from bayestl.crossvalidation import leave_out, scores
+from bayestl.fitting import LOOSE
+from bayestl.posterior import Posterior
+
+Level = Literal["good", "note", "warning"]
+MARK = {"good": "ok  ", "note": "note", "warning": "WARN"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: the figure, how it stands, what it means and what to do about it."""
+
+    name: str
+    level: Level
+    value: float
+    meaning: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        text = f"{MARK[self.level]}  {self.name} = {self.value:.3g}: {self.meaning}"
+        return f"{text} {self.advice}" if self.advice else text
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found, the worst first."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def level(self) -> Level:
+        """The worst of all."""
+        return self.findings[0].level if self.findings else "good"
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.findings))
+
+    def __getitem__(self, name: str) -> Finding:
+        return next(finding for finding in self.findings if finding.name == name)
+
+    def _repr_html_(self) -> str:
+        colour = {"good": "#2a7", "note": "#b80", "warning": "#c33"}
+        rows = "".join(
+            f'<tr><td style="color:{colour[f.level]}">{f.level}</td><td>{html.escape(f.name)}</td><td>{f.value:.3g}</td>'
+            f'<td style="text-align:left">{html.escape(f.meaning)} <i>{html.escape(f.advice)}</i></td></tr>'
+            for f in self.findings
+        )
+        return f"<table>{rows}</table>"
+
+    def to_xarray(self) -> xr.Dataset:
+        """The same as labelled arrays, dim (finding)."""
+        columns = ("value", "level", "meaning", "advice")
+        return xr.Dataset(
+            {name: ("finding", np.array([getattr(f, name) for f in self.findings])) for name in columns},
+            coords={"finding": [f.name for f in self.findings]},
+        )
+
+
+def diagnose(posterior: Posterior, *, seed: int = 0) -> Diagnosis:
+    """Look at everything that tells whether a posterior can be believed.
+
+    How the fit of theta ended (the trace of its evidence bound, k-hat, agreement of independent starts), parameters at the edge
+    of their priors, tasks that are mostly noise, jitter, sites that did not settle, inducing pairs that leave too much untold,
+    and, by leaving rows out, coverage, outliers and rows with outsized influence. Each finding says what it means and what to do.
+
+    Examples
+    --------
+    >>> import pandas as pd, bayestl as btl
+    >>> frame = pd.DataFrame({"x": [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], "gap": [1.0, 1.3, 1.4, 1.7, 1.8, 2.0]})
+    >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["gap"])
+    >>> diagnosis = btl.diagnose(btl.fit(btl.SingleTask(), data, seed=0))
+    >>> diagnosis["k-hat"].level in ("good", "note", "warning")
+    True
+    """
+    order = {"warning": 0, "note": 1, "good": 2}
+    found = [*_of_theta(posterior), *_of_edges(posterior, seed), *_of_noise(posterior), *_of_engine(posterior)]
+    found += _of_rows(posterior)
+    return Diagnosis(tuple(sorted(found, key=lambda finding: order[finding.level])))
+
+
+def _of_theta(posterior: Posterior) -> Iterator[Finding]:
+    record = posterior.record
+    if record.interrupted:
+        yield Finding("interrupted", "warning", 1.0, "The fit was stopped before its end.", "Fit again.")
+    if record.method == "map":
+        yield Finding(
+            "method", "note", 1.0, "theta is a single point: with few rows intervals are too narrow.",
+            'Fit with method="variational".',
+        )  # fmt: skip
+    if len(record.elbo) >= 8:
+        trace = record.elbo[np.isfinite(record.elbo)]
+        last, before = trace[-len(trace) // 4 :], trace[-len(trace) // 2 : -len(trace) // 4]
+        drift, noise = float(last.mean() - before.mean()), float(np.hypot(last.std(), before.std()) + 1e-9)
+        steep = drift > max(0.5, 2 * noise)
+        yield Finding(
+            "ELBO drift", "warning" if steep else "good", drift,
+            "The evidence bound was still rising when the fit ended." if steep else "The evidence bound had levelled off.",
+            'Compare with method="nuts".' if steep else "",
+        )  # fmt: skip
+    if not np.isnan(record.pareto_k):
+        k = record.pareto_k
+        level: Level = "good" if k <= 0.7 else "note" if k <= 1.0 else "warning"
+        meaning = {
+            "good": "The Gaussian posterior of theta is close to the true one: reweighting its draws would be reliable.",
+            "note": "The Gaussian posterior of theta misses some of the true one's tails; predictions are usually sound.",
+            "warning": "The Gaussian posterior of theta fits badly.",
+        }[level]
+        advice = "" if level == "good" else 'Compare predictions with those of method="nuts" where they matter.'
+        if level == "note":
+            advice += " posterior.reweighted() corrects what importance weights can."
+        yield Finding("k-hat", level, k, meaning, advice)
+    if len(record.modes) > 1:
+        high = np.sort(record.modes)[::-1]
+        agree = int((high > high[0] - 0.5).sum())
+        yield Finding(
+            "starts that agree", "good" if agree > 1 else "note", agree,
+            f"{agree} of {len(high)} starts reached the best mode; the next best is {high[0] - high[1]:.1f} nats below.",
+            "" if agree > 1 else "Fit with other seeds, and see whether predictions change.",
+        )  # fmt: skip
+    if record.divergences:
+        yield Finding(
+            "divergences", "warning", record.divergences, "Transitions of the sampler went wrong.",
+            "Give it more warm-up steps.",
+        )  # fmt: skip
+
+
+def _of_edges(posterior: Posterior, seed: int) -> Iterator[Finding]:
+    """Parameters whose posterior lies where the prior hardly does."""
+    prior = prior_draws(posterior._problem, 1000, seed)
+    stuck = 0
+    for name, value in posterior.theta.items():
+        own, before = value.reshape(len(value), -1), prior[name].reshape(1000, -1)
+        if own.shape[1] != before.shape[1]:  # a task was added since
+            continue
+        rank = (before.unsqueeze(0) < own.median(0).values.unsqueeze(0)).double().mean(1)[0]
+        for i in ((rank <= 0.002) | (rank >= 0.998)).nonzero().squeeze(-1).tolist():
+            stuck += 1
+            label = name if own.shape[1] == 1 else f"{name}[{i}]"
+            side = "above" if rank[i] > 0.5 else "below"
+            yield Finding(
+                f"edge: {label}", "note", float(own[:, i].median()),
+                f"The data pull it {side} 99.8 % of its prior.",
+                _edge_advice(name, side),
+            )  # fmt: skip
+    if not stuck:
+        yield Finding("parameters at an edge", "good", 0, "All parameters lie well within their priors.")
+
+
+def _edge_advice(name: str, side: str) -> str:
+    if name.endswith("length_scale"):
+        if side == "above":
+            return "The input does not matter: it may be left out."
+        return "The function varies faster than the rows can show: look for mistakes in the input, or a jump."
+    if name == "noise":
+        if side == "below":
+            return "The values look exact: are they computed, or rows repeated?"
+        return "The inputs do not tell this task: look for inputs that do."
+    return "Look at the values of the task for outliers and mistaken units."
+
+
+def _of_noise(posterior: Posterior) -> Iterator[Finding]:
+    """Share of each task's spread that is noise."""
+    if "noise" not in posterior.theta:
+        return
+    for i, t in enumerate(posterior._problem.layout.noisy):
+        share = float(posterior.theta["noise"][:, i].square().median())
+        name = posterior.data.names[t]
+        if share > 0.8:
+            yield Finding(
+                f"noise of {name}", "warning", share, "Nearly all of its variance is noise: the inputs tell next to nothing.",
+                "Look for inputs that do, or for values of mixed origin.",
+            )  # fmt: skip
+        elif share > 0.4:
+            yield Finding(f"noise of {name}", "note", share, "About half of its variance, or more, is noise.")
+        else:
+            yield Finding(f"noise of {name}", "good", share, "share of its variance that is noise.")
+
+
+def _of_engine(posterior: Posterior) -> Iterator[Finding]:
+    if not posterior.record.sites_converged:
+        yield Finding(
+            "sites", "warning", 0.0, "The sites of observations that are not normal did not settle at the mode.",
+            "Look for classes that the inputs separate perfectly, or for outliers among counts.",
+        )  # fmt: skip
+    held = posterior.inducing
+    if held is not None:
+        poor = held.untold > LOOSE or held.blur > 1
+        yield Finding(
+            "untold", "warning" if poor else "good", held.untold,
+            f"share of the functions' variance that {len(held.pairs.output)} inducing pairs leave untold, {held.blur:.2g} times "
+            "that of the noise.",
+            "Give more: fit(..., pairs=...)." if poor else "",
+        )  # fmt: skip
+    jitter = posterior._regression.jitter
+    yield Finding(
+        "jitter", "note" if jitter > 1e-10 else "good", jitter, "added to the diagonal of covariances, relative to its mean.",
+        "Rows repeat with tiny errors: merge them." if jitter > 1e-10 else "",
+    )  # fmt: skip
+
+
+def _of_rows(posterior: Posterior) -> Iterator[Finding]:
+    """What leaving rows out tells."""
+    scored = leave_out(posterior)
+    k = scored["pareto_k"].values
+    if np.isfinite(k).any():
+        many = np.flatnonzero(k > 0.7)
+        worst = ", ".join(
+            f"{scored['row'].values[i]} ({scored['task'].values[i]})" for i in many[np.argsort(-k[many])][:5]
+        )
+        yield Finding(
+            "influential rows", "note" if len(many) else "good", len(many),
+            f"Rows that theta hangs on: {worst}." if len(many) else "theta hangs on no single row.",
+            "Check these values; a refit without one may predict otherwise." if len(many) else "",
+        )  # fmt: skip
+    table = scores(scored)
+    for name, line in table.iterrows():
+        if "coverage_90" not in line or not np.isfinite(line["coverage_90"]):
+            continue
+        covered, rows = float(line["coverage_90"]), int(line["rows"])
+        error = np.sqrt(0.09 / rows)
+        off = abs(covered - 0.9) > max(0.03, 2.5 * error)
+        meaning = f"of the left-out values of {name} lie in their 90 % intervals (expected 0.9 +- {error:.2f})."
+        yield Finding(
+            f"coverage of {name}", "warning" if off else "good", covered, meaning,
+            "" if not off else "Intervals are too narrow: outliers (try StudentT) or a jump."
+            if covered < 0.9 else "Intervals are too wide: known errors may be overstated.",
+        )  # fmt: skip
+        own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
+        z = np.abs(torch.special.ndtri(torch.tensor(own["pit"].values).clamp(1e-12, 1 - 1e-12)).numpy())
+        far = np.flatnonzero(z > 4)
+        if len(far):
+            shown = ", ".join(str(own["row"].values[i]) for i in far[np.argsort(-z[far])][:5])
+            yield Finding(
+                f"outliers of {name}", "note", len(far), f"Left-out values beyond four deviations: rows {shown}.",
+                "Check them; if they are right, observe the task with StudentT().",
+            )  # fmt: skip

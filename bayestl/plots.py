@@ -1,0 +1,130 @@
+"""Pictures of what judges a posterior. Each draws into the axes given, or new ones, and returns them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from bayestl.compare import TransferReport
+from bayestl.crossvalidation import calibration
+from bayestl.errors import DataError
+from bayestl.posterior import Posterior
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DARK, LIGHT, ACCENT = "#334", "#99b", "#c52"
+
+
+def plot_calibration(scored: xr.Dataset, ax: Any = None) -> Any:
+    """Coverage of central intervals of every level against the level, with two standard errors."""
+    ax = _axes(ax)
+    curve = calibration(scored)
+    ax.plot([0, 1], [0, 1], color=LIGHT, linewidth=1, linestyle="--")
+    for name in curve["task"].values:
+        own = curve.sel(task=name)
+        (line,) = ax.plot(own["level"], own["coverage"], label=str(name))
+        spread = 2 * own["coverage_se"]
+        ax.fill_between(
+            own["level"], own["coverage"] - spread, own["coverage"] + spread, color=line.get_color(), alpha=0.15
+        )
+    ax.set(xlabel="level of the interval", ylabel="share of values inside", xlim=(0, 1), ylim=(0, 1))
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_pit(scored: xr.Dataset, task: str | None = None, ax: Any = None, bins: int = 10) -> Any:
+    """Histogram of the predictive probability below each measured value: flat, within the band, where calibrated."""
+    ax = _axes(ax)
+    own = _of_task(scored, task)
+    pit = own["pit"].values
+    expected = len(pit) / bins
+    spread = 2 * np.sqrt(expected * (1 - 1 / bins))
+    ax.axhspan(max(0, expected - spread), expected + spread, color=LIGHT, alpha=0.3, linewidth=0)
+    ax.axhline(expected, color=LIGHT, linewidth=1)
+    ax.hist(pit, bins=np.linspace(0, 1, bins + 1), color=DARK, rwidth=0.9)
+    ax.set(xlabel="probability below the measured value", ylabel="rows", xlim=(0, 1), title=_title(own))
+    return ax
+
+
+def plot_parity(scored: xr.Dataset, task: str | None = None, ax: Any = None, unit: str = "") -> Any:
+    """Measured against predicted values, with 90 % intervals of the predictive standard deviation."""
+    ax = _axes(ax)
+    own = _of_task(scored, task)
+    predicted, measured = own["mean"].values, own["mean"].values + own["error"].values
+    ax.errorbar(
+        predicted,
+        measured,
+        xerr=1.645 * own["std"].values,
+        fmt="o",
+        color=DARK,
+        ecolor=LIGHT,
+        markersize=4,
+        linewidth=1,
+    )
+    ends = [min(predicted.min(), measured.min()), max(predicted.max(), measured.max())]
+    ax.plot(ends, ends, color=ACCENT, linewidth=1)
+    suffix = f" ({unit})" if unit else ""
+    ax.set(xlabel=f"predicted{suffix}", ylabel=f"measured{suffix}", title=_title(own))
+    return ax
+
+
+def plot_elbo(posterior: Posterior, ax: Any = None) -> Any:
+    """Estimates of the evidence lower bound over the variational steps."""
+    if len(posterior.record.elbo) == 0:
+        raise DataError(f"A fit by method={posterior.record.method!r} has no evidence bound to draw.")
+    ax = _axes(ax)
+    ax.plot(np.arange(1, len(posterior.record.elbo) + 1), posterior.record.elbo, color=DARK)
+    ax.set(xlabel="step", ylabel="evidence lower bound (nats)")
+    return ax
+
+
+def plot_comparison(table: pd.DataFrame, ax: Any = None) -> Any:
+    """Difference of the expected log predictive density to the best model, with one standard error."""
+    ax = _axes(ax)
+    order = np.arange(len(table))[::-1]
+    ax.errorbar(-table["elpd_diff"], order, xerr=table["dse"], fmt="o", color=DARK, ecolor=LIGHT, capsize=3)
+    ax.axvline(0, color=ACCENT, linewidth=1)
+    ax.set_yticks(order, list(table.index))
+    ax.set(xlabel="expected log predictive density, to the best (nats)")
+    return ax
+
+
+def plot_transfer(report: TransferReport, ax: Any = None) -> Any:
+    """What each source added to the log density of the target's left-out values, with two standard errors."""
+    ax = _axes(ax)
+    table = report.table
+    order = np.arange(len(table))[::-1]
+    colours = {"helps": "#2a7", "harms": ACCENT, "no clear effect": LIGHT}
+    ax.barh(order, table["elpd"], xerr=2 * table["elpd_se"], color=[colours[v] for v in table["verdict"]], ecolor=DARK)
+    ax.axvline(0, color=DARK, linewidth=1)
+    ax.set_yticks(order, [str(name) for name in table.index])
+    ax.set(xlabel=f"gained log density of {report.target} (nats)")
+    return ax
+
+
+def _axes(ax: Any) -> Any:
+    if ax is not None:
+        return ax
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise DataError("Pictures need matplotlib: pip install matplotlib.") from error
+    return plt.subplots(figsize=(4.5, 3.8), layout="constrained")[1]
+
+
+def _of_task(scored: xr.Dataset, task: str | None) -> xr.Dataset:
+    names = list(dict.fromkeys(scored["task"].values.tolist()))
+    if task is None and len(names) > 1:
+        raise DataError(f"The scores are of several tasks ({', '.join(map(str, names))}): name one with `task`.")
+    task = names[0] if task is None else task
+    own = scored.isel(row=np.flatnonzero(scored["task"].values == task))
+    if own.sizes["row"] == 0 or "pit" not in own or not np.isfinite(own["pit"].values).all():
+        raise DataError(f"There are no scores of numbers or counts of a task {task!r}.")
+    return own
+
+
+def _title(scored: xr.Dataset) -> str:
+    return str(scored["task"].values[0])

@@ -1,0 +1,423 @@
+"""Leaving out without refitting, scores, comparison, stacking, transfer, diagnosis, pictures."""
+
+import dataclasses
+import warnings
+
+import arviz as az
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import sklearn.metrics
+import torch
+
+import bayestl as btl
+from bayestl import plots
+from bayestl.cavity import leave_one_out, left_out
+from bayestl.compare import stacking_weights
+from bayestl.crossvalidation import standard_error
+from bayestl.likelihoods.predictive import Classes, CountMixture, NormalMixture, mixed
+from bayestl.models.problem import Problem
+from bayestl.psis import fit_pareto, smoothed
+from bayestl.regression import Regression
+
+from .conftest import draw_theta
+
+
+def related(
+    kind: str = "positive", seed: int = 0, sources: int = 40, targets: int = 15, extra: int = 1
+) -> btl.TaskData:
+    """A target, and sources that follow it, oppose it, or have nothing to do with it."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for s in range(extra):
+        x = rng.random(sources)
+        f = {"positive": np.sin(12 * x), "flipped": -np.sin(12 * x), "irrelevant": np.cos(19 * x + s)}[kind]
+        rows.append(pd.DataFrame({"x": x, "task": f"s{s}", "y": f + 0.05 * rng.standard_normal(sources)}))
+    x = rng.random(targets)
+    rows.append(
+        pd.DataFrame({"x": x, "task": "target", "y": np.sin(12 * x) + 0.2 * x + 0.05 * rng.standard_normal(targets)})
+    )
+    frame = pd.concat(rows, ignore_index=True)
+    units = dict.fromkeys(frame["task"].unique(), "eV")
+    return btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y", units=units)
+
+
+@pytest.fixture(scope="module")
+def helped():
+    return {
+        "single": btl.fit(btl.SingleTask(), related(), seed=0),
+        "multitask": btl.fit(btl.MultiTask(), related(), seed=0),
+    }
+
+
+# -- leaving out ------------------------------------------------------------------------------------------------------
+
+
+def test_leaving_groups_out_is_conditioning_on_the_rest(problem):
+    """Against conditioning anew on the other rows, at the same theta."""
+    theta, data = draw_theta(problem, 3), problem.data
+    groups = np.arange(len(data)) % 5
+    for found in left_out(Regression(problem, theta), problem, groups):
+        part = {name: value[found.draws] for name, value in theta.items()}
+        for g, row in zip(found.groups.tolist(), found.rows.tolist(), strict=True):
+            rest = Problem.of(problem.model, data.where(groups != g, empty=True), problem.scaling)
+            x = problem.scaling.inputs(data.x[[row]])
+            ((mean, cov),) = Regression(rest, part).marginals(x, [[found.task]])
+            i = found.rows.tolist().index(row)
+            torch.testing.assert_close(found.mean[:, i], mean[:, 0], rtol=1e-8, atol=1e-8)
+            torch.testing.assert_close(found.cov[:, i], cov[:, 0], rtol=1e-8, atol=1e-8)
+
+
+def test_the_joint_density_of_a_group_is_the_ratio_of_evidences(problem):
+    theta, data = draw_theta(problem, 2), problem.data
+    groups = np.arange(len(data)) % 4
+
+    def evidence(own):
+        return own.marginal(theta).log_prob(own.values) + own.values_at(theta)[1]
+
+    joint = {}
+    for found in left_out(Regression(problem, theta), problem, groups):
+        for i, g in enumerate(found.groups.tolist()):
+            joint.setdefault(g, {})[found.draws.start] = found.log_joint[:, i]
+    for g, parts in joint.items():
+        rest = Problem.of(problem.model, data.where(groups != g, empty=True), problem.scaling)
+        ours = torch.cat([parts[start] for start in sorted(parts)])
+        torch.testing.assert_close(ours, evidence(problem) - evidence(rest), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("likelihood", ["classes", "counts", "stable", "zeros"])
+def test_sites_of_left_out_rows_leave_little_behind(likelihood):
+    """Against settling all other sites anew: they stay as they are, and that is nearly right."""
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.random(40))
+    f = np.sin(6 * x)
+    values, law = {
+        "classes": (np.array(["a", "b", "c"])[np.digitize(f + 0.2 * rng.standard_normal(40), [-0.4, 0.4])], btl.Categorical()),
+        "counts": (rng.poisson(np.exp(1 + f)), btl.Poisson()),
+        "stable": (np.where(f + 0.3 * rng.standard_normal(40) > 0, "yes", "no"), btl.Bernoulli()),
+        "zeros": (np.maximum(f + 0.1 * rng.standard_normal(40), 0.0), btl.Hurdle()),
+    }[likelihood]  # fmt: skip
+    frame = pd.DataFrame({"x": x, "g": f + 0.1 * rng.standard_normal(40), "t": values})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["g", "t"], likelihoods={"t": law})
+    problem = Problem.of(btl.MultiTask(), data)
+    theta = draw_theta(problem, 2, seed=1)
+    ours = leave_one_out(Regression(problem, theta), problem)
+    gaps = []
+    for row in range(42, 80, 5):
+        rest = Problem.of(btl.MultiTask(), data.where(np.arange(80) != row, empty=True), problem.scaling)
+        one = btl.Posterior(btl.MultiTask(), rest.data, problem.scaling, theta, None)
+        test = data.where(np.arange(80) == row, empty=True)
+        theirs = float(one.score(test)["log_density"][0])
+        gaps.append(float(ours[:, row].logsumexp(0)) - np.log(2) - theirs)
+    assert np.abs(gaps).mean() < 0.02
+
+
+def test_leave_out_weighs_theta_as_a_refit_would(helped):
+    posterior = helped["multitask"]
+    scored = btl.leave_out(posterior, task="target")
+    assert scored.sizes["row"] == 15
+    assert (scored["pareto_k"] < 1).all()
+    refits = []
+    for i in np.flatnonzero(posterior.data.task_index == 1)[:4]:
+        keep = np.arange(len(posterior.data)) != i
+        refit = btl.fit(btl.MultiTask(), posterior.data.where(keep), seed=0)
+        refits.append(float(refit.score(posterior.data.where(~keep, empty=True))["log_density"][0]))
+    assert np.abs(scored["log_density"].values[:4] - refits).mean() < 0.25
+
+
+def test_groups_may_be_named(data):
+    posterior = btl.fit(btl.MultiTask(), data, seed=0)
+    by_phase = btl.leave_out(posterior, by="phase")
+    alone = btl.leave_out(posterior)
+    assert by_phase.sizes == alone.sizes
+    assert float(by_phase["log_density"].mean()) < float(alone["log_density"].mean())
+    assert set(by_phase["group"].values) == {"cubic", "hexagonal"}
+    labels = btl.leave_out(posterior, by=np.arange(len(data)))
+    np.testing.assert_allclose(labels["log_density"], alone["log_density"])
+    with pytest.raises(btl.DataError, match="'row', 'inputs' or an input"):
+        btl.leave_out(posterior, by="nothing")
+    with pytest.raises(btl.DataError, match="label for each"):
+        btl.leave_out(posterior, by=[1, 2])
+
+
+def test_leaving_out_works_on_a_condensed_table():
+    rng = np.random.default_rng(0)
+    x = rng.random(2800)
+    frame = pd.DataFrame({"x": x, "y": np.sin(6 * x) + 0.1 * rng.standard_normal(2800)})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"])
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    line = btl.scores(btl.leave_out(posterior)).loc["y"]
+    assert line["nlpd"] == pytest.approx(-0.88, abs=0.05)
+    assert line["coverage_90"] == pytest.approx(0.9, abs=0.03)
+
+
+# -- importance weights -----------------------------------------------------------------------------------------------
+
+
+def test_pareto_fit_finds_the_shape():
+    u = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    for shape, scale in ((0.3, 2.0), (0.8, 1.0), (1.2, 0.5)):
+        values = scale * torch.expm1(-shape * torch.log1p(-u)) / shape
+        found, size = fit_pareto(values.unsqueeze(-1))
+        assert float(found) == pytest.approx(shape, abs=0.05)
+        assert float(size) == pytest.approx(scale, rel=0.05)
+
+
+def test_smoothed_weights_agree_with_arviz():
+    rng = np.random.default_rng(0)
+    ratios = rng.standard_normal((1000, 6)) * np.array([0.1, 0.5, 1.0, 1.5, 2.0, 3.0])
+    ours, k = smoothed(torch.from_numpy(ratios))
+    if not hasattr(az, "psislw"):
+        pytest.skip("this ArviZ has no psislw")
+    theirs, their_k = az.psislw(ratios.T.copy())
+    np.testing.assert_allclose(k, their_k, atol=1e-6)
+    np.testing.assert_allclose(ours.T, theirs, atol=1e-6)
+
+
+def test_weights_without_spread_are_left_alone():
+    log_weight, k = smoothed(torch.zeros(100, 2).double())
+    torch.testing.assert_close(log_weight, torch.full((100, 2), -np.log(100)).double())
+    assert (k == -torch.inf).all()
+    assert smoothed(torch.randn(10, 1).double())[1].isnan().all()
+
+
+def test_reweighting_corrects_and_refuses(helped):
+    posterior = helped["multitask"]
+    new = {"x": np.linspace(0, 1, 7)}
+    if posterior.record.pareto_k <= 1:
+        corrected = posterior.reweighted()
+        np.testing.assert_allclose(corrected.predict(new)["mean"], posterior.predict(new)["mean"], atol=0.15)
+        assert corrected.components == len(posterior.record.log_ratios)
+    bad = dataclasses.replace(posterior, record=dataclasses.replace(posterior.record, pareto_k=1.4))
+    with pytest.raises(ValueError, match=r"k-hat 1\.40"):
+        bad.reweighted()
+    with pytest.raises(ValueError, match="importance weights"):
+        btl.fit(btl.SingleTask(), related(), method="map").reweighted()
+
+
+# -- mixtures and scores ----------------------------------------------------------------------------------------------
+
+
+def test_mixtures_of_laws_mix_their_probabilities():
+    g = torch.Generator().manual_seed(0)
+
+    def normal(location, scale, **kwargs):
+        return NormalMixture(
+            torch.randn(3, 4, generator=g).double(),
+            torch.rand(3, 4, generator=g).double() + 0.1,
+            location,
+            scale,
+            **kwargs,
+        )
+
+    w = torch.tensor([[0.3], [0.7]]).double()
+    y = torch.linspace(0.1, 3, 4).double()
+    a, b = normal(1.0, 2.0), normal(-1.0, 0.5)
+    both = mixed([a, b], w)
+    torch.testing.assert_close(both.cdf(y), 0.3 * a.cdf(y) + 0.7 * b.cdf(y))
+    torch.testing.assert_close(both.log_density(y).exp(), 0.3 * a.log_density(y).exp() + 0.7 * b.log_density(y).exp())
+    torch.testing.assert_close(both.moments()[0], 0.3 * a.moments()[0] + 0.7 * b.moments()[0])
+    atom = torch.rand(4, generator=g).double()
+    a, b = normal(1.0, 2.0, atom=atom, warp=btl.Log()), normal(0.0, 0.5, atom=0.5 * atom, warp=btl.Log())
+    both = mixed([a, b], w)
+    torch.testing.assert_close(both.cdf(y), 0.3 * a.cdf(y) + 0.7 * b.cdf(y))
+    torch.testing.assert_close(both.mass(0 * y), 0.3 * atom + 0.35 * atom)
+    torch.testing.assert_close(both.log_density(y).exp(), 0.3 * a.log_density(y).exp() + 0.7 * b.log_density(y).exp())
+    c = CountMixture(torch.randn(3, 4, generator=g).double(), torch.rand(3, 4, generator=g).double())
+    d = CountMixture(torch.randn(2, 4, generator=g).double(), torch.rand(2, 4, generator=g).double())
+    both, n = mixed([c, d], w), torch.tensor([0.0, 1.0, 2.0, 5.0]).double()
+    torch.testing.assert_close(both.cdf(n), 0.3 * c.cdf(n) + 0.7 * d.cdf(n))
+    torch.testing.assert_close(both.log_density(n).exp(), 0.3 * c.log_density(n).exp() + 0.7 * d.log_density(n).exp())
+    each = torch.rand(2, 4, generator=g).double()
+    each = each / each.sum(0)
+    p, q = (torch.rand(4, 3, generator=g).double().softmax(-1) for _ in range(2))
+    torch.testing.assert_close(
+        mixed([Classes(p), Classes(q)], each).probability, each[0, :, None] * p + each[1, :, None] * q
+    )
+
+
+def test_scores_agree_with_scikit_learn(helped):
+    scored = helped["multitask"].score(related(seed=5))
+    line = btl.scores(scored).loc["target"]
+    own = scored.isel(row=np.flatnonzero(scored["task"].values == "target"))
+    measured = own["mean"].values + own["error"].values
+    assert line["rmse"] == pytest.approx(sklearn.metrics.root_mean_squared_error(measured, own["mean"].values))
+    assert line["mae"] == pytest.approx(sklearn.metrics.mean_absolute_error(measured, own["median"].values))
+    frame = pd.DataFrame(
+        {
+            "x": np.linspace(0, 1, 60),
+            "colour": np.array(["red", "white", "gray"])[np.digitize(np.linspace(0, 1, 60), [0.3, 0.6])],
+        }
+    )
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["colour"], likelihoods={"colour": btl.Categorical()})
+    scored = btl.fit(btl.SingleTask(), data, seed=0, method="map").score(data)
+    line = btl.scores(scored).loc["colour"]
+    theirs = sklearn.metrics.f1_score(scored["class_measured"], scored["class_predicted"], average="macro")
+    assert line["macro_f1"] == pytest.approx(theirs)
+
+
+def test_standard_errors_know_of_groups():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(50)
+    assert standard_error(values, np.arange(50)) == pytest.approx(scipy.stats.sem(values))
+    assert standard_error(np.repeat(values, 4), np.repeat(np.arange(50), 4)) == pytest.approx(scipy.stats.sem(values))
+
+
+def test_a_calibrated_posterior_is_found_to_be_so():
+    rng = np.random.default_rng(1)
+    pit = rng.random(2000)
+    import xarray as xr
+
+    scored = xr.Dataset({"pit": ("row", pit)}, coords={"task": ("row", np.repeat("t", 2000))})
+    curve = btl.calibration(scored)
+    assert (np.abs(curve["coverage"] - curve["level"]) < 4 * curve["coverage_se"]).all()
+
+
+# -- comparing, stacking, transfer ------------------------------------------------------------------------------------
+
+
+def test_stacking_weights_recover_a_known_mixture():
+    rng = np.random.default_rng(0)
+    first = rng.random(4000) < 0.7
+    y = np.where(first, rng.normal(0, 1, 4000), rng.normal(4, 1, 4000))
+    density = np.stack(
+        [scipy.stats.norm.logpdf(y, 0, 1), scipy.stats.norm.logpdf(y, 4, 1), scipy.stats.norm.logpdf(y, -5, 1)], -1
+    )
+    np.testing.assert_allclose(stacking_weights(density), [0.7, 0.3, 0.0], atol=0.03)
+    assert stacking_weights(density[:3]).min() > 0.1  # three rows do not decide
+
+
+def test_comparison_prefers_what_transfers(helped):
+    table = btl.compare(helped, target="target")
+    assert table.index[0] == "multitask"
+    assert table["weight"].sum() == pytest.approx(1.0)
+    assert table.loc["single", "elpd_diff"] > 0
+    other = btl.fit(btl.SingleTask(), related(seed=3), seed=0, method="map")
+    with pytest.raises(btl.DataError, match="different observations"):
+        btl.compare({**helped, "other": other}, target="target")
+
+
+def test_a_stack_predicts_between_its_parts(helped, capsys):
+    stack = btl.stack(helped, target="target")
+    new = {"x": np.linspace(0.05, 0.95, 9)}
+    out, parts = stack.predict(new), [p.predict(new, task="target") for p in helped.values()]
+    w = np.array([stack.weights[name] for name in helped])
+    np.testing.assert_allclose(out["mean"], sum(a * p["mean"] for a, p in zip(w, parts, strict=True)))
+    np.testing.assert_allclose(out["std"] >= np.minimum(*(p["std"] for p in parts)) - 1e-9, True)
+    assert out["mean"].attrs["units"] == "eV"
+    drawn = stack.sample(new, draws=3000, noise=True)
+    assert drawn.sizes == {"draw": 3000, "row": 9}
+    np.testing.assert_allclose(drawn.mean("draw"), out["mean"], atol=0.05)
+    chance = stack.probability(new, above=0.0)
+    assert ((chance >= 0) & (chance <= 1)).all()
+    score = btl.scores(stack.score(related(seed=8))).loc["target"]
+    alone = [btl.scores(p.score(related(seed=8))).loc["target", "nlpd"] for p in helped.values()]
+    assert score["nlpd"] <= max(alone)
+    assert "target" in repr(stack)
+    derived = stack.derive(lambda y: y["target"] - y["s0"], new, draws=100)
+    assert derived["mean"].sizes == {"row": 9}
+
+
+def test_fit_best_stacks_classes_too(capsys):
+    rng = np.random.default_rng(0)
+    x = rng.random(60)
+    frame = pd.DataFrame(
+        {
+            "x": x,
+            "gap": np.sin(5 * x),
+            "stable": np.where(np.sin(5 * x) + 0.2 * rng.standard_normal(60) > 0.2, "yes", "no"),
+        }
+    )
+    frame.loc[20:, "stable"] = None
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["gap", "stable"], likelihoods={"stable": btl.Bernoulli()})
+    best = btl.fit_best(
+        data, target="stable", seed=0, models={"single": btl.SingleTask(), "multitask": btl.MultiTask()}
+    )
+    assert "multitask" in capsys.readouterr().out
+    out = best.predict({"x": [0.2, 0.9]})
+    np.testing.assert_allclose(out["probability"].sum("class"), 1.0)
+    assert set(out["label"].values) <= {"yes", "no"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict"), [("positive", "helps"), ("flipped", "helps"), ("irrelevant", "no clear effect")]
+)
+def test_the_report_tells_which_source_helped(kind, verdict):
+    report = btl.transfer_report(related(kind), "target", progress=False)
+    line = report.table.loc["s0"]
+    assert line["verdict"] == verdict
+    if kind != "irrelevant":
+        assert np.sign(line["correlation"]) == (1 if kind == "positive" else -1)
+        assert line["rmse"] < 0
+    assert line["verdict"] == report.table.loc["(all)", "verdict"]
+    assert "s0 (40 rows)" in str(report)
+    assert "<table" in report._repr_html_()
+    with pytest.raises(btl.DataError, match="no source"):
+        btl.transfer_report(related().select(["target"]), "target")
+
+
+# -- diagnosis --------------------------------------------------------------------------------------------------------
+
+
+def test_a_sound_posterior_is_found_sound(helped):
+    diagnosis = btl.diagnose(helped["multitask"])
+    assert diagnosis["ELBO drift"].level == "good"
+    assert diagnosis["noise of target"].level == "good"
+    assert len(diagnosis.to_xarray()["value"]) == len(diagnosis.findings)
+    assert "k-hat" in str(diagnosis)
+    assert "<table>" in diagnosis._repr_html_()
+
+
+def test_k_hat_flags_a_bad_guide(helped, monkeypatch):
+    posterior = helped["multitask"]
+    narrow = torch.from_numpy(np.random.default_rng(0).standard_t(1.0, 256) ** 2)
+    _, k = smoothed(narrow.unsqueeze(-1))
+    record = dataclasses.replace(posterior.record, pareto_k=float(k[0]))
+    finding = btl.diagnose(dataclasses.replace(posterior, record=record))["k-hat"]
+    assert finding.level == "warning"
+    assert "nuts" in finding.advice
+
+
+def test_what_is_wrong_with_a_table_is_told():
+    rng = np.random.default_rng(0)
+    x = rng.random(80)
+    noise = btl.TaskData.from_wide(pd.DataFrame({"x": x, "y": rng.standard_normal(80)}), inputs=["x"], tasks=["y"])
+    found = btl.diagnose(btl.fit(btl.SingleTask(), noise, seed=0))
+    assert found["noise of y"].level in ("note", "warning")
+    y = np.sin(5 * x) + 0.05 * rng.standard_normal(80)
+    y[7] += 3
+    broken = btl.TaskData.from_wide(pd.DataFrame({"x": x, "y": y}), inputs=["x"], tasks=["y"])
+    found = btl.diagnose(btl.fit(btl.SingleTask(), broken, seed=0))
+    assert "7" in found["outliers of y"].meaning
+    point = btl.diagnose(btl.fit(btl.SingleTask(), noise, seed=0, method="map"))
+    assert point["method"].level == "note"
+
+
+def test_pictures_are_drawn(helped):
+    posterior = helped["multitask"]
+    scored = btl.leave_out(posterior)
+    table = btl.compare(helped, target="target")
+    report = btl.transfer_report(related(), "target", progress=False)
+    for ax in (
+        plots.plot_calibration(scored), plots.plot_pit(scored, "target"), plots.plot_parity(scored, "target", unit="eV"),
+        plots.plot_elbo(posterior), plots.plot_comparison(table), plots.plot_transfer(report),
+    ):  # fmt: skip
+        assert ax.get_xlabel()
+    plt.close("all")
+    with pytest.raises(btl.DataError, match="several tasks"):
+        plots.plot_pit(scored)
+    with pytest.raises(btl.DataError, match="no evidence bound"):
+        plots.plot_elbo(btl.fit(btl.SingleTask(), related(), method="map"))
+
+
+def test_arviz_compares_on_the_target(helped):
+    handed = {name: posterior.to_arviz(task="target") for name, posterior in helped.items()}
+    assert handed["single"]["log_likelihood"].sizes["obs"] == 15
+    ours = btl.compare(helped, target="target")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a row or two have a large k-hat
+        theirs = {name: az.loo(data, pointwise=True) for name, data in handed.items()}
+    for name, loo in theirs.items():
+        assert float(loo.elpd_loo) == pytest.approx(ours.loc[name, "elpd"], abs=0.5)
