@@ -1,6 +1,7 @@
 # Everything happens in .venv; nothing but Python 3.11+ and make is needed.
 #   make demo    install, then run the demo           make lint    ruff, mypy, import-linter
 #   make test    install, then run all tests          make bench   install the rivals, run all benchmarks
+#   make test-newest   run all tests on the newest Python and the newest packages found (PyTorch may be large)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	if $$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+NEWEST ?= $(shell for p in python3.15 python3.14 python3.13 python3.12 python3; do \
+	if $$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then echo $$p; break; fi; done)
+
+.PHONY: demo test test-newest lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
@@ -17,6 +21,15 @@ demo: $(VENV)/demo.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest
+
+test-newest: $(VENV)-newest/test.stamp
+	$(VENV)-newest/bin/python -c "import sys, arviz, torch; print('Python', sys.version.split()[0], 'ArviZ', arviz.__version__, 'PyTorch', torch.__version__)"
+	$(VENV)-newest/bin/python -m pytest
+
+$(VENV)-newest/test.stamp: pyproject.toml
+	@echo "Making $(VENV)-newest with $(NEWEST), installing the newest of everything ..."
+	@$(NEWEST) -m venv $(VENV)-newest
+	@$(VENV)-newest/bin/python -m pip --disable-pip-version-check install --quiet --editable ".[$(EXTRAS_test)]" && touch $@
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -46,4 +59,4 @@ EXTRAS_lint := demo,large,test,lint
 EXTRAS_bench := demo,large,test,benchmark
 
 clean:
-	rm -rf $(VENV) bayestl-demo
+	rm -rf $(VENV) $(VENV)-newest bayestl-demo

@@ -263,9 +263,19 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
         "posterior_predictive": observed(replicated),
         "prior_predictive": observed(prior_y),
         "log_likelihood": observed(log_likelihood),
+        **_log_prior(posterior, len(replicated)),
         "observed_data": observed(data.values),
         "constant_data": constant,
     }
+
+
+def _log_prior(posterior: Posterior, draws: int) -> dict[str, xr.Dataset]:
+    """Log prior density of the draws, for power-scaling; none where the draws are not those of the fit any more."""
+    found = posterior.record.log_prior
+    if len(found) != posterior.draws or posterior.draws < draws:
+        return {}
+    coords = {"chain": [0], "draw": np.arange(draws)}
+    return {"log_prior": xr.Dataset({"theta": (("chain", "draw"), found[None, :draws])}, coords=coords)}
 
 
 def prior_draws(problem: Problem, count: int, seed: int) -> Theta:

@@ -132,7 +132,12 @@ def choose_pairs(
     def column(i: int) -> Tensor:
         return model.covariance(theta, pool.take(torch.tensor([i])), pool, layout)[0]
 
-    precision = row_precisions(problem, theta)[torch.from_numpy(index)] * (len(points.output) / len(index))
+    # A candidate stands for all rows of its task, those of a table that is not in memory too.
+    rows = np.concatenate(
+        [np.full(layout.first[t + 1] - layout.first[t], n) for t, n in enumerate(problem.data.counts)]
+    )
+    stands_for = (rows / np.maximum(wanted, 1))[outputs[index]]
+    precision = row_precisions(problem, theta)[torch.from_numpy(index)] * torch.from_numpy(stands_for)
 
     def enough(left: Tensor, picked: int) -> bool:
         return not all_of_them and float(precision @ left) <= 0.01 * picked

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bayestl import checkpoint as checkpoints
-from bayestl.condense import PAIRS, Source, add, choose_pairs, condense, learning_rows, typical
+from bayestl.condense import PAIRS, SCARCE, Source, add, choose_pairs, condense, learning_rows, typical
 from bayestl.errors import FitError
 from bayestl.inference.infer import FitRecord, Method, infer
 from bayestl.models.base import Model
@@ -29,7 +29,10 @@ LEARN = 600  # points that theta is learned from
 EXACT = 2500  # points that are conditioned on exactly
 LOOSE = 0.03  # share above which a warning is due
 SMALL, PART = 16_384, 65_536  # rows of a table in memory that are condensed in one go: all of it, or parts of it
-WORK = 1_600_000  # rows times draws that the pass over a large table may take
+WORK, MORE_WORK = (
+    400_000,
+    1_600_000,
+)  # rows times draws that the pass may take; where a task is scarce, its theta uncertain
 
 
 def fit(
@@ -118,7 +121,7 @@ def fit(
         _finish(notes)
         return Posterior(model, data, scaling, theta, record, components, sites if size <= LEARN else None)
     if draws is None:
-        components = min(components, max(4, WORK // size))
+        components = min(components, max(4, (MORE_WORK if data.counts.min() <= SCARCE else WORK) // size))
     mixed = {name: value[:components] for name, value in theta.items()}
     lap = time.perf_counter()
     sample = Problem.of(model, data, scaling)
@@ -254,7 +257,7 @@ def foresee(size: int, pairs: int, draws: int | None, exact: bool, memory: float
         need = 8.0 * (6 * size**2 + min(components * size**2, 125_000_000))
         advice = "Give fit(..., pairs=256), which condenses the rows."
     else:
-        components = draws or min(32, max(4, WORK // size))
+        components = draws or min(32, max(4, MORE_WORK // size))
         # The sums, their copies on the way and the factors; candidates of the choice of pairs; chunks of features.
         need = 8.0 * (8 * components * pairs**2 + 3 * pairs * max(8192, 8 * pairs) + 12 * 2048 * pairs)
         advice = f"Give fewer inducing pairs, fit(..., pairs={max(1, pairs // 2)}), or fewer draws, fit(..., draws=4)."

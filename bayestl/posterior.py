@@ -374,7 +374,10 @@ class Posterior:
         chosen = torch.searchsorted(weight.cumsum(0), grid).clamp_max(len(ratios) - 1)
         chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
         return dataclasses.replace(
-            self, theta={name: value[chosen] for name, value in self.theta.items()}, components=len(chosen)
+            self,
+            theta={name: value[chosen] for name, value in self.theta.items()},
+            components=len(chosen),
+            record=self.record.of_other_draws(),
         )
 
     def condition(self, more: TaskData) -> Posterior:
@@ -472,7 +475,14 @@ class Posterior:
         )
         inducing = None if self.inducing is None else self.inducing.taken(owner)
         return dataclasses.replace(
-            self, data=everything, scaling=scaling, theta=theta, components=0, sites=None, inducing=inducing
+            self,
+            data=everything,
+            scaling=scaling,
+            theta=theta,
+            components=0,
+            sites=None,
+            inducing=inducing,
+            record=self.record.of_other_draws(),
         )
 
     # -- giving away ------------------------------------------------------------------------------------------
@@ -494,7 +504,7 @@ class Posterior:
 
         With `task` only the observations of one task are handed over, so that ArviZ's own `compare` judges by them.
 
-        Groups: ``posterior``, ``prior``, ``posterior_predictive``, ``prior_predictive``, ``log_likelihood``,
+        Groups: ``posterior``, ``prior``, ``posterior_predictive``, ``prior_predictive``, ``log_likelihood``, ``log_prior``,
         ``observed_data``, ``constant_data``, with named dimensions and units in the attributes. Draws lie in (chain = 1,
         draw). The pointwise log likelihood is ``log p(y_i | y_-i, theta)``, the exact leave-one-out conditional of the
         Gaussian process: rows of a GP are dependent once its functions are integrated out, and this is the factor that

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 if __name__ == "__main__":
-    for name in ("toys", "fit_speed", "reference", "observations", "colour", "censored"):
+    for name in ("toys", "fit_speed", "reference", "observations", "colour", "negative_transfer", "scale", "censored"):
         if name == "censored" and "BAYESTL_DATA" not in os.environ:
             print("== censored: skipped, it reads the data in $BAYESTL_DATA", flush=True)
             continue

@@ -108,7 +108,10 @@ def svgp(data: btl.TaskData, test: btl.TaskData, pairs: int, rate: float, epochs
     import gpytorch
 
     torch.manual_seed(0)
-    y, _, location, scale = standardised(data)
+    # One scale for all tasks, whose unit and noise are the same: its likelihood has one noise.
+    _, index, location, _ = standardised(data)
+    scale = np.full(len(location), data.values.std())
+    y = (data.values - location[index]) / scale[index]
     x = torch.from_numpy(np.column_stack([data.x, data.task_index])).float()  # single precision, as GPyTorch has it
     y = torch.from_numpy(y).float()
     count = len(data.tasks)

@@ -82,6 +82,12 @@ class Coordinates:
             self.prior()
         return handler.theta
 
+    def log_prior(self, v: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:
+        """Log prior density of v at every row."""
+        with torch.no_grad(), pyro.validation_enabled(False), _Whitened(self, v) as handler:
+            self.prior()
+        return handler.log_density
+
     def density(self, v: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:
         """Log joint density at every row."""
         self.evaluations += len(v)

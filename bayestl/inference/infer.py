@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -45,6 +45,7 @@ class FitRecord:
     sites_converged : whether the sites of observations that are not normal settled at the mode
     learned_from : observations that theta was learned from
     log_ratios : log importance ratios, up to a constant, of the first draws of a variational posterior
+    log_prior : log prior density of every draw, in coordinates in which the prior is a standard normal
     """
 
     method: str
@@ -60,8 +61,13 @@ class FitRecord:
     sites_converged: bool = True
     learned_from: int = 0
     log_ratios: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    log_prior: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
-    ARRAYS: ClassVar[tuple[str, ...]] = ("elbo", "modes", "log_ratios")
+    ARRAYS: ClassVar[tuple[str, ...]] = ("elbo", "modes", "log_ratios", "log_prior")
+
+    def of_other_draws(self) -> FitRecord:
+        """The record of a posterior whose draws are no longer those of the fit."""
+        return replace(self, log_ratios=np.empty(0), log_prior=np.empty(0))
 
 
 class Inferred(NamedTuple):
@@ -173,7 +179,7 @@ def infer(
     seconds["total"] = time.perf_counter() - began
     record = FitRecord(
         method, seed, coordinates.dim, coordinates.evaluations, seconds, np.array(trace), heights.numpy(), k,
-        divergences, interrupted, settled, len(problem.data), ratios,
+        divergences, interrupted, settled, len(problem.data), ratios, coordinates.log_prior(v).numpy(),
     )  # fmt: skip
     return Inferred(
         coordinates.theta(v), record, len(v) if draws or method != "variational" else min(components, len(v)),
