@@ -65,27 +65,39 @@ def compare(posteriors: Mapping[str, Posterior], target: str, by: str | Sequence
     return pd.DataFrame(lines).T.sort_values("elpd", ascending=False).rename_axis("model").astype({"bad_k": int})
 
 
-def stacking_weights(log_density: NDArray[np.float64], pseudo: float = 1.0, steps: int = 5000) -> NDArray[np.float64]:
+def stacking_weights(log_density: NDArray[np.float64], steps: int = 5000) -> NDArray[np.float64]:
     """Weights of the models' predictive densities that predict left-out rows best (Yao et al. 2018, doi 10.1214/17-BA1091).
 
-    The mode of ``sum_i log sum_k w_k p_ik`` under a Dirichlet prior that counts `pseudo` rows for each model, so that a few
-    rows do not
-    decide alone; found by expectation maximisation, which never leaves the simplex and always climbs.
+    The mode of ``sum_i log sum_k w_k p_ik`` under a Dirichlet prior that counts one row per model, shared out as
+    `plausibility` has it: a few rows do not decide alone, and a model that they rule out gets nothing. Found by expectation
+    maximisation, which never leaves the simplex and always climbs.
 
     Parameters
     ----------
     log_density : (n, K) of each left-out row under each model
     """
     n, count = log_density.shape
+    prior = count * plausibility(log_density)
     likelihood = np.exp(log_density - log_density.max(1, keepdims=True))
     weights = np.full(count, 1 / count)
     for _ in range(steps):
         share = likelihood * weights
-        new = ((share / share.sum(1, keepdims=True)).sum(0) + pseudo) / (n + pseudo * count)
+        new = ((share / share.sum(1, keepdims=True)).sum(0) + prior) / (n + count)
         if np.abs(new - weights).max() < 1e-9:
             break
         weights = new
     return weights
+
+
+def plausibility(log_density: NDArray[np.float64], draws: int = 2000) -> NDArray[np.float64]:
+    """How plausible it is that each model predicts best: pseudo-BMA weights averaged over the Bayesian bootstrap of the rows.
+
+    ``E[softmax_k(n sum_i g_i log p_ik)]``, ``g ~ Dirichlet(1, ..., 1)`` (Yao et al. 2018, sec. 3.4).
+    """
+    n = len(log_density)
+    total = n * np.random.default_rng(0).dirichlet(np.ones(n), draws) @ log_density
+    weights = np.exp(total - total.max(1, keepdims=True))
+    return (weights / weights.sum(1, keepdims=True)).mean(0)
 
 
 def _scored(posteriors: Mapping[str, Posterior], target: str, by: str | Sequence[Any] | None) -> dict[str, xr.Dataset]:

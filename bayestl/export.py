@@ -17,6 +17,6 @@ def to_arviz(groups: Mapping[str, xr.Dataset]) -> Any:
             import arviz
     except ImportError:
         return xr.DataTree.from_dict(dict(groups))
-    if hasattr(arviz, "InferenceData") and arviz.__version__.startswith("0."):
+    if arviz.__version__.startswith("0."):
         return arviz.InferenceData(**groups)  # type: ignore[arg-type, unused-ignore]
     return xr.DataTree.from_dict(dict(groups))

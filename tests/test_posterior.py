@@ -407,7 +407,8 @@ def test_sums_and_products_survive_a_file(tmp_path):
 
 
 GROUPS = {
-    "posterior", "prior", "posterior_predictive", "prior_predictive", "log_likelihood", "observed_data", "constant_data",
+    "posterior", "prior", "posterior_predictive", "prior_predictive", "log_likelihood", "log_prior", "observed_data",
+    "constant_data",
 }  # fmt: skip
 
 

@@ -286,7 +286,12 @@ def test_stacking_weights_recover_a_known_mixture():
         [scipy.stats.norm.logpdf(y, 0, 1), scipy.stats.norm.logpdf(y, 4, 1), scipy.stats.norm.logpdf(y, -5, 1)], -1
     )
     np.testing.assert_allclose(stacking_weights(density), [0.7, 0.3, 0.0], atol=0.03)
-    assert stacking_weights(density[:3]).min() > 0.1  # three rows do not decide
+    alike = stacking_weights(np.zeros((5, 3)))
+    np.testing.assert_allclose(alike, 1 / 3)
+    near = density[:4, :1] + np.array([[0.0, -0.3, -9.0]])  # four rows do not decide, but they rule out
+    weights = stacking_weights(near)
+    assert weights[1] > 0.1
+    assert weights[2] < 1e-3
 
 
 def test_comparison_prefers_what_transfers(helped):
@@ -420,4 +425,5 @@ def test_arviz_compares_on_the_target(helped):
         warnings.simplefilter("ignore", UserWarning)  # a row or two have a large k-hat
         theirs = {name: az.loo(data, pointwise=True) for name, data in handed.items()}
     for name, loo in theirs.items():
-        assert float(loo.elpd_loo) == pytest.approx(ours.loc[name, "elpd"], abs=0.5)
+        elpd = loo.elpd_loo if hasattr(loo, "elpd_loo") else loo.elpd  # ArviZ 0.x and 1.x
+        assert float(elpd) == pytest.approx(ours.loc[name, "elpd"], abs=0.5)
