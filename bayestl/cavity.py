@@ -58,14 +58,16 @@ def left_out(
     observed: Problem,
     groups: NDArray[np.int64] | None = None,
     wanted: NDArray[np.bool_] | None = None,
+    condensed: int = 0,
 ) -> Iterator[LeftOut]:
     """Leave out one group after another (each row by itself by default), for every draw of theta; of the `wanted` rows only.
 
     With K the covariance of the pseudo-data and G the points of a group, ``Cov[y_G | rest] = ((K^-1)_GG)^-1``, and
     ``y_G - E[y_G | rest]`` is that times ``alpha_G`` (Rasmussen & Williams 2006, eq. 5.12, in blocks): exact for normal
     observations. Where others are among them, their sites are taken out of the posterior of the functions, T, as
-    ``(I - T Lambda)^-1 T``; the sites of all other rows stay as they are. So it is for a condensed table, whose sites hold
-    what the inducing pairs tell of a row.
+    ``(I - T Lambda)^-1 T``; the sites of all other rows stay as they are. So it is for a condensed table, whose first
+    `condensed` rows
+    have sites that hold what the inducing pairs tell of them; later rows are held whole.
     """
     buckets = _buckets(observed, groups, wanted)
     for draws, theta, solved in regression.batches():
@@ -82,15 +84,15 @@ def left_out(
                     mean, cov, joint = _by_precision(observed, theta, solved.alpha, precision, where)
                     joint = joint + _slopes(observed, theta, part)
                 else:
-                    mean, cov = _by_sites(regression, observed, theta, solved, part, where)
+                    mean, cov = _by_sites(regression, observed, theta, solved, part, where, condensed)
                     joint = None
                 yield from _rows(observed, draws, part, mean, cov, joint)
 
 
-def leave_one_out(regression: Regression, observed: Problem) -> Float[Tensor, "S n"]:
+def leave_one_out(regression: Regression, observed: Problem, condensed: int = 0) -> Float[Tensor, "S n"]:
     """``log p(y_i | y_-i, theta)`` for every draw and observation, in the tasks' units."""
     out = torch.empty(regression.draws, len(observed.data.values), dtype=torch.float64)
-    for found in left_out(regression, observed):
+    for found in left_out(regression, observed, condensed=condensed):
         theta = {name: value[found.draws] for name, value in regression.theta.items()}
         own = found.log_joint
         out[found.draws, found.rows] = densities(observed, theta, found) if own is None else own
@@ -195,7 +197,13 @@ def _by_precision(
 
 
 def _by_sites(
-    regression: Regression, observed: Problem, theta: Theta, solved: Conditional, bucket: _Bucket, where: Tensor
+    regression: Regression,
+    observed: Problem,
+    theta: Theta,
+    solved: Conditional,
+    bucket: _Bucket,
+    where: Tensor,
+    condensed: int,
 ) -> tuple[Tensor, Tensor]:
     """Moments of the functions of groups from which their own sites have been taken."""
     model, layout = observed.model, observed.layout
@@ -221,6 +229,9 @@ def _by_sites(
         )
         phi = phi.reshape(*phi.shape[:-1], groups, size)
         untold = prior - torch.einsum("...ngs,...ngt->...gst", phi, phi)
+        spans = [observed.pieces[k].where.shape[1] for k in bucket.pieces]
+        old = (bucket.index[:, list(bucket.rows)] < condensed).repeat_interleave(torch.tensor(spans), 1)
+        untold = untold * (old.unsqueeze(-1) & old.unsqueeze(-2))
     sites, natural = torch.zeros_like(cov), torch.zeros_like(mean)
     for piece, own in _taken(observed, bucket):
         p = observed.parameters_of(theta, piece.task)

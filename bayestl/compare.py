@@ -25,6 +25,7 @@ from bayestl.posterior import QUANTILES, Posterior, labelled_scores, tabulated
 from bayestl.table import Table, TaskData
 
 AT_A_TIME = 2000
+CLEAR = 4.0  # nats
 
 
 # -- comparing --------------------------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ def fit_best(
 
     Parameters
     ----------
-    models : others to choose from, by name; the control should be among them, so that transfer can never cost anything
+    models : others to choose from, by name; the control should be among them, so that transfer cannot cost much
     by : what is left out with each observation of the target; by default it alone. Where the same material was observed by
         several
         sources and new materials will have none, use ``"row"`` or ``"inputs"``
@@ -350,7 +351,9 @@ def transfer_report(
         and ``elpd_se``; ``rmse`` change in per cent (negative is better) and ``rmse_se``; ``correlation`` with the target,
         its mean
         and standard deviation; ``verdict``: "helps", "no clear effect" or "harms" (a gain or loss of more than two standard
-        errors). The line "(all)" compares all sources together with none.
+        errors, and of more than 4 nats: below that
+        standard errors of differences are known to be too small, Sivula et al. 2020, arXiv:2008.10296). The line "(all)"
+        compares all sources together with none.
     """
     t = data.index_of(target)
     sources = [name for name in data.names if name != target]
@@ -390,7 +393,8 @@ def transfer_report(
             line["correlation"] = float(correlation["mean"].sel(task=target, other_task=source))
             line["correlation_sd"] = float(correlation["std"].sel(task=target, other_task=source))
             words += f", correlation {line['correlation']:.2f} +- {line['correlation_sd']:.2f}"
-        line["verdict"] = "helps" if gain.sum() > 2 * se else "harms" if gain.sum() < -2 * se else "no clear effect"
+        clear = abs(gain.sum()) > max(2 * se, CLEAR)
+        line["verdict"] = "no clear effect" if not clear else "helps" if gain.sum() > 0 else "harms"
         lines[source] = line
         name = "All sources together" if source == "(all)" else f"{source} ({line['rows']:,} rows)"
         verb = {"helps": "helped", "harms": "did harm", "no clear effect": "had no clear effect"}[line["verdict"]]

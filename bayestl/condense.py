@@ -284,7 +284,7 @@ def condense(
         gram, moment = state
         q = Weights.given(known.gram + gram, known.moment + moment)
         sums, value = total(partial(_sites, theta=theta, pairs=pairs, factor=factor, q=q, device=device), sources)
-        bound = value + q.expected(normal) - q.divergence()
+        bound = value + q.expected(start.plus(normal)) - q.divergence()
         return _Step(gram, moment, bound, sums.gram, sums.moment)
 
     first, _ = total(partial(_sites, theta=theta, pairs=pairs, factor=factor, q=None, device=device), sources)

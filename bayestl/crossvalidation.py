@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from bayestl.cavity import LeftOut, densities, laws, left_out
 from bayestl.errors import DataError, listed
 from bayestl.likelihoods.predictive import SCORES, judged, mixed
-from bayestl.models.problem import Problem
 from bayestl.posterior import Posterior, labelled_scores
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
@@ -34,7 +33,8 @@ def leave_out(posterior: Posterior, by: str | Sequence[Any] | None = None, *, ta
     Parameters
     ----------
     by : leave out whole groups: the name of an input, ``"row"`` (all tasks of a row of the caller's table), ``"inputs"`` (all
-        observations at the same inputs), or a label for each observation
+        observations at the same inputs), or a label for each observation. Rows added by `condition` count to the row of the same
+        label
     task : judge only the observations of this task
 
     Returns
@@ -58,10 +58,10 @@ def leave_out(posterior: Posterior, by: str | Sequence[Any] | None = None, *, ta
     wanted = np.ones(len(data), dtype=bool) if task is None else data.task_index == data.index_of(task)
     regression = _regression(posterior)
     batches: dict[int, list[LeftOut]] = {}
-    for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted])):
+    for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), posterior.condensed):
         batches.setdefault(part.draws.start, []).append(part)
     whole = [_all_draws(parts) for parts in zip(*batches.values(), strict=True)]
-    weight, k = _weights(regression, problem, whole, int(codes.max()) + 1)
+    weight, k = _weights(posterior, regression, whole, int(codes.max()) + 1)
     out = {name: np.full(len(data), np.nan) for name in SCORES}
     for part in whole:
         law = mixed(list(laws(problem, regression.theta, part)), weight[:, part.groups])
@@ -78,7 +78,10 @@ def _regression(posterior: Posterior) -> Regression:
         return posterior._regression
     size = len(posterior._problem.points.output)
     draws = min(posterior.draws, 256, max(posterior.components, int(WORK / max(size, 1) ** 3)))
-    theta = {name: value[:draws] for name, value in posterior.theta.items()}
+    chosen = slice(0, draws)  # of a quasi-random sequence; of a chain, draws far apart
+    if posterior.record.method == "nuts":
+        chosen = slice(None, None, max(1, posterior.draws // draws))
+    theta = {name: value[chosen] for name, value in posterior.theta.items()}
     return Regression(posterior._problem, theta, posterior.sites)
 
 
@@ -91,17 +94,38 @@ def _all_draws(parts: Sequence[LeftOut]) -> LeftOut:
 
 
 def _weights(
-    regression: Regression, problem: Problem, parts: Sequence[LeftOut], groups: int
+    posterior: Posterior, regression: Regression, parts: Sequence[LeftOut], groups: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights of the draws of theta for each group that is left out, and k-hat."""
+    """Weights of the draws of theta for each group that is left out, and k-hat.
+
+    Only rows that theta was learned from had a say in it. The joint density of a group counts where all of its rows are normal
+    and had one, else the product of the densities of those that had.
+    """
+    if regression.draws < ENOUGH:  # theta is known well, or is a mode: equal weights
+        equal = torch.full((regression.draws, groups), 1 / regression.draws, dtype=torch.float64)
+        return equal, torch.full((groups,), torch.nan).double()
+    learned = torch.zeros(len(posterior.data), dtype=torch.bool)
+    learned[torch.from_numpy(posterior.record.learned)] = True
+    if len(posterior.record.learned) == 0:
+        learned[:] = True
+    silent = torch.zeros(groups, dtype=torch.bool)
+    for part in parts:
+        silent[part.groups[~learned[part.rows]]] = True
     total = torch.zeros(regression.draws, groups, dtype=torch.float64)
     for part in parts:
+        whole = ~silent[part.groups] if part.log_joint is not None else torch.zeros_like(part.groups, dtype=torch.bool)
         if part.log_joint is not None:
-            total[:, part.groups] = part.log_joint
-        else:
-            total[:, part.groups] += densities(problem, regression.theta, part)
-    if regression.draws < ENOUGH:  # theta is known well, or is a mode: equal weights
-        return torch.full_like(total, 1 / regression.draws), torch.full((groups,), torch.nan).double()
+            total[:, part.groups[whole]] = part.log_joint[:, whole]
+        rest = ~whole & learned[part.rows]
+        if rest.any():
+            own = part._replace(
+                rows=part.rows[rest],
+                groups=part.groups[rest],
+                mean=part.mean[:, rest],
+                cov=part.cov[:, rest],
+                log_joint=None,
+            )
+            total[:, own.groups] += densities(posterior._problem, regression.theta, own)
     log_weight, k = smoothed(-total)
     return log_weight.exp(), k
 
@@ -126,6 +150,10 @@ def _groups(posterior: Posterior, by: str | Sequence[Any] | None) -> tuple[NDArr
         if keys.shape != (len(data),):
             raise DataError(f"`by` must hold a label for each of the {len(data)} observations; got shape {keys.shape}.")
     codes, _ = pd.factorize(keys)
+    if (codes < 0).any():
+        raise DataError(
+            f"`by` has no label for observations {listed(np.flatnonzero(codes < 0).tolist())}. Give each one."
+        )
     return codes.astype(np.int64), keys
 
 
@@ -133,7 +161,7 @@ def _groups(posterior: Posterior, by: str | Sequence[Any] | None) -> tuple[NDArr
 
 
 def scores(scored: xr.Dataset) -> pd.DataFrame:
-    """Sum scores up, one line per task, each score with its standard error in the column beside it (``*_se``).
+    """Sum scores up, one line per task, the means with their standard errors in the columns beside them (``*_se``).
 
     Parameters
     ----------
@@ -166,7 +194,7 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
             put("mae", np.abs(own["error"].values + own["mean"].values - own["median"].values))
             put("crps", own["crps"].values)
             for level in (50, 90):
-                put(f"coverage_{level}", (np.abs(own["pit"].values - 0.5) <= level / 200).astype(float))
+                put(f"coverage_{level}", covered(own, level / 100))
             put("sharpness", own["std"].values)
             line["ence"] = _ence(own["std"].values, square)
         else:
@@ -175,6 +203,18 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
             line["macro_f1"] = _macro_f1(own["class_measured"].values, own["class_predicted"].values)
         lines[name] = line
     return pd.DataFrame(lines).T.rename_axis("task").astype({"rows": int})
+
+
+def covered(scored: xr.Dataset, level: float) -> NDArray[np.float64]:
+    """Whether the central interval covers each value, 0 or 1; of counts and values at a limit the share of it that is covered.
+
+    A value y of probability mass takes the place of the whole of [F(y-), F(y)] (Czado, Gneiting & Held 2009,
+    doi 10.1111/j.1541-0420.2009.01191.x), so that the average is `level` where predictions are right.
+    """
+    pit, mass = scored["pit"].values, scored["mass"].values if "mass" in scored else np.zeros(scored.sizes["row"])
+    low, high = pit - mass / 2, pit + mass / 2
+    inside = np.minimum(high, 0.5 + level / 2) - np.maximum(low, 0.5 - level / 2)
+    return np.where(mass > 1e-12, np.clip(inside, 0, None) / np.maximum(mass, 1e-300), np.abs(pit - 0.5) <= level / 2)
 
 
 def standard_error(values: NDArray[np.float64], groups: NDArray[Any]) -> float:
@@ -201,16 +241,16 @@ def calibration(
         for n in dict.fromkeys(scored["task"].values.tolist())
         if np.isfinite(scored["pit"].values[scored["task"].values == n]).all()
     ]
-    covered, error = np.empty((len(names), len(levels))), np.empty((len(names), len(levels)))
+    share, error = np.empty((len(names), len(levels))), np.empty((len(names), len(levels)))
     for t, name in enumerate(names):
         own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
         groups = own["group"].values if "group" in own.coords else np.arange(own.sizes["row"])
         for i, level in enumerate(levels):
-            inside = (np.abs(own["pit"].values - 0.5) <= level / 2).astype(float)
-            covered[t, i], error[t, i] = inside.mean(), standard_error(inside, groups)
+            inside = covered(own, level)
+            share[t, i], error[t, i] = inside.mean(), standard_error(inside, groups)
     dims = ["task", "level"]
     return xr.Dataset(
-        {"coverage": (dims, covered), "coverage_se": (dims, error)}, coords={"task": names, "level": list(levels)}
+        {"coverage": (dims, share), "coverage_se": (dims, error)}, coords={"task": names, "level": list(levels)}
     )
 
 

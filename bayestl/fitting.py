@@ -160,12 +160,12 @@ def _learn(
     model: Model, data: TaskData, scaling: Scaling, cost: Any, points: int, method: Method, seed: int, draws: int | None,
     warmup: int, progress: bool, notes: checkpoints.Checkpoint | None,
 ) -> tuple[Theta, FitRecord, int, Any]:  # fmt: skip
+    chosen = np.ones(len(data), dtype=bool)
     if points > LEARN:
-        data = data.where(learning_rows(data, scaling.inputs(data.x), cost, LEARN, seed))
-    elif data.parts is not None:
-        data = dataclasses.replace(data, parts=None)
-    problem = Problem.of(model, data, scaling)
+        chosen = learning_rows(data, scaling.inputs(data.x), cost, LEARN, seed)
+    problem = Problem.of(model, data.where(chosen), scaling)
     theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress)
+    record = dataclasses.replace(record, learned=np.flatnonzero(chosen))
     kept = {name: theta[name] for name in problem.parameters()}
     if notes is not None:
         notes.write_theta(kept, record, components)
@@ -235,7 +235,9 @@ def _on_cluster(
     Parts are pure functions of what they are sent, so one that is lost with its worker is simply made again; they are added
     in an order of their own, so the answer does not depend on who was first.
     """
-    parts = client.map(partial(_apply, function), sources, pure=False)
+    # What all parts share (theta, factors: megabytes) is sent to every worker once, so that it outlives any of them.
+    shared = client.scatter(function, broadcast=True)
+    parts = [client.submit(_apply, shared, source, pure=False) for source in sources]
     while len(parts) > 1:
         paired = [client.submit(add, a, b, pure=False) for a, b in zip(parts[::2], parts[1::2], strict=False)]
         parts = paired + parts[len(paired) * 2 :]

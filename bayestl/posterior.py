@@ -202,8 +202,10 @@ class Posterior:
         xarray.Dataset
             With dim ``row``, in the tasks' units: ``log_density`` (its negative mean is the NLPD, or the log loss); for numbers
             and counts ``mean``, ``median``, ``std``, ``error`` (measured minus mean), ``crps`` and ``pit`` (the predictive
-            probability below the measured value, plus half of that of the value itself; a central 90 % interval covers
-            it when ``0.05 <= pit <= 0.95``); for classes ``brier``, ``probability`` of the measured class, and the codes of the
+            probability below the measured value, plus half of that of the value itself, which is ``mass``; a central 90 %
+            interval
+            covers a value without mass when ``0.05 <= pit <= 0.95``); for classes ``brier``, ``probability`` of the measured
+            class, and the codes of the
             measured and of the most probable class. NaN where a score does not apply. A row whose error is known is judged
             with that noise. `btl.scores` sums them up.
         """
@@ -496,7 +498,7 @@ class Posterior:
         regression = self._regression
         if self.inducing is None:
             regression = Regression(self._problem, self.theta, self.sites)
-        values = cavity.leave_one_out(regression, self._problem).numpy()
+        values = cavity.leave_one_out(regression, self._problem, self.condensed).numpy()
         return xr.DataArray(values, dims=["draw", "obs"], coords={"obs": np.arange(len(self.data))}, name="y")
 
     def to_arviz(self, *, task: str | None = None, seed: int = 0) -> Any:

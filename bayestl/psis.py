@@ -15,7 +15,7 @@ def smoothed(log_ratios: Float[Tensor, "S n"]) -> tuple[Float[Tensor, "S n"], Fl
     """Smoothed log weights that sum to one over the draws, and k-hat, the shape of the tail, column by column.
 
     The largest ratios, a fifth of them or ``3 sqrt(S)``, are replaced by the expected order statistics of the generalised Pareto
-    law that fits them. k-hat is NaN, and nothing is replaced, where there are fewer than 25 draws; it is ``-inf`` where all
+    law that fits them. k-hat is NaN, and nothing is replaced, where there are fewer than 21 draws; it is ``-inf`` where all
     ratios are equal, and ``inf`` where a few outweigh all others beyond rounding.
     """
     count = len(log_ratios)
@@ -24,26 +24,27 @@ def smoothed(log_ratios: Float[Tensor, "S n"]) -> tuple[Float[Tensor, "S n"], Fl
     k = torch.full(log_ratios.shape[1:], math.nan, dtype=torch.float64)
     if tail >= LEAST:
         order = log_weight.argsort(0)
-        top = order[-tail:]
-        values = log_weight.gather(0, top)
-        edge = log_weight.gather(0, order[-tail - 1 : -tail])
-        excess = values.exp() - edge.exp()
-        flat = excess[-1] <= 0
-        fits = (excess[0] > 0) & torch.isfinite(excess).all(0)
-        k = torch.where(flat, -math.inf, torch.full_like(k, math.inf))  # infinite where one ratio outweighs all others
-        if fits.any():
-            shape, scale = fit_pareto(excess[:, fits])
-            p = ((torch.arange(tail, dtype=torch.float64) + 0.5) / tail).unsqueeze(-1)
-            steep = shape.abs() < 1e-8
-            quantile = torch.where(
-                steep,
-                -scale * torch.log1p(-p),
-                scale * torch.expm1(-shape * torch.log1p(-p)) / torch.where(steep, 1.0, shape),
-            )
-            replaced = (edge[:, fits].exp() + quantile).log().clamp_max(0.0)
-            log_weight[:, fits] = log_weight[:, fits].scatter(0, top[:, fits], replaced)
-            k[fits] = shape
+        top, edge = order[-tail:], log_weight.gather(0, order[-tail - 1 : -tail]).exp()
+        excess = log_weight.gather(0, top).exp() - edge
+        above = (excess > 0).sum(
+            0
+        )  # fewer than the tail where draws repeat: the tail is what lies strictly above its edge
+        k = torch.where(above == 0, -math.inf, torch.full_like(k, math.inf))
+        for size in above[above >= LEAST].unique().tolist():
+            own = (above == size).nonzero().squeeze(-1)
+            quantile, k[own] = smoothed_tail(excess[-size:, own])
+            replaced = (edge[:, own] + quantile).log().clamp_max(0.0)
+            log_weight[:, own] = log_weight[:, own].scatter(0, top[-size:, own], replaced)
     return log_weight - log_weight.logsumexp(0), k
+
+
+def smoothed_tail(excess: Float[Tensor, "M n"]) -> tuple[Float[Tensor, "M n"], Float[Tensor, " n"]]:
+    """Expected order statistics of the generalised Pareto law that fits sorted positive values, and its shape."""
+    shape, scale = fit_pareto(excess)
+    p = ((torch.arange(len(excess), dtype=torch.float64) + 0.5) / len(excess)).unsqueeze(-1)
+    flat = shape.abs() < 1e-8
+    steep = scale * torch.expm1(-shape * torch.log1p(-p)) / torch.where(flat, 1.0, shape)
+    return torch.where(flat, -scale * torch.log1p(-p), steep), shape
 
 
 def fit_pareto(excess: Float[Tensor, "M n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
@@ -67,3 +68,8 @@ def fit_pareto(excess: Float[Tensor, "M n"]) -> tuple[Float[Tensor, " n"], Float
 def pareto_k(log_ratios: Float[Tensor, " S"]) -> float:
     """k-hat of one set of importance ratios; those that are not finite are left out."""
     return float(smoothed(log_ratios[log_ratios.isfinite()].unsqueeze(-1))[1])
+
+
+def reliable(draws: int) -> float:
+    """k-hat below which so many draws can be reweighted: ``min(1 - 1 / log10(S), 0.7)`` (Vehtari et al. 2024, sec. 3.2.4)."""
+    return min(1 - 1 / math.log10(max(draws, 11)), 0.7)

@@ -17,6 +17,7 @@ from bayestl import plots
 from bayestl.cavity import leave_one_out, left_out
 from bayestl.compare import stacking_weights
 from bayestl.crossvalidation import standard_error
+from bayestl.gaussian import mixture
 from bayestl.likelihoods.predictive import Classes, CountMixture, NormalMixture, mixed
 from bayestl.models.problem import Problem
 from bayestl.psis import fit_pareto, smoothed
@@ -153,6 +154,41 @@ def test_leaving_out_works_on_a_condensed_table():
     assert line["coverage_90"] == pytest.approx(0.9, abs=0.03)
 
 
+def test_rows_on_top_of_a_condensed_table_are_held_whole():
+    """Leaving out a row that was added later equals conditioning on the other later rows only."""
+    rng = np.random.default_rng(0)
+
+    def made(x):
+        return btl.TaskData.from_wide(
+            pd.DataFrame({"x": x, "y": np.sin(6 * x) + 0.1 * rng.standard_normal(len(x))}), inputs=["x"], tasks=["y"]
+        )
+
+    old, new = made(np.r_[0.4 * rng.random(200), 1.0, 1.0]), made(0.6 + 0.3 * rng.random(10))
+    base = btl.fit(btl.SingleTask(), old, seed=0, method="map", pairs=12, progress=False)
+    scored = btl.leave_out(base.condition(new)).isel(row=slice(202, None))
+    for i in range(10):
+        rest = base.condition(new.where(np.arange(10) != i))
+        expected = rest.score(new.where(np.arange(10) == i))
+        assert float(scored["log_density"][i]) == pytest.approx(float(expected["log_density"][0]), abs=1e-6)
+
+
+def test_rows_that_theta_has_not_seen_take_nothing_back():
+    table_ = related(targets=24)
+    late = (np.arange(len(table_)) >= 52) & (table_.task_index == 1)
+    posterior = btl.fit(btl.MultiTask(), table_.where(~late), seed=0).condition(table_.where(late, empty=True))
+    labels = np.where(np.arange(len(posterior.data)) >= (~late).sum(), "late", "early").astype(object)
+    labels[: (~late).sum()] = [f"row {i}" for i in range((~late).sum())]
+    scored = btl.leave_out(posterior, by=labels)
+    own = scored.isel(row=scored["group"].values == "late")
+    draws = dataclasses.replace(
+        btl.fit(btl.MultiTask(), table_.where(~late), seed=0), components=256
+    )  # leave_out uses all draws
+    expected = draws.score(table_.where(late, empty=True))
+    np.testing.assert_allclose(own["log_density"], expected["log_density"], atol=1e-6)
+    with pytest.raises(btl.DataError, match="no label"):
+        btl.leave_out(posterior, by=np.where(labels == "late", None, labels))
+
+
 # -- importance weights -----------------------------------------------------------------------------------------------
 
 
@@ -181,6 +217,12 @@ def test_weights_without_spread_are_left_alone():
     torch.testing.assert_close(log_weight, torch.full((100, 2), -np.log(100)).double())
     assert (k == -torch.inf).all()
     assert smoothed(torch.randn(10, 1).double())[1].isnan().all()
+
+
+def test_repeated_draws_are_smoothed_as_well():
+    once = torch.randn(60, 1, generator=torch.Generator().manual_seed(0)).double()
+    _, k = smoothed(once.repeat(4, 1))
+    assert torch.isfinite(k).all()
 
 
 def test_reweighting_corrects_and_refuses(helped):
@@ -273,6 +315,33 @@ def test_a_calibrated_posterior_is_found_to_be_so():
     scored = xr.Dataset({"pit": ("row", pit)}, coords={"task": ("row", np.repeat("t", 2000))})
     curve = btl.calibration(scored)
     assert (np.abs(curve["coverage"] - curve["level"]) < 4 * curve["coverage_se"]).all()
+
+
+def test_intervals_of_counts_and_limits_cover_as_often_as_they_say():
+    """A perfect forecaster of small counts, and of values of which half are at a limit."""
+    rng = np.random.default_rng(0)
+    import xarray as xr
+
+    counts = rng.poisson(0.7, 20_000)
+    upto, below = scipy.stats.poisson.cdf(counts, 0.7), scipy.stats.poisson.cdf(counts - 1, 0.7)
+    limited = np.maximum(rng.standard_normal(20_000), 0.0)
+    top = scipy.stats.norm.cdf(limited)
+    bottom = np.where(limited == 0, 0.0, top)
+    for high, low in ((upto, below), (top, bottom)):
+        scored = xr.Dataset(
+            {"pit": ("row", (high + low) / 2), "mass": ("row", high - low)},
+            coords={"task": ("row", np.repeat("t", 20_000))},
+        )
+        curve = btl.calibration(scored)
+        np.testing.assert_allclose(curve["coverage"].sel(task="t"), curve["level"], atol=0.015)
+
+
+def test_weighted_crps_is_that_of_repeated_components():
+    g = torch.Generator().manual_seed(0)
+    mean, std = torch.randn(3, 5, generator=g).double(), torch.rand(3, 5, generator=g).double() + 0.1
+    y, w = torch.randn(5, generator=g).double(), torch.tensor([[0.5], [0.25], [0.25]]).double()
+    repeated = mixture.crps(y, mean[[0, 0, 1, 2]], std[[0, 0, 1, 2]])
+    torch.testing.assert_close(mixture.crps(y, mean, std, w), repeated)
 
 
 # -- comparing, stacking, transfer ------------------------------------------------------------------------------------

@@ -48,14 +48,16 @@ def log_density(
 
 
 def crps(
-    y: Float[Tensor, "*#shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"]
-) -> Float[Tensor, "*shape"]:
+    y: Float[Tensor, "*#shape"], mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"],
+    weight: Tensor | None = None,
+) -> Float[Tensor, "*shape"]:  # fmt: skip
     """Continuous ranked probability score ``E|Y - y| - E|Y - Y'|/2`` (Grimit et al. 2006, doi 10.1256/qj.05.235)."""
-    first = _absolute_moment(y - mean, std).mean(0)
+    first = average(_absolute_moment(y - mean, std), weight)
+    shares = torch.full((len(mean), 1), 1 / len(mean), dtype=mean.dtype) if weight is None else weight
     second = torch.zeros_like(first)
-    for m, s in zip(mean, std, strict=True):
-        second += _absolute_moment(mean - m, (std.square() + s.square()).sqrt()).mean(0)
-    return first - second / (2 * len(mean))
+    for m, s, w in zip(mean, std, shares, strict=True):
+        second += w * average(_absolute_moment(mean - m, (std.square() + s.square()).sqrt()), weight)
+    return first - second / 2
 
 
 def _absolute_moment(mean: Tensor, std: Tensor) -> Tensor:

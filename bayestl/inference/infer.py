@@ -46,6 +46,7 @@ class FitRecord:
     learned_from : observations that theta was learned from
     log_ratios : log importance ratios, up to a constant, of the first draws of a variational posterior
     log_prior : log prior density of every draw, in coordinates in which the prior is a standard normal
+    learned : positions among the data of the observations that theta was learned from
     """
 
     method: str
@@ -62,12 +63,13 @@ class FitRecord:
     learned_from: int = 0
     log_ratios: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     log_prior: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    learned: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
-    ARRAYS: ClassVar[tuple[str, ...]] = ("elbo", "modes", "log_ratios", "log_prior")
+    ARRAYS: ClassVar[tuple[str, ...]] = ("elbo", "modes", "log_ratios", "log_prior", "learned")
 
     def of_other_draws(self) -> FitRecord:
         """The record of a posterior whose draws are no longer those of the fit."""
-        return replace(self, log_ratios=np.empty(0), log_prior=np.empty(0))
+        return replace(self, log_ratios=np.empty(0), log_prior=np.empty(0), pareto_k=float("nan"))
 
 
 class Inferred(NamedTuple):

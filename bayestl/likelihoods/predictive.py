@@ -18,6 +18,7 @@ from bayestl.gaussian import mixture
 from bayestl.likelihoods.base import normal_nodes
 from bayestl.likelihoods.warps import Warp
 
+EXACT_CRPS = 300  # components, every pair of which counts
 WIDE = 64  # nodes for moments of warped and clipped normals
 NODES = 48  # nodes for counts over their log rate
 
@@ -157,8 +158,8 @@ class NormalMixture:
 
     def crps(self, y: Tensor) -> Float[Tensor, " m"]:
         """Continuous ranked probability score: exact for a plain mixture, else by its pinball integral over 99 levels."""
-        if self._plain and self.weight is None:
-            return self.scale * mixture.crps((y - self.location) / self.scale, self.mean, self.std)
+        if self._plain and len(self.mean) <= EXACT_CRPS:
+            return self.scale * mixture.crps((y - self.location) / self.scale, self.mean, self.std, self.weight)
         levels = [i / 100 for i in range(1, 100)]
         return pinball(y, self.quantiles(levels), levels)
 
@@ -321,7 +322,7 @@ def _own_weights(laws: Sequence[Any], weight: Tensor) -> list[Tensor]:
 
 
 SCORES = (
-    "mean", "median", "std", "error", "log_density", "crps", "pit", "brier", "probability", "class_measured",
+    "mean", "median", "std", "error", "log_density", "crps", "pit", "mass", "brier", "probability", "class_measured",
     "class_predicted",
 )  # fmt: skip
 
@@ -333,9 +334,10 @@ def judged(law: Predictive, y: Float[Tensor, " m"]) -> dict[str, Tensor]:
         out |= {"brier": law.brier(y), "probability": out["log_density"].exp()}
         return out | {"class_measured": y, "class_predicted": law.probability.argmax(-1).double()}
     centre, spread = law.moments()
+    upto, below = law.cdf(y), law.below(y)
     return out | {
         "mean": centre, "median": law.quantiles([0.5])[0], "std": spread, "error": y - centre, "crps": law.crps(y),
-        "pit": 0.5 * (law.cdf(y) + law.below(y)),
+        "pit": 0.5 * (upto + below), "mass": upto - below,
     }  # fmt: skip
 
 
