@@ -53,7 +53,7 @@ def crps(
 ) -> Float[Tensor, "*shape"]:  # fmt: skip
     """Continuous ranked probability score ``E|Y - y| - E|Y - Y'|/2`` (Grimit et al. 2006, doi 10.1256/qj.05.235)."""
     first = average(_absolute_moment(y - mean, std), weight)
-    shares = torch.full((len(mean), 1), 1 / len(mean), dtype=mean.dtype) if weight is None else weight
+    shares = torch.full((len(mean),), 1 / len(mean), dtype=mean.dtype) if weight is None else weight
     second = torch.zeros_like(first)
     for m, s, w in zip(mean, std, shares, strict=True):
         second += w * average(_absolute_moment(mean - m, (std.square() + s.square()).sqrt()), weight)
