@@ -688,9 +688,7 @@ def test_a_fit_that_is_killed_resumes(tmp_path):
         textwrap.dedent("""
         import sys, time
         import bayestl as btl
-        from bayestl import fitting
-        from bayestl.cavity import leave_one_out
-from bayestl.checkpoint import Checkpoint
+        from bayestl.checkpoint import Checkpoint
         from tests.test_large import big, new_rows
         if sys.argv[2] == "slow":
             original = Checkpoint.write_sums
