@@ -9,7 +9,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 
 import bayestl as btl
 from bayestl.datasets import ELEMENT_DESCRIPTORS, load_bulk_moduli
@@ -60,9 +59,8 @@ def main() -> None:
             save("loo_pit", az.plot_loo_pit(one))
         else:
             save("ppc", az.plot_ppc(one, random_seed=0))
-            log_weights = np.asarray(
-                az.psislw(-one.log_likelihood["y"].stack(sample=("chain", "draw")).transpose("obs", "sample"))[0]
-            )
+            density = one.log_likelihood["y"].stack(sample=("chain", "draw")).transpose("obs", "sample").values
+            log_weights = az.psislw(-density)[0]
             drawn = one.posterior_predictive["y"].stack(sample=("chain", "draw")).transpose("obs", "sample").values
             save("loo_pit", az.plot_loo_pit(y=one.observed_data["y"].values, y_hat=drawn, log_weights=log_weights))
 
