@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 import bayestl as btl
+import bayestl.plots
 from bayestl.datasets import ELEMENT_DESCRIPTORS, load_bulk_moduli
 
 with warnings.catch_warnings():
@@ -54,15 +55,10 @@ def main() -> None:
         save("forest", az.plot_forest(one, var_names=["rho", "noise", "amplitude"]))
         save("pair", az.plot_pair(one, var_names=["rho", "noise"]))
         save("trace", az.plot_trace(one, var_names=["rho", "noise"]))
-        if NEW:
-            save("ppc", az.plot_ppc_dist(one))
-            save("loo_pit", az.plot_loo_pit(one))
-        else:
-            save("ppc", az.plot_ppc(one, random_seed=0))
-            density = one.log_likelihood["y"].stack(sample=("chain", "draw")).transpose("obs", "sample").values
-            log_weights = az.psislw(-density)[0]
-            drawn = one.posterior_predictive["y"].stack(sample=("chain", "draw")).transpose("obs", "sample").values
-            save("loo_pit", az.plot_loo_pit(y=one.observed_data["y"].values, y_hat=drawn, log_weights=log_weights))
+        save("ppc", az.plot_ppc_dist(one) if NEW else az.plot_ppc(one, random_seed=0))
+    btl.plots.plot_pit(btl.leave_out(posteriors["difference"], task="B_exp"))
+    plt.gcf().savefig(HERE / "loo_pit.png", dpi=80)
+    plt.close("all")
 
 
 if __name__ == "__main__":
