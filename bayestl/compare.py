@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayestl.crossvalidation import leave_out, standard_error
+from bayestl.crossvalidation import covered, leave_out, standard_error
 from bayestl.errors import DataError
 from bayestl.fitting import fit
 from bayestl.likelihoods.predictive import SCORES, judged, mixed
@@ -121,8 +121,7 @@ def _scored(posteriors: Mapping[str, Posterior], target: str, by: str | Sequence
 
 def _brief(scored: xr.Dataset) -> dict[str, float]:
     if "error" in scored:
-        inside = np.abs(scored["pit"].values - 0.5) <= 0.45
-        return {"rmse": float((scored["error"] ** 2).mean() ** 0.5), "coverage": float(inside.mean())}
+        return {"rmse": float((scored["error"] ** 2).mean() ** 0.5), "coverage": float(covered(scored, 0.9).mean())}
     return {"accuracy": float((scored["class_measured"] == scored["class_predicted"]).mean())}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -251,7 +252,6 @@ def condense(
     base: Inducing | None = None,
     device: str = "cpu",
     total: Callable[..., Any] | None = None,
-    done: Callable[[Sums], None] | None = None,
 ) -> Inducing:
     """Sum over all rows of all sources, and let the sites of observations that are not normal settle.
 
@@ -293,8 +293,6 @@ def condense(
         SETTLED, STEPS,
     )  # fmt: skip
     if not settled.all():
-        import warnings
-
         warnings.warn(
             f"The Gaussian sites of the observations did not settle within {STEPS} passes for every draw of theta; the "
             "predictions of those draws may be off.",
