@@ -26,7 +26,8 @@ def leave_out(posterior: Posterior, by: str | Sequence[Any] | None = None, *, ta
     """Judge every observation by what all other rows say of it, without refitting.
 
     The functions are conditioned on the other rows exactly (on a condensed table as exactly as its inducing pairs allow),
-    under every draw of theta; the draws are weighted by ``1 / p(y_i | y_-i, theta)``, Pareto-smoothed, which takes the row's own say in
+    under every draw of theta; the draws are weighted by ``1 / p(y_i | y_-i, theta)``, Pareto-smoothed, which takes the row's
+    own say in
     theta back (Vehtari, Gelman & Gabry 2017, doi 10.1007/s11222-016-9696-4).
 
     Parameters
@@ -170,7 +171,8 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``rows``; ``nlpd`` (negative log predictive density; for classes the log loss). For numbers and counts ``rmse``,
-        ``mae`` (of the median), ``crps``, ``coverage_50`` and ``coverage_90`` (of central intervals), ``sharpness`` (mean predictive standard
+        ``mae`` (of the median), ``crps``, ``coverage_50`` and ``coverage_90`` (of central intervals), ``sharpness`` (mean
+        predictive standard
         deviation), ``ence`` (expected normalised calibration error over ten bins of the predicted spread, Levi et al. 2022,
         doi 10.3390/s22155540). For classes ``brier``, ``accuracy``, ``macro_f1``.
     """
