@@ -15,7 +15,7 @@ from bayestl.gaussian.conditional import Conditional, Conditioned, Updated
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.sites import Prior, Site, pseudo_data
-from bayestl.models.problem import Problem
+from bayestl.models.problem import STEPS, Problem
 from bayestl.priors import Theta
 from bayestl.scaling import Pairs
 
@@ -76,8 +76,8 @@ class Regression:
                 solved = problem.settle(theta, self.start, law=law)[1]
                 if not solved.converged:
                     warnings.warn(
-                        "The Gaussian sites of the observations did not settle within 100 steps for every draw of theta; the "
-                        "predictions of those draws may be off.",
+                        f"The Gaussian sites of the observations did not settle within {STEPS} steps for every draw of "
+                        "theta; the predictions of those draws may be off.",
                         stacklevel=2,
                     )
                 covariance, values = pseudo_data(law, problem.blocks(theta), solved.sites, solved.noise)

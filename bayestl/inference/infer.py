@@ -19,7 +19,7 @@ from bayestl.inference.collapsed import Collapsed
 from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.mode import Mode, climb, curvature
 from bayestl.inference.variational import Gaussian, Schedule, normal_points, refine
-from bayestl.models.problem import Problem
+from bayestl.models.problem import STEPS, Problem
 from bayestl.priors import Theta
 from bayestl.psis import pareto_k
 
@@ -174,8 +174,8 @@ def infer(
         )
     if not settled:
         warnings.warn(
-            "The Gaussian sites of the observations did not settle within 100 steps at the mode of theta. Look for classes that "
-            "the inputs separate perfectly, or for outliers among counts.",
+            f"The Gaussian sites of the observations did not settle within {STEPS} steps at the mode of theta. Look for "
+            "classes that the inputs separate perfectly, or for outliers among counts.",
             stacklevel=3,
         )
     seconds["total"] = time.perf_counter() - began

@@ -26,7 +26,7 @@ from bayestl.scaling import Layout, Pairs, Scaling
 from bayestl.table import TaskData
 
 SETTLED = 1e-6  # of the evidence bound, when the sites are to be at their optimum
-STEPS = 100
+STEPS = 400  # a Student-t row that may or may not be an outlier can take hundreds; most take ten
 
 
 class Piece(NamedTuple):
