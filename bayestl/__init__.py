@@ -4,6 +4,7 @@ from bayestl.compare import Stack, TransferReport, compare, fit_best, stack, tra
 from bayestl.crossvalidation import calibration, leave_out, scores
 from bayestl.diagnostics import Diagnosis, Finding, diagnose
 from bayestl.errors import DataError, FitError
+from bayestl.features import Compositions, ElementFractions, Features, Molecules, Surfaces
 from bayestl.fitting import fit
 from bayestl.kernels import RBF, GPyTorchKernel, Identity, Kernel, Matern52
 from bayestl.likelihoods import (
@@ -34,9 +35,9 @@ load = Posterior.load
 __version__ = "0.1.0"
 
 __all__ = [
-    "RBF", "Bernoulli", "Categorical", "Censored", "DataError", "Diagnosis", "Difference", "Finding", "FitError",
-    "GPyTorchKernel", "Gaussian", "Hurdle", "Identity", "Kernel", "LatentTask", "Likelihood", "Log", "Matern52", "Model",
-    "MultiTask", "NegativeBinomial", "Ordinal", "Poisson", "Posterior", "SingleTask", "Softplus", "Sqrt", "Stack", "StudentT",
-    "TaskData", "TransferReport", "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "scores",
-    "stack", "transfer_report",
+    "RBF", "Bernoulli", "Categorical", "Censored", "Compositions", "DataError", "Diagnosis", "Difference",
+    "ElementFractions", "Features", "Finding", "FitError", "GPyTorchKernel", "Gaussian", "Hurdle", "Identity", "Kernel",
+    "LatentTask", "Likelihood", "Log", "Matern52", "Model", "Molecules", "MultiTask", "NegativeBinomial", "Ordinal",
+    "Poisson", "Posterior", "SingleTask", "Softplus", "Sqrt", "Stack", "StudentT", "Surfaces", "TaskData", "TransferReport",
+    "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "scores", "stack", "transfer_report",
 ]  # fmt: skip

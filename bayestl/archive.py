@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayestl import kernels, likelihoods
+from bayestl import features, kernels, likelihoods
 from bayestl.condense import Inducing
 from bayestl.errors import DataError
 from bayestl.gaussian.exact import robust_cholesky
@@ -39,6 +39,7 @@ PLAIN = (
     likelihoods.Bernoulli, likelihoods.Categorical, likelihoods.Censored, likelihoods.Gaussian, likelihoods.Hurdle,
     likelihoods.NegativeBinomial, likelihoods.Ordinal, likelihoods.Poisson, likelihoods.StudentT,
     likelihoods.Log, likelihoods.Softplus, likelihoods.Sqrt,
+    features.Compositions, features.ElementFractions, features.Molecules, features.Surfaces,
 )  # fmt: skip
 
 
@@ -81,6 +82,7 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
             }
             for task in data.tasks
         ],
+        "features": [[name, describe(own)] for name, own in data.features],
         "rows": _plain_list(data.rows),
         "components": posterior.components,
         "theta": list(posterior.theta),
@@ -123,6 +125,7 @@ def unpack(
             ),
             tasks=tasks,
             rows=rows,
+            features=tuple((name, _restore(own)) for name, own in settings["features"]),
             descriptors=None
             if table is None
             else pd.DataFrame(table, index=[task.name for task in tasks], columns=settings["descriptors"]),
@@ -153,13 +156,21 @@ def _restore_inducing(arrays: Mapping[str, NDArray[Any]], settings: Mapping[str,
 def describe(thing: Any) -> Any:
     """Write a model or a kernel as JSON: its type and its fields, or its printed form where it is the user's own."""
     if isinstance(thing, PLAIN):
-        fields = {f.name: describe(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
+        fields = {
+            f.name: describe(getattr(thing, f.name))
+            for f in dataclasses.fields(thing)
+            if f.init and not f.name.startswith("_")
+        }
         return {"type": type(thing).__name__, **fields}
     if isinstance(thing, kernels.GPyTorchKernel):
         parts = [f"{name or 'kernel'}: {_printed(module)}" for name, module in thing.kernel.named_modules()]
         return {"foreign": f"{'; '.join(parts)}; on {thing.inputs}, scaled {thing.scaled}"}
     if isinstance(thing, likelihoods.Likelihood | likelihoods.Warp):
         raise DataError(f"A likelihood or warp of your own, {type(thing).__name__}, cannot be stored without pickle.")
+    if isinstance(thing, features.Features):
+        raise DataError(
+            f"Features of your own, {type(thing).__name__}, cannot be stored without pickle: describe the column first."
+        )
     if isinstance(thing, kernels.Kernel | Model):
         return {"foreign": _printed(thing)}
     return [describe(item) for item in thing] if isinstance(thing, tuple) else thing

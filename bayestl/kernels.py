@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import gpytorch
 import pyro
@@ -16,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayestl import distance
+from bayestl.distance import MATERN52, Memory, Profile, of_distance
 from bayestl.errors import DataError, listed
-from bayestl.priors import Theta, full, length_scales, normal
+from bayestl.priors import Theta, family_scales, full, length_scales, normal
 from bayestl.scaling import Layout
-
-ARD_LIMIT = 15
 
 
 class Kernel(ABC):
@@ -72,39 +71,65 @@ def as_kernel(kernel: Kernel | gpytorch.kernels.Kernel | None) -> Kernel:
 
 @dataclass(frozen=True)
 class _Stationary(Kernel):
-    """A function of the distance of the scaled inputs, with unit variance.
+    """A function of one squared distance, with unit variance: ``r^2 = sum_j d_j^2 / l_j^2 + sum_g D_g / l_g^2``.
 
-    Up to 15 inputs each have a length scale of their own; beyond that the marginal likelihood of so many is multimodal,
-    and all share one.
+    j are the inputs with a length scale of their own. Beyond 15 inputs the marginal likelihood of so many is multimodal; then
+    descriptors go together in families g (see `scaling.families`), and ``D_g`` is the mean over the family of the absolute
+    differences, in units of the spread of each descriptor. Its square root is a metric that embeds in a Hilbert space, so k is
+    positive definite; an L1 distance does not let the one descriptor that differs most outweigh a hundred that agree.
     """
 
     inputs: tuple[str, ...] | None = None
+    _apart: Memory = field(default_factory=Memory, compare=False, repr=False)
+
+    profile: ClassVar[Profile]
 
     def __init__(self, inputs: Sequence[str] | None = None) -> None:
         object.__setattr__(self, "inputs", None if inputs is None else tuple(inputs))
-
-    @staticmethod
-    @abstractmethod
-    def of_scaled(a: Float[Tensor, "*#draws n d"], b: Float[Tensor, "*#draws m d"]) -> Float[Tensor, "*#draws n m"]:
-        """Evaluate the kernel of inputs divided by their length scales."""
+        object.__setattr__(self, "_apart", Memory())
 
     def prior(self, name: str, layout: Layout) -> Theta:
-        site = f"{name}.length_scale"
-        count = len(positions(self.inputs, layout))
-        return {site: pyro.sample(site, length_scales(count, count if count <= ARD_LIMIT else 1))}
+        alone, families = _parted(self.inputs, layout)
+        theta = {}
+        if alone:
+            site = f"{name}.length_scale"
+            theta[site] = pyro.sample(site, length_scales(len(alone), len(alone)))
+        if families:
+            site = f"{name}.family_scale"
+            theta[site] = pyro.sample(site, family_scales(len(families)))
+        return theta
 
     def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
-        chosen = positions(self.inputs, layout)
-        columns = [c for c, g in enumerate(layout.groups) if g in chosen]
-        if len(columns) < len(layout.groups):
-            a, b = a[..., columns], b[..., columns]
-        scale = theta[f"{name}.length_scale"]
-        if scale.shape[-1] > 1:
-            scale = scale[..., [chosen.index(layout.groups[c]) for c in columns]]
-        return self.of_scaled(a / scale[..., None, :], b / scale[..., None, :])
+        alone, families = _parted(self.inputs, layout)
+        columns = [c for c, g in enumerate(layout.groups) if g in alone]
+        smooth_a, smooth_b = (a, b) if len(columns) == len(layout.groups) else (a[..., columns], b[..., columns])
+        if alone:
+            scale = theta[f"{name}.length_scale"]
+            if len(columns) > len(alone):
+                scale = scale[..., [alone.index(layout.groups[c]) for c in columns]]
+            smooth_a, smooth_b = smooth_a / scale[..., None, :], smooth_b / scale[..., None, :]
+        if not families:
+            return of_distance(self.profile, smooth_a, smooth_b)
+        weights = theta[f"{name}.family_scale"].square().reciprocal()
+        if not alone:
+            smooth_a, smooth_b = (x.new_zeros(*weights.shape[:-1], len(x), 0) for x in (a, b))
+        members = tuple(tuple(c for c, g in enumerate(layout.groups) if g in own) for own in families.values())
+        return of_distance(self.profile, smooth_a, smooth_b, weights, self._apart(a, b, members))
 
     def diagonal(self, theta: Theta, name: str, a: Tensor, layout: Layout) -> Tensor:
-        return a.new_ones(theta[f"{name}.length_scale"].shape[:-1] + a.shape[:1])
+        some = theta.get(f"{name}.length_scale", theta.get(f"{name}.family_scale"))
+        assert some is not None
+        return a.new_ones(some.shape[:-1] + a.shape[:1])
+
+
+def _parted(names: tuple[str, ...] | None, layout: Layout) -> tuple[list[int], dict[str, list[int]]]:
+    """Inputs with a length scale of their own, and the members of each family."""
+    chosen = positions(names, layout)
+    families: dict[str, list[int]] = {}
+    for g in chosen:
+        if (label := layout.families[g]) is not None:
+            families.setdefault(label, []).append(g)
+    return [g for g in chosen if layout.families[g] is None], families
 
 
 @dataclass(frozen=True, init=False)
@@ -114,7 +139,8 @@ class Matern52(_Stationary):
     ``k(x, x') = (1 + r + r^2/3) exp(-r)``, ``r^2 = 5 sum_j (x_j - x'_j)^2 / l_j^2``
     (Rasmussen & Williams 2006, eq. 4.17, doi 10.7551/mitpress/3206.001.0001).
 
-    Up to 15 inputs each have a length scale of their own; beyond that all share one.
+    Up to 15 inputs each have a length scale of their own. Beyond, descriptors go together in families, each with a length
+    scale and an L1 distance: `bayestl.scaling.families`.
 
     Parameters
     ----------
@@ -127,9 +153,7 @@ class Matern52(_Stationary):
     >>> model = btl.MultiTask(kernel=kernel)
     """
 
-    @staticmethod
-    def of_scaled(a: Tensor, b: Tensor) -> Tensor:
-        return matern52(a, b)
+    profile = MATERN52
 
 
 @dataclass(frozen=True, init=False)
@@ -139,7 +163,8 @@ class RBF(_Stationary):
     ``k(x, x') = exp(-r^2 / 2)``, ``r^2 = sum_j (x_j - x'_j)^2 / l_j^2`` (Rasmussen & Williams 2006, eq. 4.9). On infinitely
     smooth functions it learns faster than `Matern52`; on rougher ones its intervals are too narrow.
 
-    Up to 15 inputs each have a length scale of their own; beyond that all share one.
+    Up to 15 inputs each have a length scale of their own. Beyond, descriptors go together in families, each with a length
+    scale and an L1 distance: `bayestl.scaling.families`.
 
     Parameters
     ----------
@@ -151,68 +176,7 @@ class RBF(_Stationary):
     >>> model = btl.Difference.chain("pbe", "exp", kernel=btl.RBF())
     """
 
-    @staticmethod
-    def of_scaled(a: Tensor, b: Tensor) -> Tensor:
-        return rbf(a, b)
-
-
-class Profile(NamedTuple):
-    """A kernel as a function of r^2.
-
-    `values` takes r^2, which it may overwrite, and gives k, and a matrix and a number whose product is ``-2 dk/d(r^2)``. Beyond
-    `far` r^2 is taken to be `far`: k is below 1e-39 there, and products of smaller numbers are subnormal, a hundred times slower.
-    """
-
-    values: Callable[[Tensor], tuple[Tensor, Tensor, float]]
-    far: float
-
-
-class _OfDistance(torch.autograd.Function):
-    """A kernel of the squared distance; its gradient goes through ``dk/d(r^2)``, finite at zero distance."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, profile: Profile) -> Tensor:
-        centre = b.mean(-2, keepdim=True)  # differences of large numbers lose digits
-        a, b = a - centre, b - centre
-        # Few passes over the (n, m) array, in place: they, not the arithmetic, are what a kernel matrix costs.
-        square = (-2.0 * a) @ b.mT
-        square.add_(a.square().sum(-1).unsqueeze(-1)).add_(b.square().sum(-1).unsqueeze(-2))
-        k, slope, ctx.factor = profile.values(square.clamp_(0.0, profile.far))
-        ctx.save_for_backward(a, b, slope)
-        return k
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        a, b, slope = ctx.saved_tensors
-        w = gradient * slope  # and d(r^2)/da = 2 (a - b)
-        d_a = (w @ b).sub_(w.sum(-1).unsqueeze(-1) * a).mul_(ctx.factor)
-        d_b = (w.mT @ a).sub_(w.sum(-2).unsqueeze(-1) * b).mul_(ctx.factor)
-        return d_a, d_b, None
-
-
-def _matern52_profile(square: Tensor) -> tuple[Tensor, Tensor, float]:
-    """``k = (1 + r + r^2/3) exp(-r)``, ``dk/d(r^2) = -(1/6)(1 + r) exp(-r)``."""
-    r = square.sqrt_()
-    decay = torch.mul(r, -1.0).exp_()
-    slope = torch.addcmul(decay, decay, r)
-    return torch.addcmul(slope, decay.mul_(r), r, value=1 / 3, out=decay), slope, 1 / 3
-
-
-def _rbf_profile(square: Tensor) -> tuple[Tensor, Tensor, float]:
-    """``k = exp(-r^2/2)``, ``dk/d(r^2) = -k/2``."""
-    k = square.mul_(-0.5).exp_()
-    return k, k, 1.0
-
-
-def matern52(a: Float[Tensor, "*#draws n d"], b: Float[Tensor, "*#draws m d"]) -> Float[Tensor, "*#draws n m"]:
-    """``(1 + r + r^2/3) exp(-r)`` with ``r = sqrt(5) |a - b|``."""
-    return _OfDistance.apply(math.sqrt(5.0) * a, math.sqrt(5.0) * b, Profile(_matern52_profile, 1e4))  # type: ignore[no-any-return]
-
-
-def rbf(a: Float[Tensor, "*#draws n d"], b: Float[Tensor, "*#draws m d"]) -> Float[Tensor, "*#draws n m"]:
-    """``exp(-|a - b|^2 / 2)``."""
-    return _OfDistance.apply(a, b, Profile(_rbf_profile, 180.0))  # type: ignore[no-any-return]
+    profile = distance.RBF
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,15 @@ def length_scales(inputs: int, count: int) -> TorchDistribution:
     return log_normal(min(centre, 0.0) if count == inputs else centre, 0.8, count)
 
 
+def family_scales(count: int) -> TorchDistribution:
+    """Length scales of families of descriptors, whose distances are about 1 between typical rows.
+
+    The median grows with the square root of their number, as in `length_scales`; ``exp(0.3)`` and the width 0.7 let a family
+    drop out, and the nearest rows of a table be near.
+    """
+    return log_normal(0.3 + 0.5 * math.log(count), 0.7, count)
+
+
 def noise(*shape: int) -> TorchDistribution:
     """Noise standard deviation in units of the task's spread: median 0.14, and from 0.02 to 1 within two deviations.
 

@@ -7,7 +7,8 @@ the differences matter. Contrasts are what `Pairs.output` counts.
 
 from __future__ import annotations
 
-from collections.abc import Set
+import re
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayestl.likelihoods.numeric import warp_of
-from bayestl.table import TaskData
+from bayestl.table import Input, TaskData
 
 
 class Pairs(NamedTuple):
@@ -31,6 +32,33 @@ class Pairs(NamedTuple):
     def take(self, rows: Int[Tensor, " m"]) -> Pairs:
         """Select rows."""
         return Pairs(self.x[rows], self.output[rows])
+
+
+FEW = 15  # inputs, each of which may have a length scale of its own
+STATISTIC = re.compile(
+    r"((\w+Data )?(minimum|maximum|range|mean|avg_dev|std_dev|mode|min|max|std))[ _]\S", re.IGNORECASE
+)
+
+
+def families(inputs: Sequence[Input]) -> tuple[str | None, ...]:
+    """Sort many descriptors into families; None for an input that is to have a length scale of its own.
+
+    Up to 15 inputs all have one. Beyond, names tell the families: what stands before a colon (``orbital: HOMO``), or before and
+    with a statistic (``mean radius``, ``range_radius``, ``MagpieData avg_dev Electronegativity``). The other numeric inputs stay
+    alone if they are at most 15, else they are one more family; categories stay alone.
+    """
+    if len(inputs) <= FEW:
+        return (None,) * len(inputs)
+    found: list[str | None] = []
+    for column in inputs:
+        match = STATISTIC.match(column.name)
+        family = column.name.split(":")[0] if ":" in column.name else match[1] if match else None
+        found.append(family if column.levels is None else None)
+    rest = [j for j, family in enumerate(found) if family is None and inputs[j].levels is None]
+    if len(rest) > FEW:
+        for j in rest:
+            found[j] = "inputs"
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -46,6 +74,7 @@ class Layout:
     noisy : positions of the tasks that have a noise
     inputs : names of the inputs
     groups : for each encoded column the position of the input it encodes (categories take one column per level)
+    families : for each input the family of descriptors that it belongs to, or None; see `families`
     counts : rows of the task of each output
     contrast : (contrasts, outputs) matrix, None for the identity
     descriptors : (outputs, p) standardised task descriptors as nested tuples, or None
@@ -58,6 +87,7 @@ class Layout:
     noisy: tuple[int, ...]
     inputs: tuple[str, ...]
     groups: tuple[int, ...]
+    families: tuple[str | None, ...]
     counts: tuple[int, ...]
     contrast: Tensor | None = field(default=None, compare=False)
     descriptors: tuple[tuple[float, ...], ...] | None = None
@@ -76,7 +106,8 @@ class Layout:
 class Scaling:
     """The affine maps between the user's units and the model's, learned from the training rows only.
 
-    Numeric inputs go to [-1/2, 1/2] by their training range. A categorical input becomes one column per level, at
+    Numeric inputs go to [-1/2, 1/2] by their training range, descriptors of a family (see `families`) to unit standard deviation;
+    where almost all rows agree that is at least a twentieth of the range. A categorical input becomes one column per level, at
     ``1/sqrt(2)``, so that two distinct levels are at unit distance. Numeric values become ``(w(y) - location) / scale``; where
     the observations are not numbers, ``location + scale f`` is the likelihood's natural parameter. Both have one entry for
     each contrast.
@@ -101,8 +132,12 @@ class Scaling:
         location, scale = per_contrast(data, location, scale)
         low, high = data.x.min(0), data.x.max(0)
         centre, width = low + (high - low) / 2, high - low
+        described = np.array([family is not None for family in families(data.inputs)])
+        with np.errstate(over="ignore"):
+            spread = np.maximum(data.x.std(0), width / 20)
+        width = np.where(described & np.isfinite(spread), spread, width)
         width = np.where(width > 0, width, np.where(centre != 0, np.abs(centre), 1.0))
-        described = np.empty((1, 0)) if data.descriptors is None else data.descriptors.to_numpy(dtype=float)
+        of_tasks = np.empty((1, 0)) if data.descriptors is None else data.descriptors.to_numpy(dtype=float)
         raw = np.array([column.levels is None and column.name in unscaled for column in data.inputs])
         return cls(
             levels=tuple(0 if column.levels is None else len(column.levels) for column in data.inputs),
@@ -110,8 +145,8 @@ class Scaling:
             width=np.where(raw, 1.0, width),
             location=location,
             scale=scale,
-            descriptor_centre=described.mean(0),
-            descriptor_width=np.where(described.std(0) > 0, described.std(0), 1.0),
+            descriptor_centre=of_tasks.mean(0),
+            descriptor_width=np.where(of_tasks.std(0) > 0, of_tasks.std(0), 1.0),
         )
 
     @property
@@ -152,6 +187,7 @@ class Scaling:
             noisy=tuple(t for t, task in enumerate(data.tasks) if task.likelihood.noisy),
             inputs=tuple(column.name for column in data.inputs),
             groups=self.groups,
+            families=families(data.inputs),
             counts=tuple(int(data.counts[t]) for t in owner),
             contrast=None if whole else torch.from_numpy(scipy.linalg.block_diag(*blocks)),
             descriptors=descriptors,

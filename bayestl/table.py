@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl.errors import DataError, listed
+from bayestl.features import BY_NAME, Features
 from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
 from bayestl.stream import Loader, Want, loaders_of, reservoir
 
@@ -89,6 +90,7 @@ class TaskData:
     details : (n, 2) lower and upper limit of a censored value (NaN for none), or the exposure of a count
     parts : of a table larger than memory, where the rest of it is; the arrays then hold a uniform sample, all rows of a scarce
         task and 5,000 of a rich one
+    features : columns of the caller's that inputs are made of (a formula, say), and how
     """
 
     inputs: tuple[Input, ...]
@@ -101,6 +103,7 @@ class TaskData:
     descriptors: pd.DataFrame | None = None
     details: NDArray[np.float64] = None  # type: ignore[assignment]
     parts: Parts | None = None
+    features: tuple[tuple[str, Features], ...] = ()
 
     def __post_init__(self) -> None:
         if self.details is None:
@@ -128,6 +131,7 @@ class TaskData:
         units: Mapping[str, str] | None = None,
         likelihoods: Mapping[str, Likelihood] | None = None,
         categorical: Sequence[str] = (),
+        features: Mapping[str, Features] | None = None,
         task_descriptors: pd.DataFrame | None = None,
     ) -> TaskData:
         """Read one observation per row.
@@ -145,6 +149,9 @@ class TaskData:
         likelihoods : how the values of a task are observed, by name. By default numbers are `Gaussian`, ordered pandas
             categoricals `Ordinal`, and other text and booleans `Bernoulli` (two classes) or `Categorical`, which is printed
         categorical : numeric columns to be treated as categories
+        features : for a column of `inputs`, what describes its labels in numbers: `Compositions`, `ElementFractions`,
+            `Molecules`, `Surfaces`, or a `Features` of your own. Text in columns called formula, composition or smiles is
+            described without asking, which is printed
         task_descriptors : numeric table indexed by task, for `LatentTask`
 
         Raises
@@ -162,13 +169,15 @@ class TaskData:
         """
         if (loaders := loaders_of(table)) is not None:
             options = {"inputs": inputs, "value": value, "error": error, "units": units, "likelihoods": likelihoods,
-                       "categorical": categorical, "task": task, "task_descriptors": task_descriptors}  # fmt: skip
+                       "categorical": categorical, "task": task, "task_descriptors": task_descriptors,
+                       "features": features}  # fmt: skip
             return cls._of_parts(loaders, "long", options, None if tasks is None else list(tasks))
         frame = _frame(table)
         inputs = _distinct(inputs, "inputs")
         if clash := [name for name in inputs if name in (task, value, error)]:
             raise DataError(f"Columns used both as an input and as task, value or error: {listed(clash)}. Choose one.")
         _require_columns(frame, [*inputs, task, value, *([error] if error else [])])
+        features = _features(frame, inputs, features, categorical)
         if len(frame) == 0:
             raise DataError("The table has no rows. Expected at least one observation.")
         labels = frame[task]
@@ -198,7 +207,7 @@ class TaskData:
         return cls._build(
             frame, inputs, names, seen, read,
             [_errors(frame, error)[own] if error else np.full(own.sum(), np.nan) for own in seen],
-            _units(table, [*inputs, *names], units), categorical, task_descriptors, by_row=True,
+            _units(table, [*inputs, *names], units), categorical, features, task_descriptors, by_row=True,
         )  # fmt: skip
 
     @classmethod
@@ -212,6 +221,7 @@ class TaskData:
         units: Mapping[str, str] | None = None,
         likelihoods: Mapping[str, Likelihood] | None = None,
         categorical: Sequence[str] = (),
+        features: Mapping[str, Features] | None = None,
         task_descriptors: pd.DataFrame | None = None,
     ) -> TaskData:
         """Read a table with one column per task; an empty cell is simply not an observation.
@@ -229,7 +239,7 @@ class TaskData:
         if (loaders := loaders_of(table)) is not None:
             units = {n: u for n, u in _units(table, [*inputs, *tasks], units).items() if u is not None}
             options = {"inputs": inputs, "errors": errors, "units": units, "likelihoods": likelihoods,
-                       "categorical": categorical, "task_descriptors": task_descriptors}  # fmt: skip
+                       "categorical": categorical, "task_descriptors": task_descriptors, "features": features}  # fmt: skip
             return cls._of_parts(loaders, "wide", options, list(tasks))
         frame = _frame(table)
         errors = dict(errors or {})
@@ -237,6 +247,7 @@ class TaskData:
         if unknown := [t for t in errors if t not in names]:
             raise DataError(f"`errors` names tasks that `tasks` does not list: {listed(unknown)}.")
         _require_columns(frame, [*inputs, *names, *errors.values()])
+        features = _features(frame, inputs, features, categorical)
         if len(frame) == 0:
             raise DataError("The table has no rows. Expected at least one observation.")
         given = _named(likelihoods, names)
@@ -256,7 +267,7 @@ class TaskData:
             error.append(known[seen])
         return cls._build(
             frame, inputs, names, masks, read, error, _units(table, [*inputs, *names], units), categorical,
-            task_descriptors,
+            features, task_descriptors,
         )  # fmt: skip
 
     @classmethod
@@ -270,6 +281,7 @@ class TaskData:
         errors: list[NDArray[np.float64]],
         units: Mapping[str, str | None],
         categorical: Sequence[str],
+        features: Mapping[str, Features],
         task_descriptors: pd.DataFrame | None,
         by_row: bool = False,
     ) -> TaskData:
@@ -291,7 +303,16 @@ class TaskData:
             raise DataError(f"Columns used both as an input and as a task: {listed(clash)}. Choose one.")
         if stray := [name for name in categorical if name not in inputs]:
             raise DataError(f"`categorical` names columns that are not inputs: {listed(stray)}.")
-        read = tuple(_read_input(frame[name], name, name in categorical, units[name]) for name in inputs)
+        made = {name: describe(frame, name, own) for name, own in features.items()}
+        read = tuple(
+            column
+            for name in inputs
+            for column in (
+                [Input(str(column)) for column in made[name]]
+                if name in made
+                else [_read_input(frame[name], name, name in categorical, units[name])]
+            )
+        )
         data = cls(
             inputs=read,
             tasks=tuple(
@@ -305,13 +326,18 @@ class TaskData:
             details=np.concatenate([column.details for column in columns])[order],
             rows=np.asarray(frame.index, dtype=object)[position],
             descriptors=_descriptors(task_descriptors, names),
+            features=tuple(features.items()),
         )
-        return replace(data, x=data.encode(frame)[position])
+        whole = pd.concat([frame.drop(columns=list(made)), *made.values()], axis=1) if made else frame
+        return replace(data, x=data.encode(whole)[position])
 
     @classmethod
     def _of_parts(cls, loaders: list[Loader], shape: str, options: dict[str, Any], tasks: list[str] | None) -> TaskData:
         """Sample a table larger than memory, and note how to read the rest of it."""
         given = set(options["categorical"])
+        if any(name.lower() in BY_NAME for name in options["inputs"]) and options["features"] is None:
+            options = options | {"features": _features(loaders[0](), options["inputs"], None, options["categorical"])}
+        described = set(options["features"] or ())
 
         def wants(frame: pd.DataFrame) -> Iterator[Want]:
             named = (tasks or []) if shape == "wide" else [options["task"], options["value"]]
@@ -329,7 +355,9 @@ class TaskData:
             else:
                 for name in tasks or []:
                     yield Want(("task", name), frame[name].notna().to_numpy(), SAMPLE)
-            for name in options["inputs"]:  # a level that is seen once in a million rows is a level all the same
+            for name in (
+                set(options["inputs"]) - described
+            ):  # a level that is seen once in a million rows is a level all the same
                 if name in given or not pd.api.types.is_numeric_dtype(frame[name]):
                     for level in frame[name].dropna().unique():
                         yield Want(("level", name, level), (frame[name] == level).to_numpy(), 1)
@@ -375,6 +403,11 @@ class TaskData:
         """Check the input columns of `table` against these data and return them as (m, d) numbers."""
         frame = _frame(table)
         names = [column.name for column in self.inputs]
+        made = [describe(frame, name, own) for name, own in self.features if name in frame]
+        if made:
+            frame = pd.concat([frame.drop(columns=[c for part in made for c in part], errors="ignore"), *made], axis=1)
+        elif self.features and not set(names) <= set(frame):
+            _require_columns(frame, [name for name, _ in self.features])
         _require_columns(frame, names)
         x = np.empty((len(frame), len(names)))
         for j, column in enumerate(self.inputs):
@@ -650,6 +683,42 @@ def _named(likelihoods: Mapping[str, Likelihood] | None, names: list[str]) -> di
 def _brief(task: Task) -> str:
     name = type(task.likelihood).__name__
     return f"{name}, {len(task.levels)} classes" if task.levels else name
+
+
+def describe(frame: pd.DataFrame, name: str, features: Features) -> pd.DataFrame:
+    """Describe the labels of a column in numbers, each distinct one once; columns are called ``name family: descriptor``."""
+    cells = frame[name]
+    if cells.isna().any():
+        raise DataError(f"Input {name!r} is empty in rows {_where(cells.isna(), frame)}. Fill or drop them.")
+    codes, labels = pd.factorize(cells)
+    try:
+        table = features(list(labels))
+    except DataError as error:
+        raise DataError(f"Input {name!r}: {error}") from error
+    return pd.DataFrame(
+        table.to_numpy(dtype=float)[codes], columns=[f"{name} {column}" for column in table], index=frame.index
+    )
+
+
+def _features(
+    frame: pd.DataFrame, inputs: Sequence[str], given: Mapping[str, Features] | None, categorical: Sequence[str]
+) -> dict[str, Features]:
+    """Give what describes each input that is to be described: as the caller says, or by its name."""
+    found = dict(given or {})
+    if stray := [name for name in found if name not in inputs]:
+        raise DataError(f"`features` names columns that are not inputs: {listed(stray)}.")
+    if odd := [name for name, own in found.items() if not isinstance(own, Features)]:
+        raise DataError(f"`features` must hold objects such as btl.Compositions(); check {listed(odd)}.")
+    for name in inputs:
+        kind = BY_NAME.get(name.lower())
+        if kind is None or name in found or name in categorical or pd.api.types.is_numeric_dtype(frame[name]):
+            continue
+        found[name] = kind()
+        print(
+            f"{name}: described by {kind.__name__}(). Choose another with features={{{name!r}: ...}}, or list it in "
+            "`categorical` for a category."
+        )
+    return found
 
 
 def _frame(table: Table) -> pd.DataFrame:

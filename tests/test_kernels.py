@@ -6,9 +6,11 @@ import pytest
 import torch
 
 import bayestl as btl
-from bayestl.kernels import RBF, GPyTorchKernel, Matern52, matern52, rbf
+from bayestl.distance import matern52, rbf
+from bayestl.kernels import RBF, GPyTorchKernel, Matern52
 from bayestl.models.problem import Problem
-from bayestl.scaling import Layout
+from bayestl.scaling import Layout, families
+from bayestl.table import Input
 
 from .conftest import draw_theta, table
 
@@ -20,6 +22,7 @@ LAYOUT = Layout(
     noisy=(0,),
     inputs=("p", "q", "r"),
     groups=(0, 1, 2),
+    families=(None, None, None),
     counts=(5,),
 )
 X = torch.rand(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -98,10 +101,69 @@ def test_sums_and_products_on_named_inputs():
     torch.testing.assert_close(kernel.diagonal(theta, "k", X, LAYOUT), diagonal)
 
 
-def test_beyond_fifteen_inputs_one_length_scale():
-    names = tuple(f"x{j}" for j in range(40))
-    layout = dataclasses.replace(LAYOUT, inputs=names, groups=tuple(range(40)), counts=(5,))
-    assert prior(Matern52(), layout=layout)["k.length_scale"].shape == (3, 1)
+def layout_of(names, families):
+    return dataclasses.replace(
+        LAYOUT, inputs=tuple(names), groups=tuple(range(len(names))), families=tuple(families), counts=(5,)
+    )
+
+
+def test_names_tell_the_families_of_many_descriptors():
+    names = ["mean radius", "range_radius", "MagpieData mean Number", "orbital: HOMO", "meanness", "T"]
+    more = [f"mean p{j}" for j in range(12)]
+    assert families([Input(n) for n in names]) == (None,) * 6  # few: each has its own length scale
+    found = families([Input(n) for n in names + more])
+    assert found == ("mean", "range", "MagpieData mean", "orbital", None, None) + ("mean",) * 12
+    assert families([Input(f"x{j}") for j in range(16)]) == ("inputs",) * 16
+    categories = [Input("base", ("a", "b")), *(Input(f"x{j}") for j in range(16))]
+    assert families(categories) == (None,) + ("inputs",) * 16
+
+
+@pytest.mark.parametrize("kind", [Matern52, RBF])
+def test_families_enter_by_their_mean_absolute_difference(kind):
+    layout = layout_of(["T", *"abcde"], [None, "one", "one", "two", "two", "two"])
+    a, b = (torch.rand(n, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (7, 4))
+    kernel = kind()
+    theta = prior(kernel, draws=3, layout=layout)
+    assert theta["k.length_scale"].shape == (3, 1)
+    assert theta["k.family_scale"].shape == (3, 2)
+    own, family = theta["k.length_scale"][..., None], theta["k.family_scale"][..., None, None]
+    apart = (a[:, None] - b[None]).abs()
+    square = (
+        (apart[..., 0] / own).square()
+        + apart[..., 1:3].mean(-1) / family[:, 0].square()
+        + apart[..., 3:].mean(-1) / family[:, 1].square()
+    )
+    r = (5 * square).sqrt()
+    expected = (1 + r + r.square() / 3) * (-r).exp() if kind is Matern52 else (-square / 2).exp()
+    torch.testing.assert_close(kernel(theta, "k", a, b, layout), expected)
+    again = kernel(theta, "k", a, b, layout)  # from memory
+    torch.testing.assert_close(again, expected)
+    whole = kernel(theta, "k", a, a, layout)
+    assert torch.linalg.eigvalsh(whole).min() > 0
+    torch.testing.assert_close(whole.diagonal(dim1=-2, dim2=-1), kernel.diagonal(theta, "k", a, layout))
+
+
+def test_gradients_through_families():
+    layout = layout_of(["T", *"abc"], [None, "one", "one", "two"])
+    a, b = (torch.rand(n, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (5, 3))
+
+    def k(own, family, x):
+        return Matern52()({"k.length_scale": own, "k.family_scale": family}, "k", x, b, layout)
+
+    own, family = torch.rand(2, 1).double() + 0.5, torch.rand(2, 2).double() + 0.5
+    assert torch.autograd.gradcheck(k, (own.requires_grad_(), family.requires_grad_(), a.requires_grad_()))
+
+
+def test_what_is_remembered_is_of_the_same_rows():
+    layout = layout_of("abc", ["one"] * 3)
+    kernel, theta = Matern52(), {"k.family_scale": torch.ones(1, 1).double()}
+    a = torch.rand(5, 3, dtype=torch.float64)
+    before = kernel(theta, "k", a, a, layout).clone()
+    a.mul_(2.0)  # in place: the same memory, other rows
+    assert not torch.equal(kernel(theta, "k", a, a, layout), before)
+    for n in range(20):  # freed memory is used again
+        b = torch.full((5, 3), float(n), dtype=torch.float64)
+        torch.testing.assert_close(kernel(theta, "k", b, b, layout), torch.ones(1, 5, 5).double())
 
 
 def test_levels_of_a_category_share_a_length_scale():

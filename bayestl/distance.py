@@ -1,0 +1,140 @@
+"""Functions of a squared distance: of smooth inputs, and of families of descriptors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Profile(NamedTuple):
+    """A kernel as a function of r^2.
+
+    `values` takes r^2, which it may overwrite, and gives k, and a matrix and a number whose product is ``-2 dk/d(r^2)``. Beyond
+    `far` r^2 is taken to be `far`: k is below 1e-39 there, and products of smaller numbers are subnormal, a hundred times
+    slower. `factor` multiplies r^2 before.
+    """
+
+    values: Callable[[Tensor], tuple[Tensor, Tensor, float]]
+    far: float
+    factor: float
+
+
+def _matern52(square: Tensor) -> tuple[Tensor, Tensor, float]:
+    """``k = (1 + r + r^2/3) exp(-r)``, ``dk/d(r^2) = -(1/6)(1 + r) exp(-r)``."""
+    r = square.sqrt_()
+    decay = torch.mul(r, -1.0).exp_()
+    slope = torch.addcmul(decay, decay, r)
+    return torch.addcmul(slope, decay.mul_(r), r, value=1 / 3, out=decay), slope, 1 / 3
+
+
+def _rbf(square: Tensor) -> tuple[Tensor, Tensor, float]:
+    """``k = exp(-r^2/2)``, ``dk/d(r^2) = -k/2``."""
+    k = square.mul_(-0.5).exp_()
+    return k, k, 1.0
+
+
+MATERN52 = Profile(_matern52, 1e4, 5.0)
+RBF = Profile(_rbf, 180.0, 1.0)
+
+
+class _OfDistance(torch.autograd.Function):
+    """A kernel of ``|a - b|^2 + sum_g w_g D_g``; its gradient goes through ``dk/d(r^2)``, finite at zero distance."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, w: Tensor | None, apart: Tensor | None, profile: Profile) -> Tensor:
+        centre = b.mean(-2, keepdim=True)  # differences of large numbers lose digits
+        a, b = a - centre, b - centre
+        # Few passes over the (n, m) array, in place: they, not the arithmetic, are what a kernel matrix costs.
+        square = (-2.0 * a) @ b.mT
+        square.add_(a.square().sum(-1).unsqueeze(-1)).add_(b.square().sum(-1).unsqueeze(-2))
+        if w is not None and apart is not None:
+            square.flatten(-2).add_(w @ apart.flatten(1))
+        k, slope, ctx.factor = profile.values(square.clamp_(0.0, profile.far))
+        ctx.save_for_backward(a, b, w, apart, slope)
+        return k
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, w, apart, slope = ctx.saved_tensors
+        push = gradient * slope  # and d(r^2)/da = 2 (a - b)
+        d_a = d_b = d_w = d_apart = None
+        if ctx.needs_input_grad[0]:
+            d_a = (push @ b).sub_(push.sum(-1).unsqueeze(-1) * a).mul_(ctx.factor)
+        if ctx.needs_input_grad[1]:
+            d_b = (push.mT @ a).sub_(push.sum(-2).unsqueeze(-1) * b).mul_(ctx.factor)
+        if ctx.needs_input_grad[2]:
+            d_w = (push.flatten(-2) @ apart.flatten(1).mT).mul_(-0.5 * ctx.factor)
+        if ctx.needs_input_grad[3]:
+            d_apart = torch.tensordot(w, push, 1 if w.dim() == 1 else ([0], [0])).mul_(-0.5 * ctx.factor)
+        return d_a, d_b, d_w, d_apart, None
+
+
+def of_distance(
+    profile: Profile,
+    a: Float[Tensor, "*#draws n d"],
+    b: Float[Tensor, "*#draws m d"],
+    weights: Float[Tensor, "*#draws G"] | None = None,
+    apart: Float[Tensor, "G n m"] | None = None,
+) -> Float[Tensor, "*#draws n m"]:
+    """Evaluate a kernel of ``r^2 = |a - b|^2 + sum_g weights_g apart_g``."""
+    size = math.sqrt(profile.factor)
+    if weights is not None:
+        weights = profile.factor * weights
+    return _OfDistance.apply(size * a, size * b, weights, apart, profile)  # type: ignore[no-any-return]
+
+
+def matern52(a: Float[Tensor, "*#draws n d"], b: Float[Tensor, "*#draws m d"]) -> Float[Tensor, "*#draws n m"]:
+    """``(1 + r + r^2/3) exp(-r)`` with ``r = sqrt(5) |a - b|``."""
+    return of_distance(MATERN52, a, b)
+
+
+def rbf(a: Float[Tensor, "*#draws n d"], b: Float[Tensor, "*#draws m d"]) -> Float[Tensor, "*#draws n m"]:
+    """``exp(-|a - b|^2 / 2)``."""
+    return of_distance(RBF, a, b)
+
+
+def mean_absolute(
+    a: Float[Tensor, "n columns"], b: Float[Tensor, "m columns"], families: Sequence[Sequence[int]]
+) -> Float[Tensor, "G n m"]:
+    """Mean absolute difference over the columns of each family, for all pairs of rows.
+
+    The square root of an L1 distance embeds in a Hilbert space (Schoenberg 1938), so it may stand where a kernel expects a
+    squared distance.
+    """
+    return torch.stack([torch.cdist(a[:, list(own)], b[:, list(own)], p=1.0) / len(own) for own in families])
+
+
+class Memory:
+    """The last few of the `mean_absolute`, which do not depend on theta and cost more than all that does.
+
+    Keys are where the rows lie in memory; the rows are kept, so that nothing else can come to lie there.
+    """
+
+    ENTRIES, LARGEST = 4, 4_000_000
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, a: Tensor, b: Tensor, families: tuple[tuple[int, ...], ...]) -> Tensor:
+        size = len(families) * len(a) * len(b)
+        if size > self.LARGEST or a.requires_grad or b.requires_grad:
+            return mean_absolute(a, b, families)
+        key = (*_place(a), *_place(b), families)
+        found = self._kept.pop(key, None) or (a, b, mean_absolute(a, b, families))
+        self._kept[key] = found
+        if len(self._kept) > self.ENTRIES:
+            self._kept.pop(next(iter(self._kept)), None)
+        return found[2]
+
+    def __reduce__(self) -> tuple[type[Memory], tuple[()]]:
+        return Memory, ()
+
+
+def _place(x: Tensor) -> tuple[Any, ...]:
+    return x.data_ptr(), x._version, tuple(x.shape), x.stride()

@@ -1,0 +1,325 @@
+"""Numbers that describe materials: compositions, element fractions, molecules, surfaces.
+
+Each of these is a function from a column of labels to a table of numbers. `TaskData` takes it for a column by
+``features={"formula": btl.Compositions()}``, and the column may then be given as it is, when predicting too.
+Names read ``family: descriptor``, so that the kernels know which descriptors belong together.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayestl.errors import DataError, listed
+
+STATISTICS = ("minimum", "maximum", "range", "mean", "deviation", "mode")
+
+
+class Features(ABC):
+    """A function from labels to numbers, one row for each label; the columns must not depend on the labels."""
+
+    @abstractmethod
+    def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
+        """Describe the labels, in their order.
+
+        Raises
+        ------
+        DataError
+            Naming the labels that cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Compositions(Features):
+    """Statistics over the elements of a composition, as Magpie has them (Ward et al. 2016, doi 10.1038/npjcompumats.2016.28).
+
+    Minimum, maximum, range, mean, mean absolute deviation (both weighted by the amounts) and the value of the most abundant
+    element, of each property of the elements. Formulas may hold parentheses and fractions: ``Ca(OH)2``, ``Ga0.5As0.5``.
+
+    Parameters
+    ----------
+    preset : ``"elements"``: 22 properties from mendeleev (position in the periodic table, size, electronegativity, ionisation
+        energy, polarisability, density, filled and empty valence states), 132 columns, elements up to Cf.
+        ``"magpie"``: matminer's own preset, 132 columns; needs ``pip install 'bayestl[magpie]'``
+
+    Examples
+    --------
+    >>> import bayestl as btl
+    >>> btl.Compositions()(["GaAs", "Ga0.5Al0.5As"])["mean: period"].tolist()
+    [4.0, 3.75]
+    """
+
+    preset: str = "elements"
+
+    def __post_init__(self) -> None:
+        if self.preset not in ("elements", "magpie"):
+            raise ValueError(f"`preset` must be 'elements' or 'magpie'; got {self.preset!r}.")
+
+    def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
+        table = _element_properties() if self.preset == "elements" else _magpie_properties()
+        amounts = fractions(labels, tuple(table.index))
+        values = table.to_numpy(dtype=float)
+        present = amounts > 0
+        mean = amounts @ values
+        low, high, deviation, mode = (np.empty_like(mean) for _ in range(4))
+        for j in range(values.shape[1]):  # over properties; rows are batched
+            own = np.where(present, values[:, j], np.nan)
+            low[:, j], high[:, j] = np.nanmin(own, axis=1), np.nanmax(own, axis=1)
+            deviation[:, j] = (amounts * np.abs(values[:, j] - mean[:, [j]])).sum(1)
+            # As Magpie has it: of several elements that are equally abundant, the smallest value.
+            most = np.where(amounts >= amounts.max(1, keepdims=True) - 1e-12, values[:, j], np.inf)
+            mode[:, j] = most.min(1)
+        parts = dict(zip(STATISTICS, (low, high, high - low, mean, deviation, mode), strict=True))
+        return pd.concat(
+            [pd.DataFrame(part, columns=[f"{s}: {p}" for p in table]) for s, part in parts.items()], axis=1
+        )
+
+
+@dataclass(frozen=True)
+class ElementFractions(Features):
+    """Atomic fraction of each element from H to Cf: 98 columns, for tables with few elements and many compositions."""
+
+    def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
+        symbols = tuple(_element_properties().index)
+        return pd.DataFrame(fractions(labels, symbols), columns=[f"fraction: {symbol}" for symbol in symbols])
+
+
+@dataclass(frozen=True)
+class Molecules(Features):
+    """Descriptors of molecules given as SMILES, by RDKit: ``pip install 'bayestl[molecules]'``.
+
+    Four families: physical and topological descriptors (logP, molar refractivity, polar surface, counts of donors, rings and
+    rotatable bonds), surface area by logP, refractivity and charge (the VSA descriptors), functional groups, and atoms.
+
+    Raises
+    ------
+    DataError
+        Naming the SMILES that RDKit cannot read.
+    """
+
+    def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
+        try:
+            from rdkit import Chem, RDLogger
+            from rdkit.Chem import Descriptors, rdMolDescriptors
+        except ImportError as error:
+            raise DataError("Descriptors of molecules need RDKit: pip install 'bayestl[molecules]'.") from error
+        RDLogger.DisableLog("rdApp.*")
+        molecules = [Chem.MolFromSmiles(str(label)) for label in labels]
+        if bad := [label for label, molecule in zip(labels, molecules, strict=True) if molecule is None]:
+            raise DataError(
+                f"These are not SMILES that RDKit can read: {listed([repr(b) for b in dict.fromkeys(bad)])}."
+            )
+        physical = (
+            "MolWt", "MolLogP", "MolMR", "TPSA", "LabuteASA", "NumHDonors", "NumHAcceptors", "NumRotatableBonds", "RingCount",
+            "NumAromaticRings", "FractionCSP3", "HeavyAtomCount", "NumHeteroatoms", "MaxPartialCharge", "MinPartialCharge",
+            "BalabanJ", "BertzCT", "Kappa1", "Kappa2", "Kappa3", "Chi0v", "Chi1v",
+        )  # fmt: skip
+        functions = dict(Descriptors.descList)
+        groups = sorted(name for name in functions if name.startswith("fr_"))
+        rows = []
+        for molecule in molecules:
+            atoms = Counter(atom.GetSymbol() for atom in Chem.AddHs(molecule).GetAtoms())
+            row = {f"physical: {name}": functions[name](molecule) for name in physical}
+            for name, bins in (
+                ("SlogP_VSA", rdMolDescriptors.SlogP_VSA_(molecule)),
+                ("SMR_VSA", rdMolDescriptors.SMR_VSA_(molecule)),
+                ("PEOE_VSA", rdMolDescriptors.PEOE_VSA_(molecule)),
+            ):
+                row |= {f"surface: {name}{i + 1}": value for i, value in enumerate(bins)}
+            row |= {f"group: {name[3:]}": functions[name](molecule) for name in groups}
+            row |= {
+                f"atoms: {symbol}": atoms[symbol] for symbol in ("H", "C", "N", "O", "F", "S", "P", "Cl", "Br", "I")
+            }
+            rows.append(row)
+        table = pd.DataFrame(rows).astype(float)
+        return table.where(np.isfinite(table), 0.0)  # partial charges of atoms that have none
+
+
+COORDINATION = {"111": 9, "100": 8, "110": 7, "211": 7, "311": 7, "532": 6, "0001": 9, "10-10": 8}
+
+
+@dataclass(frozen=True)
+class Surfaces(Features):
+    """Surfaces of elemental metals written as metal and facet: ``Pt(111)``, ``Pt 111`` or ``Pt111``.
+
+    Of the metal: group, period, covalent radius, electronegativity, ionisation energy and the filling of its d shell. Of the
+    facet: how many neighbours the least coordinated surface atom has (a close-packed crystal has 12), which orders
+    terraces, steps and kinks.
+
+    Raises
+    ------
+    DataError
+        Naming surfaces that cannot be read, and facets whose coordination number is not known.
+    """
+
+    def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
+        found = [re.fullmatch(r"\s*([A-Z][a-z]?)[\s(_-]*([\d-]+)\)?\s*", str(label)) for label in labels]
+        table = _element_properties()
+        bad = [
+            str(label)
+            for label, match in zip(labels, found, strict=True)
+            if not match or match[1] not in table.index or match[2] not in COORDINATION
+        ]
+        if bad:
+            raise DataError(
+                f"Surfaces that cannot be read: {listed(list(dict.fromkeys(bad)))}. Write the metal and one of the facets "
+                f"{listed(list(COORDINATION), 20)}: 'Pt(111)'."
+            )
+        metals = table.loc[[match[1] for match in found if match]].reset_index(drop=True)
+        columns = ["group", "period", "covalent radius", "electronegativity", "ionisation energy", "d electrons"]
+        return metals[columns].assign(coordination=[float(COORDINATION[match[2]]) for match in found if match])
+
+
+# -- elements ---------------------------------------------------------------------------------------------------------
+
+
+def fractions(labels: Sequence[Any], symbols: Sequence[str]) -> NDArray[np.float64]:
+    """Atomic fractions (n, elements) of formulas; a `DataError` names those that cannot be read."""
+    place = {symbol: j for j, symbol in enumerate(symbols)}
+    out = np.zeros((len(labels), len(symbols)))
+    bad: dict[str, str] = {}
+    for i, label in enumerate(labels):
+        try:
+            for symbol, amount in parse_formula(str(label)).items():
+                out[i, place[symbol]] = amount
+            out[i] /= out[i].sum()
+        except KeyError as error:
+            bad[str(label)] = f"no properties of {error.args[0]}"
+        except ValueError as error:
+            bad[str(label)] = str(error)
+    if bad:
+        raise DataError(
+            f"{len(bad)} formulas cannot be read: {listed([f'{label!r} ({why})' for label, why in bad.items()])}. "
+            "Correct them or drop their rows."
+        )
+    return out
+
+
+_TOKEN = re.compile(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?|([(\[{])|([)\]}])(\d+\.?\d*|\.\d+)?")
+
+
+def parse_formula(formula: str) -> dict[str, float]:
+    """Amounts of the elements of a formula such as ``Ca(OH)2`` or ``Ga0.5As0.5``.
+
+    Raises
+    ------
+    ValueError
+        Saying at which character the formula cannot be read.
+
+    Examples
+    --------
+    >>> parse_formula("Ca3(PO4)2")
+    {'Ca': 3.0, 'P': 2.0, 'O': 8.0}
+    """
+    levels: list[dict[str, float]] = [{}]
+    position, text = 0, formula.strip()
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise ValueError(f"character {position + 1}, {text[position]!r}, is not understood")
+        symbol, amount, opening, _, times = match.groups()
+        if symbol:
+            levels[-1][symbol] = levels[-1].get(symbol, 0.0) + float(amount or 1)
+        elif opening:
+            levels.append({})
+        else:
+            if len(levels) == 1:
+                raise ValueError(f"the bracket at character {position + 1} closes nothing")
+            for symbol, amount in levels.pop().items():
+                levels[-1][symbol] = levels[-1].get(symbol, 0.0) + float(amount) * float(times or 1)
+        position = match.end()
+    if len(levels) > 1:
+        raise ValueError("a bracket is not closed")
+    found = {symbol: amount for symbol, amount in levels[0].items() if amount > 0}
+    if not found:
+        raise ValueError("it holds no element")
+    return found
+
+
+SHELLS = {"s": 2, "p": 6, "d": 10, "f": 14}
+
+
+@cache
+def _element_properties() -> pd.DataFrame:
+    """Properties of the elements up to Cf, complete, indexed by symbol; from mendeleev (MIT)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # notes of the dependency to its own developers
+            from mendeleev.fetch import fetch_table
+
+            raw = fetch_table("elements").iloc[:98].set_index("symbol")
+            energies = fetch_table("ionizationenergies")
+    except ImportError as error:
+        raise DataError("Properties of the elements need mendeleev: pip install 'bayestl[features]'.") from error
+    first = energies[energies["ion_charge"] == 0].groupby("atomic_number")["ionization_energy"].first()
+    table = pd.DataFrame(
+        {
+            "number": raw["atomic_number"],
+            "mendeleev number": raw["mendeleev_number"],
+            "pettifor number": raw["pettifor_number"],
+            "period": raw["period"],
+            "group": raw["group_id"].fillna(3.0),  # of the f block
+            "weight": raw["atomic_weight"],
+            "covalent radius": raw["covalent_radius_pyykko"],
+            "van der Waals radius": raw["vdw_radius_uff"],
+            "electronegativity": raw["en_ghosh"],
+            "polarisability": raw["dipole_polarizability"],
+            "ionisation energy": raw["atomic_number"].map(first),
+            "density": np.log10(raw["density"]),
+            "atomic volume": raw["atomic_weight"] / raw["density"],
+        }
+    ).astype(float)
+    # Gases have a volume of their own kind; that of their atoms is told by the radii.
+    table["atomic volume"] = table["atomic volume"].clip(upper=100.0)
+    outer = raw["electronic_configuration"].map(_valence)
+    for shell, room in SHELLS.items():
+        filled = outer.map(lambda own, shell=shell: float(own.get(shell, 0)))
+        table[f"{shell} electrons"] = filled
+        table[f"{shell} holes"] = np.where(filled > 0, room - filled, 0.0)
+    table["valence electrons"] = outer.map(lambda own: float(sum(own.values())))
+    return table
+
+
+def _valence(configuration: str) -> dict[str, int]:
+    """Electrons outside the noble-gas core, by shell; a full d or f shell below a p shell belongs to the core."""
+    shells = [(int(n), shell, int(count or 1)) for n, shell, count in re.findall(r"(\d)([spdf])(\d*)", configuration)]
+    outermost = max(n for n, _, _ in shells)
+    own: dict[str, int] = {}
+    for n, shell, count in shells:
+        buried = count == SHELLS[shell] and shell in "df" and any(m == outermost and s == "p" for m, s, _ in shells)
+        if not buried and (n == outermost or shell in "df"):
+            own[shell] = own.get(shell, 0) + count
+    return own
+
+
+@cache
+def _magpie_properties() -> pd.DataFrame:
+    """Properties of the elements that the Magpie preset averages, indexed by symbol; from matminer."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from matminer.featurizers.composition import ElementProperty
+            from pymatgen.core import Element
+
+            preset = ElementProperty.from_preset("magpie", impute_nan=False)
+            symbols = [Element.from_Z(z).symbol for z in range(1, 98)]
+            values = {
+                name: [preset.data_source.get_elemental_property(Element(symbol), name) for symbol in symbols]
+                for name in preset.features
+            }
+    except ImportError as error:
+        raise DataError("The Magpie preset needs matminer: pip install 'bayestl[magpie]'.") from error
+    return pd.DataFrame(values, index=symbols).astype(float).fillna(0.0)
+
+
+BY_NAME: dict[str, type[Features]] = {"formula": Compositions, "composition": Compositions, "smiles": Molecules}

@@ -1,0 +1,162 @@
+"""Labels in, numbers out: compositions, molecules, surfaces, and tables that are given them as they are."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bayestl as btl
+from bayestl.features import STATISTICS, _element_properties, parse_formula
+
+
+@pytest.mark.parametrize(
+    "formula, expected",
+    [
+        ("Ca3(PO4)2", {"Ca": 3, "P": 2, "O": 8}),
+        ("Ga0.5Al.5As", {"Ga": 0.5, "Al": 0.5, "As": 1}),
+        ("K4[Fe(CN)6]", {"K": 4, "Fe": 1, "C": 6, "N": 6}),
+        ("NaN", {"Na": 1, "N": 1}),
+        ("C0H4", {"H": 4}),
+        ("HOH", {"H": 2, "O": 1}),
+    ],
+)
+def test_formulas(formula, expected):
+    assert parse_formula(formula) == expected
+
+
+@pytest.mark.parametrize("formula", ["", "xyz", "Ca(OH", "Ca)2", "2", "Fe-O", "C0"])
+def test_what_is_no_formula_is_refused_by_name(formula):
+    with pytest.raises(btl.DataError, match=r"cannot be read.*Correct them"):
+        btl.Compositions()(["GaAs", formula])
+
+
+def test_statistics_are_those_of_the_atoms():
+    """Against the definitions, atom by atom."""
+    table = _element_properties()
+    found = btl.Compositions()(["Ca3(PO4)2"]).iloc[0]
+    atoms = table.loc[["Ca"] * 3 + ["P"] * 2 + ["O"] * 8]
+    for name in table:
+        y = atoms[name].to_numpy()
+        expected = (y.min(), y.max(), np.ptp(y), y.mean(), np.abs(y - y.mean()).mean(), table.loc["O", name])
+        assert [found[f"{s}: {name}"] for s in STATISTICS] == pytest.approx(expected)
+
+
+def test_properties_of_the_elements_are_complete():
+    table = _element_properties()
+    assert len(table) == 98
+    assert np.isfinite(table.to_numpy()).all()
+    valence = table["valence electrons"]
+    assert valence[["H", "C", "Fe", "Zn", "Ga", "Pb", "U"]].tolist() == [1, 4, 8, 12, 3, 4, 6]
+
+
+def test_scaling_a_formula_changes_nothing():
+    found = btl.Compositions()(["GaAs", "Ga2As2", "Ga0.5As0.5"]).to_numpy()
+    assert np.ptp(found, axis=0) == pytest.approx(0.0)
+    assert btl.ElementFractions()(["Al2O3"]).iloc[0].loc[["fraction: Al", "fraction: O"]].tolist() == [0.4, 0.6]
+
+
+def test_surfaces():
+    found = btl.Surfaces()(["Pt(111)", "Pt 532", "Ru0001"])
+    assert found["coordination"].tolist() == [9, 6, 9]
+    assert found["group"].tolist() == [10, 10, 8]
+    with pytest.raises(btl.DataError, match=r"'?Pt\(999\)"):
+        btl.Surfaces()(["Pt(999)"])
+
+
+def test_molecules():
+    pytest.importorskip("rdkit", reason="RDKit is not installed")
+    found = btl.Molecules()(["CCO", "c1ccccc1", "[He]"])
+    assert found["atoms: H"].tolist() == [6, 6, 0]
+    assert np.isfinite(found.to_numpy()).all()
+    with pytest.raises(btl.DataError, match="not SMILES"):
+        btl.Molecules()(["CC(C"])
+
+
+def test_magpie_agrees_with_matminer():
+    pytest.importorskip("matminer", reason="matminer is not installed")
+    from matminer.featurizers.composition import ElementProperty
+    from pymatgen.core import Composition
+
+    reference = ElementProperty.from_preset("magpie", impute_nan=False)
+    found = btl.Compositions("magpie")(["GaAs", "Ca3(PO4)2"])
+    for i, formula in enumerate(("GaAs", "Ca3(PO4)2")):
+        for label, value in zip(reference.feature_labels(), reference.featurize(Composition(formula)), strict=True):
+            _, statistic, name = label.split(" ", 2)
+            ours = {"avg_dev": "deviation"}.get(statistic, statistic)
+            if np.isfinite(value):
+                assert found.loc[i, f"{ours}: {name}"] == pytest.approx(value), label
+
+
+# -- in a table -------------------------------------------------------------------------------------------------------
+
+GAPS = pd.DataFrame(
+    {
+        "formula": ["GaAs", "AlAs", "InP", "GaN", "ZnO", "ZnS", "CdTe", "Si"],
+        "pbe": [0.5, 1.5, 0.7, 1.7, 0.7, 2.0, 0.6, 0.6],
+        "exp": [1.4, 2.2, None, 3.4, 3.4, None, 1.5, None],
+    }
+)
+
+
+def test_a_column_of_formulas_is_described_and_it_is_printed(capsys):
+    data = btl.TaskData.from_wide(GAPS, inputs=["formula"], tasks=["pbe", "exp"])
+    assert "formula: described by Compositions()" in capsys.readouterr().out
+    assert data.x.shape == (13, 132)
+    assert data.inputs[0].name == "formula minimum: number"
+    long = GAPS.melt(id_vars="formula", var_name="source", value_name="gap").dropna()
+    other = btl.TaskData.from_long(long, inputs=["formula"], task="source", value="gap")
+    np.testing.assert_array_equal(other.x, data.x)
+
+
+def test_formulas_can_be_given_when_predicting_saving_and_conditioning(tmp_path):
+    data = btl.TaskData.from_wide(
+        GAPS, inputs=["formula"], tasks=["pbe", "exp"], features={"formula": btl.Compositions()}
+    )
+    posterior = btl.fit(btl.Difference.chain("pbe", "exp"), data, method="map")
+    new = pd.DataFrame({"formula": ["InAs", "GaP"]})
+    expected = posterior.predict(new, task="exp")["mean"].values
+    posterior.save(tmp_path / "p.nc")
+    np.testing.assert_array_equal(btl.load(tmp_path / "p.nc").predict(new, task="exp")["mean"].values, expected)
+    described = data.inputs
+    by_hand = btl.Compositions()(["InAs", "GaP"])
+    by_hand.columns = [column.name for column in described]
+    np.testing.assert_array_equal(posterior.predict(by_hand, task="exp")["mean"].values, expected)
+    with pytest.raises(btl.DataError, match="lacks columns 'formula'"):
+        posterior.predict({"composition": ["GaP"]}, task="exp")
+    with pytest.raises(btl.DataError, match=r"'formula'.*cannot be read"):
+        posterior.predict({"formula": ["?"]}, task="exp")
+
+
+def test_other_inputs_stand_beside_the_described():
+    frame = GAPS.assign(temperature=np.arange(8.0), phase=list("abababab"))
+    data = btl.TaskData.from_wide(
+        frame, inputs=["temperature", "formula", "phase"], tasks=["pbe"], features={"formula": btl.Compositions()}
+    )
+    names = [column.name for column in data.inputs]
+    assert (names[0], names[-1]) == ("temperature", "phase")
+    posterior = btl.fit(btl.SingleTask(), data, method="map")
+    assert posterior.theta["pbe.length_scale"].shape[1] == 2
+    assert posterior.theta["pbe.family_scale"].shape[1] == 6
+
+
+def test_a_category_stays_one_where_the_user_says_so(capsys):
+    data = btl.TaskData.from_wide(GAPS, inputs=["formula"], tasks=["pbe"], categorical=["formula"])
+    assert len(data.inputs[0].levels) == 8
+    assert "described" not in capsys.readouterr().out
+
+
+def test_features_of_what_is_no_input_and_what_is_no_features():
+    with pytest.raises(btl.DataError, match="not inputs: 'smiles'"):
+        btl.TaskData.from_wide(GAPS, inputs=["formula"], tasks=["pbe"], features={"smiles": btl.Compositions()})
+    with pytest.raises(btl.DataError, match=r"btl\.Compositions"):
+        btl.TaskData.from_wide(GAPS, inputs=["formula"], tasks=["pbe"], features={"formula": "magpie"})
+    with pytest.raises(btl.DataError, match="is empty in rows 2"):
+        btl.TaskData.from_wide(
+            GAPS.assign(formula=GAPS["formula"].where(GAPS.index != 2)), inputs=["formula"], tasks=["pbe"]
+        )
+
+
+def test_a_parquet_file_of_formulas(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    GAPS.to_parquet(tmp_path / "gaps.parquet")
+    data = btl.TaskData.from_wide(tmp_path / "gaps.parquet", inputs=["formula"], tasks=["pbe", "exp"])
+    assert data.x.shape[1] == 132
