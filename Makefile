@@ -54,9 +54,9 @@ $(VENV)/%.stamp: $(VENV)/torch.stamp pyproject.toml
 	@$(PIP) --editable ".[$(EXTRAS_$*)]" && touch $@
 
 EXTRAS_demo := demo
-EXTRAS_test := demo,large,test
-EXTRAS_lint := demo,large,test,lint
-EXTRAS_bench := demo,large,test,benchmark
+EXTRAS_test := data,demo,large,test
+EXTRAS_lint := data,demo,large,test,lint
+EXTRAS_bench := data,demo,large,test,benchmark
 
 clean:
 	rm -rf $(VENV) $(VENV)-newest bayestl-demo

@@ -113,7 +113,7 @@ class Molecules(Features):
             from rdkit.Chem import Descriptors, rdMolDescriptors
         except ImportError as error:
             raise DataError("Descriptors of molecules need RDKit: pip install 'bayestl[molecules]'.") from error
-        RDLogger.DisableLog("rdApp.*")
+        RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
         molecules = [Chem.MolFromSmiles(str(label)) for label in labels]
         if bad := [label for label, molecule in zip(labels, molecules, strict=True) if molecule is None]:
             raise DataError(
