@@ -2,6 +2,7 @@
 
 from bayestl.compare import Stack, TransferReport, compare, fit_best, stack, transfer_report
 from bayestl.crossvalidation import calibration, leave_out, scores
+from bayestl.decide.suggest import suggest
 from bayestl.diagnostics import Diagnosis, Finding, diagnose
 from bayestl.errors import DataError, FitError
 from bayestl.features import Compositions, ElementFractions, Features, Molecules, Surfaces
@@ -39,5 +40,6 @@ __all__ = [
     "ElementFractions", "Features", "Finding", "FitError", "GPyTorchKernel", "Gaussian", "Hurdle", "Identity", "Kernel",
     "LatentTask", "Likelihood", "Log", "Matern52", "Model", "Molecules", "MultiTask", "NegativeBinomial", "Ordinal",
     "Poisson", "Posterior", "SingleTask", "Softplus", "Sqrt", "Stack", "StudentT", "Surfaces", "TaskData", "TransferReport",
-    "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "scores", "stack", "transfer_report",
+    "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "scores", "stack", "suggest",
+    "transfer_report",
 ]  # fmt: skip

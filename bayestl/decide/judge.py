@@ -1,0 +1,116 @@
+"""Scores of (candidate, task) pairs, and what they need besides beliefs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayestl.decide import acquisition
+from bayestl.decide.objective import Linear, Sight
+from bayestl.gaussian.exact import robust_cholesky
+
+BOLDNESS = 2.0  # standard deviations of the upper confidence bound
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A score, and what it needs besides a `Sight`.
+
+    Attributes
+    ----------
+    score : its name
+    fixed : offset and weights of the objective at the anchors
+    measured : how many of the anchors, the first, have been measured; the best of them is to be improved upon. 0 means all
+    level : the value of the objective to be hit or compared with, (W, 1)
+    hit : whether it is to be hit
+    likely : (A,) log of the probability that the constraints hold at the anchors
+    share : (W, A) weights of the anchors in the quantity whose variance is to fall; None: each by itself
+    """
+
+    score: str
+    fixed: Linear
+    measured: int = 0
+    level: Tensor | None = None
+    hit: bool = False
+    likely: Tensor | None = None
+    share: Tensor | None = None
+
+    def utility(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """The objective, or minus its expected distance from the value to be hit."""
+        return mean if not self.hit else -acquisition.expected_distance(mean - self._level(mean), variance)
+
+    def best(self, view: Sight) -> Float[Tensor, " W"]:
+        """The best of what has been measured; where constraints are known not to hold, it does not count."""
+        value = self.utility(view.mean, view.variance)
+        if self.likely is not None and (fine := self.likely > math.log(0.5))[: self.measured or None].any():
+            value = torch.where(fine, value, -torch.inf)
+        return value[:, : self.measured or None].amax(-1)
+
+    def __call__(self, view: Sight, best: Float[Tensor, " W"], likely: Float[Tensor, " R"]) -> Float[Tensor, " R"]:
+        """Log of the expected gain, for each candidate."""
+        worlds = len(view.own)
+        own, std, best = view.own, view.own_variance.sqrt(), best[:worlds, None]
+        match self.score:
+            case "knowledge_gradient":
+                gain, likely = self._knowledge_gradient(view, likely)
+            case "variance":
+                cross = view.cross
+                if self.share is not None:
+                    cross = torch.einsum("wrac,wa->wrc", cross, self.share[:worlds]).unsqueeze(2)
+                gain = acquisition.log_variance_reduction(view.slopes(cross))
+            case "entropy":
+                gain = acquisition.log_information(view.cross, view.observed, robust_cholesky(view.covariance)[0])
+            case "level":
+                gain = acquisition.log_level_reduction(
+                    view.mean.unsqueeze(1),
+                    view.variance.unsqueeze(1),
+                    view.lines()[..., :-1],
+                    self._level(own).unsqueeze(1),
+                )
+            case "expected_improvement" if self.hit:
+                gain = acquisition.log_expected_approach(own - self._level(own), std, -best)
+            case "expected_improvement":
+                gain = acquisition.log_expected_improvement(own, std, best)
+            case "probability_of_improvement" if self.hit:
+                gain = acquisition.log_probability_of_approach(own - self._level(own), std, -best)
+            case "probability_of_improvement":
+                bar = best if self.level is None else self._level(own)
+                gain = acquisition.log_probability_of_improvement(own, std, bar)
+            case _:  # the bound; what Thompson draws are made for is chosen by it too
+                gain = (self.bound(own, std) - self._floor(view)).clamp_min(acquisition.TINY).log()
+        return acquisition.average(gain) + likely
+
+    def bound(self, mean: Tensor, std: Tensor, boldness: float = BOLDNESS) -> Tensor:
+        """Upper confidence bound of the utility (Srinivas et al. 2010, doi 10.48550/arXiv.0912.3995)."""
+        if not self.hit:
+            return mean + boldness * std
+        return -((mean - self._level(mean)).abs() - boldness * std).clamp_min(0.0)
+
+    def _floor(self, view: Sight) -> Float[Tensor, "W 1"]:
+        """The lower bound of the worst anchor: what bounds are counted from, to be positive."""
+        mean = view.mean if not self.hit else -(view.mean - self._level(view.mean)).abs()
+        return (mean - BOLDNESS * view.variance.sqrt()).amin(-1, keepdim=True)
+
+    def _knowledge_gradient(self, view: Sight, likely: Tensor) -> tuple[Float[Tensor, "W R"], Float[Tensor, " R"]]:
+        """Give the gain, and by what it is yet to be weighted."""
+        shape = (*view.own.shape, view.mean.shape[-1])
+        mean = torch.cat([view.mean.unsqueeze(1).expand(shape), view.own.unsqueeze(-1)], -1)
+        slope = view.lines()
+        if self.hit:
+            variance = torch.cat([view.variance.unsqueeze(1).expand(shape), view.own_variance.unsqueeze(-1)], -1)
+            return acquisition.log_approach_gradient(
+                mean - self._level(view.own).unsqueeze(-1), variance, slope
+            ), likely
+        if self.likely is not None:  # what is recommended counts, above the worst, as far as it is feasible
+            chance = torch.cat([self.likely.expand(shape[1:]), likely.unsqueeze(-1)], -1).exp()
+            worst = view.mean.amin(-1)[:, None, None]
+            mean, slope = worst + chance * (mean - worst), chance * slope
+        return acquisition.log_knowledge_gradient(mean, slope), torch.zeros_like(likely)
+
+    def _level(self, like: Tensor) -> Float[Tensor, "W 1"]:
+        assert self.level is not None
+        return self.level[: len(like)]

@@ -1,0 +1,208 @@
+"""What is wanted, as a combination of latent functions, and what a measurement of one task has to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from bayestl.decide.lookahead import Beliefs
+from bayestl.gaussian.exact import robust_cholesky
+from bayestl.likelihoods import Hurdle
+from bayestl.likelihoods.base import Likelihood, Parameters, Rows
+from bayestl.likelihoods.classes import normal_cloud
+from bayestl.posterior import Posterior
+from bayestl.priors import Theta
+
+CLOUD = 64  # points that a function of several latent functions is linearised over
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """What is wanted of a candidate, as a combination of latent functions: ``o = offset + weights . f``, larger is better.
+
+    Where the target has one latent function, which its observable rises with, o is that function (on the model's scale), or
+    minus it. Else o is the best linear approximation of the observable's mean u under the present beliefs, ``f ~ N(m, L L')``:
+    ``weights = L^-T E[e u(m + L e)] = E[du/df]`` (Stein's lemma), so that its covariance with any function is that of u, exactly.
+
+    Attributes
+    ----------
+    outputs : the latent functions
+    function : u, of functions (W, R, k) under W draws of theta, in the user's units
+    sign : 1, or -1 where less is better
+    rising : whether u rises with the only function
+    unit : of u
+    name : of the target, to be said
+    """
+
+    outputs: list[int]
+    function: Callable[[Tensor], Tensor]
+    sign: float = 1.0
+    rising: bool = True
+    unit: str = ""
+    name: str = ""
+
+    def linear(
+        self, mean: Float[Tensor, "W R k"], cov: Float[Tensor, "W R k k"]
+    ) -> tuple[Float[Tensor, "W R"], Float[Tensor, "W R k"]]:
+        """Offset and weights."""
+        if self.rising:
+            return torch.zeros_like(mean[..., 0]), torch.full_like(mean, self.sign)
+        size = cov.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-12)
+        factor = torch.linalg.cholesky_ex(cov + 1e-9 * size[..., None, None] * torch.eye(mean.shape[-1]).double())[0]
+        level, slope = torch.zeros_like(mean[..., 0]), torch.zeros_like(mean)
+        for e in normal_cloud(CLOUD, mean.shape[-1]):
+            u = self.sign * self.function(mean + factor @ e) / CLOUD
+            level, slope = level + u, slope + u.unsqueeze(-1) * e
+        weights = torch.linalg.solve_triangular(factor.mT, slope.unsqueeze(-1), upper=True).squeeze(-1)
+        return level - (weights * mean).sum(-1), weights
+
+    def observable(self, value: Float[Tensor, "W R"]) -> Float[Tensor, "W R"]:
+        """Values of o in the user's units."""
+        return self.function(self.sign * value.unsqueeze(-1)) if self.rising else self.sign * value
+
+    def at(self, value: float, worlds: int) -> Float[Tensor, "W 1"]:
+        """O where the observable has a value: by bisection, for u rises."""
+        if not self.rising:
+            return torch.full((worlds, 1), self.sign * value).double()
+        low, high = torch.full((worlds, 1), -1e3).double(), torch.full((worlds, 1), 1e3).double()
+        for _ in range(80):
+            middle = (low + high) / 2
+            under = self.function(middle.unsqueeze(-1)) < value
+            low, high = torch.where(under, middle, low), torch.where(under, high, middle)
+        if (low.abs() > 999).any():
+            raise ValueError(
+                f"{self.name} cannot be {value:g}, or not within a thousand of its spreads. Check its units."
+            )
+        return self.sign * low
+
+
+class Sight(NamedTuple):
+    """The objective at anchors and at candidates, and what an observation of one task at each candidate has to do with it."""
+
+    mean: Float[Tensor, "W A"]
+    covariance: Float[Tensor, "W A A"]
+    own: Float[Tensor, "W R"]
+    own_variance: Float[Tensor, "W R"]
+    cross: Float[Tensor, "W R A c"]
+    own_cross: Float[Tensor, "W R 1 c"]
+    observed: Float[Tensor, "W R c c"]
+
+    @property
+    def variance(self) -> Float[Tensor, "W A"]:
+        """Variance of the objective at the anchors."""
+        return self.covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0.0)
+
+    def slopes(self, cross: Float[Tensor, "W R m c"]) -> Float[Tensor, "W R m c"]:
+        """By how much means move with the whitened observation, ``C L^-T``."""
+        factor = robust_cholesky(self.observed)[0].mT
+        return torch.linalg.solve_triangular(factor, cross, upper=True, left=False)
+
+    def lines(self) -> Float[Tensor, "W R A+1"]:
+        """Slopes along one direction, the candidate itself last.
+
+        Of an observation of several functions, the combination is taken that moves the objective most.
+        """
+        both = self.slopes(torch.cat([self.cross, self.own_cross], -2))
+        if both.shape[-1] > 1:
+            both = both @ torch.linalg.eigh(both.mT @ both)[1][..., -1:]
+        return both.squeeze(-1)
+
+    def correlation(self) -> Float[Tensor, "W R"]:
+        """How well the observation would tell the candidate's own objective: the multiple correlation."""
+        told = self.slopes(self.own_cross).square().sum((-1, -2))
+        return (told / self.own_variance.clamp_min(1e-300)).clamp(0.0, 1.0).sqrt()
+
+
+Linear = tuple[Tensor, Tensor]  # offset and weights of an objective
+
+
+def sight(beliefs: Beliefs, own: Linear, fixed: Linear, wanted: list[int], seen: list[int], noise: Tensor) -> Sight:
+    """Look at the objective, given its linear form at candidates (`own`) and at anchors (`fixed`), through one task.
+
+    `wanted` and `seen` are the places of the objective's and of the task's functions among those of the beliefs.
+    """
+    (offset, weights), (level, anchor_weights) = own, fixed
+    cov = beliefs.cov[:, :, wanted]
+    return Sight(
+        mean=level + (anchor_weights * beliefs.anchor_mean).sum(-1),
+        covariance=torch.einsum("wak,wakbl,wbl->wab", anchor_weights, beliefs.anchor_cov, anchor_weights),
+        own=offset + (weights * beliefs.mean[..., wanted]).sum(-1),
+        own_variance=torch.einsum("wrk,wrkl,wrl->wr", weights, cov[..., wanted], weights).clamp_min(0.0),
+        cross=torch.einsum("wrcak,wak->wrac", beliefs.reach[:, :, seen], anchor_weights),
+        own_cross=torch.einsum("wrk,wrkc->wrc", weights, cov[..., seen]).unsqueeze(-2),
+        observed=beliefs.cov[:, :, seen][..., seen] + noise,
+    )
+
+
+def observable(likelihood: Likelihood, f: Float[Tensor, "W R c"], rows: Rows, p: Parameters) -> Tensor:
+    """Mean of what is observed of a task given its functions: a value in its units, a rate, or probabilities of classes."""
+    if isinstance(likelihood, Hurdle):
+        inner = rows._replace(location=rows.location[1:], scale=rows.scale[1:])
+        size = likelihood.positive.draw(f[..., 1:], None, inner, p, torch.Generator())
+        return size * torch.sigmoid(rows.location[0] + rows.scale[0] * f[..., 0])
+    return likelihood.draw(f, None, rows, p, torch.Generator())
+
+
+def objective_of(
+    posterior: Posterior,
+    theta: Theta,
+    target: str | Callable[[Mapping[str, xr.DataArray]], xr.DataArray],
+    sign: float = 1.0,
+    label: Any = None,
+) -> Objective:
+    """Make the objective of a task, of the probability of one of its classes (`label`), or of a function of several tasks."""
+    data, problem = posterior.data, posterior._problem
+
+    def values(f: Tensor, task: int) -> Tensor:
+        """In worlds that are the first of those that theta was drawn for."""
+        p = {k: v[: len(f)] for k, v in problem.parameters_of(theta, task).items()}
+        law = data.tasks[task].likelihood
+        return observable(law, f, posterior._rows_at(task, np.tile(np.array(law.constants()), (f.shape[1], 1))), p)
+
+    if callable(target):
+        derived = target
+
+        def combined(f: Tensor) -> Tensor:
+            given = {}
+            for t, task in enumerate(data.tasks):
+                dims = ["draw", "row"] if task.levels is None else ["draw", "row", f"class_{task.name}"]
+                array = values(f[..., problem.layout.contrasts(t)], t).numpy()
+                given[task.name] = xr.DataArray(array, dims=dims, coords={d: list(task.levels or ()) for d in dims[2:]})
+            found = derived(given)
+            if not isinstance(found, xr.DataArray) or set(found.dims) != {"draw", "row"}:
+                raise ValueError(
+                    "A `target` that is a function must return an xarray.DataArray with the dimensions 'draw' and 'row', a value "
+                    f"for each row by itself; got {getattr(found, 'dims', type(found).__name__)}. For a quantity of all rows "
+                    "together, give the points it is made of as `region`."
+                )
+            return torch.tensor(found.transpose("draw", "row").to_numpy().astype(float))
+
+        name = getattr(target, "__name__", "the target").replace("<lambda>", "the target")
+        return Objective(list(range(problem.layout.first[-1])), combined, sign, rising=False, name=name)
+    t = data.index_of(target)
+    task = data.tasks[t]
+    outputs = problem.layout.contrasts(t)
+    count = len(task.levels or ())
+    if label is not None:
+        which = list(task.levels or ()).index(label)
+        if count == 2 and len(outputs) == 1:  # one falls as the other rises
+            sign, which = sign * (1.0 if which == 1 else -1.0), 1
+            name = f"the probability of {task.name} = {(task.levels or ())[which]}"
+            return Objective(outputs, lambda f: values(f, t)[..., 1], sign, name=name)
+        name = f"the probability of {task.name} = {label}"
+        return Objective(outputs, lambda f: values(f, t)[..., which], sign, rising=False, name=name)
+    if count > 2 and len(outputs) > 1:
+        raise ValueError(
+            f"Task {target!r} holds classes without an order, of which none is larger. "
+            f"Say which is wanted: goal={(task.levels or ('',))[0]!r}."
+        )
+    code = torch.arange(count).double()  # of ordered classes, the mean place
+    function: Callable[[Tensor], Tensor] = (lambda f: values(f, t) @ code) if count else (lambda f: values(f, t))
+    return Objective(outputs, function, sign, rising=len(outputs) == 1, unit=task.unit or "", name=task.name)

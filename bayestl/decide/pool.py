@@ -1,0 +1,214 @@
+"""Candidates: what could be measured, in which tasks, and at what cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.stats import qmc
+from torch import Tensor
+
+from bayestl.errors import DataError, listed
+from bayestl.posterior import Posterior
+from bayestl.scaling import Scaling
+from bayestl.table import TaskData, _frame
+
+SPREAD = 2048  # quasi-random points within bounds
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Bounds: for each input an interval, or the values that it may take."""
+
+    sides: Mapping[str, tuple[float, float] | list[Any]]
+    scaling: Scaling
+    data: TaskData
+
+    def pool(self, cube: NDArray[np.float64], costs: Mapping[str, Any] | None) -> Pool:
+        """Candidates at points (R, d) of the unit cube."""
+        columns: dict[str, Any] = {}
+        for j, (name, side) in enumerate(self.sides.items()):
+            if isinstance(side, tuple):
+                columns[name] = side[0] + (side[1] - side[0]) * cube[:, j]
+            else:
+                columns[name] = [side[int(u * len(side))] for u in np.minimum(cube[:, j], 1 - 1e-12)]
+        frame = pd.DataFrame(columns)
+        listed_ = np.ones((len(frame), len(self.data.tasks)), dtype=bool)
+        pool = _pool(self.data, self.scaling, frame, [None] * len(frame), listed_, costs)
+        return dataclasses.replace(pool, cube=cube, box=self)
+
+    def around(
+        self,
+        cube: NDArray[np.float64],
+        width: float,
+        copies: int,
+        costs: Mapping[str, Any] | None,
+        rng: np.random.Generator,
+    ) -> Pool:
+        """Candidates near others, which differ by `width` of the bounds."""
+        moved = cube.repeat(copies, 0)
+        smooth = np.array([isinstance(side, tuple) for side in self.sides.values()])
+        moved = np.where(smooth, np.clip(moved + width * rng.standard_normal(moved.shape), 0.0, 1.0), moved)
+        return self.pool(moved, costs)
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Candidates, in an order that depends on their inputs alone.
+
+    Attributes
+    ----------
+    frame : (R rows) the caller's columns
+    labels : the caller's names of the rows
+    x : (R, columns) inputs in the model's units
+    listed : (R, T) where a candidate is one of a task's
+    offered : (R, T) where it may be chosen: listed, and with a cost
+    costs : (R, T), NaN where not offered
+    cube, box : of continuous bounds
+    """
+
+    frame: pd.DataFrame
+    labels: list[Any]
+    x: Tensor
+    listed: NDArray[np.bool_]
+    offered: NDArray[np.bool_]
+    costs: NDArray[np.float64]
+    cube: NDArray[np.float64] | None = None
+    box: Box | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def tasks(self) -> list[int]:
+        """Tasks in which something is offered."""
+        return np.flatnonzero(self.offered.any(0)).tolist()
+
+    def take(self, rows: NDArray[np.int64]) -> Pool:
+        """Select rows."""
+        return dataclasses.replace(
+            self, frame=self.frame.iloc[rows], labels=[self.labels[r] for r in rows], x=self.x[torch.from_numpy(rows)],
+            listed=self.listed[rows], offered=self.offered[rows], costs=self.costs[rows],
+            cube=None if self.cube is None else self.cube[rows],
+        )  # fmt: skip
+
+    def plus(self, other: Pool) -> Pool:
+        """One after the other."""
+        return dataclasses.replace(
+            self, frame=pd.concat([self.frame, other.frame]), labels=self.labels + other.labels,
+            x=torch.cat([self.x, other.x]), listed=np.concatenate([self.listed, other.listed]),
+            offered=np.concatenate([self.offered, other.offered]), costs=np.concatenate([self.costs, other.costs]),
+            cube=None if self.cube is None or other.cube is None else np.concatenate([self.cube, other.cube]),
+        )  # fmt: skip
+
+    def only(self, task: int) -> Pool:
+        """Offer one task alone, and the candidates that it is offered for."""
+        kept = np.flatnonzero(self.offered[:, task])
+        pool = self.take(kept)
+        return dataclasses.replace(pool, offered=pool.offered & (np.arange(pool.offered.shape[1]) == task))
+
+    def details(self, posterior: Posterior, task: int) -> Tensor:
+        """Limits or exposures of the candidates, (R, 2)."""
+        return torch.from_numpy(posterior._details(self.frame, task, len(self)))
+
+    def of(self, task: int) -> NDArray[np.int64]:
+        """Rows of a task's own list; all rows where it has none."""
+        rows = np.flatnonzero(self.listed[:, task]) if task >= 0 else np.empty(0, dtype=np.int64)
+        return rows if len(rows) else np.arange(len(self))
+
+
+def pool_of(data: TaskData, scaling: Scaling, candidates: Any, costs: Mapping[str, Any] | None, seed: int) -> Pool:
+    """Read candidates: a table, a table for each task, or bounds."""
+    for name in costs or ():
+        data.index_of(name)
+    tables = (pd.DataFrame, xr.Dataset, Mapping)
+    if not isinstance(candidates, Mapping) or isinstance(candidates, xr.Dataset):
+        frames: dict[str | None, Any] = {None: candidates}
+    elif candidates and all(isinstance(value, tables) for value in candidates.values()):
+        frames = dict(candidates)
+    elif any(isinstance(value, tuple) for value in candidates.values()):
+        return _within(data, scaling, candidates, costs, seed)
+    else:
+        frames = {None: candidates}
+    parts, labels, masks = [], [], []
+    for owner, table in frames.items():
+        frame = _frame(table)
+        own = np.zeros((len(frame), len(data.tasks)), dtype=bool)
+        own[:, slice(None) if owner is None else data.index_of(owner)] = True
+        parts.append(frame)
+        labels += frame.index.tolist()
+        masks.append(own)
+    frame = parts[0].reset_index(drop=True) if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+    if len(frame) == 0:
+        raise DataError("The table of candidates has no rows. Expected at least one.")
+    pool = _pool(data, scaling, frame.set_axis(pd.Index(labels), axis=0), labels, np.concatenate(masks), costs)
+    return pool.take(np.lexsort(pool.x.numpy().T[::-1]))  # no answer may depend on the order of the rows
+
+
+def _pool(
+    data: TaskData, scaling: Scaling, frame: pd.DataFrame, labels: list[Any], mask: NDArray[np.bool_], costs: Any
+) -> Pool:
+    x = scaling.inputs(data.encode(frame))
+    found = np.full(mask.shape, np.nan)
+    for t, task in enumerate(data.tasks):
+        if costs is None:
+            found[:, t] = 1.0
+        elif task.name in costs:
+            found[mask[:, t], t] = _cost(costs[task.name], task.name, frame, mask[:, t])
+    offered = mask & ~np.isnan(found)
+    if not offered.any():
+        raise ValueError("No candidate is in a task that has a cost. Give `costs` for the tasks that can be measured.")
+    return Pool(frame, labels, x, mask, offered, np.where(offered, found, np.nan))
+
+
+def _cost(given: Any, task: str, frame: pd.DataFrame, own: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Costs of a task's candidates: one for all, a column, or one for each."""
+    if isinstance(given, str):
+        if given not in frame:
+            raise DataError(f"`costs` of task {task!r} is to be in a column {given!r}, which the candidates lack.")
+        values = frame[given].to_numpy(dtype=float)[own]
+    else:
+        values = np.asarray(given, dtype=float)
+        if values.ndim and values.shape != (own.sum(),):
+            raise ValueError(
+                f"`costs` of task {task!r} must be a number, a column's name, or one number for each of its {own.sum()} "
+                f"candidates; got shape {values.shape}."
+            )
+        values = np.broadcast_to(values, (int(own.sum()),))
+    bad = ~(np.isfinite(values) & (values > 0))
+    if bad.any():
+        where = listed(frame.index[own][bad].tolist())
+        raise ValueError(f"Costs must be positive; that of task {task!r} is {values[bad][0]:g} (rows {where}).")
+    return values
+
+
+def _within(data: TaskData, scaling: Scaling, bounds: Mapping[str, Any], costs: Any, seed: int) -> Pool:
+    if data.features:
+        raise DataError(
+            f"Bounds cannot describe {listed([name for name, _ in data.features])}. Give a table of candidates instead."
+        )
+    names = [column.name for column in data.inputs]
+    if set(bounds) != set(names):
+        raise DataError(f"Bounds must name every input, {listed(names, 20)}; got {listed(list(bounds), 20)}.")
+    sides: dict[str, Any] = {}
+    for column in data.inputs:
+        side = bounds[column.name]
+        if not isinstance(side, tuple):
+            sides[column.name] = list(side)
+        elif column.levels is not None:
+            raise DataError(f"Input {column.name!r} is a category: give a list of its levels, not bounds.")
+        elif len(side) != 2 or not np.isfinite(side).all() or not side[0] < side[1]:
+            raise ValueError(f"Bounds of {column.name!r} must be (low, high), finite, low < high; got {side}.")
+        else:
+            sides[column.name] = (float(side[0]), float(side[1]))
+    if any(not isinstance(cost, int | float) for cost in (costs or {}).values()):
+        raise ValueError("Within bounds, `costs` must be one number for each task.")
+    cube = qmc.Sobol(len(sides), scramble=True, rng=seed).random(SPREAD)
+    return Box(sides, scaling, data).pool(cube, costs)

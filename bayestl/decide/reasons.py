@@ -1,0 +1,79 @@
+"""Why a measurement is suggested, in the user's units and in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayestl.decide import acquisition
+from bayestl.decide.judge import Judge
+from bayestl.decide.objective import Sight
+from bayestl.decide.pool import Pool
+
+if TYPE_CHECKING:
+    from bayestl.decide.search import Search
+
+
+class Report:
+    """Puts choices into the user's units and into words."""
+
+    def __init__(self, search: Search, judge: Judge, pool: Pool, view: Sight, likely: Tensor) -> None:
+        self.search, self.judge, self.pool, self.likely = search, judge, pool, likely
+        objective, std = search.objective, view.variance.sqrt().clamp_min(1e-9)
+        ends = [objective.observable(view.mean + side * std) for side in (1, -1)]
+        # Units of the target for one of the objective, and the log of what scores count gains in.
+        self.scale = float(((ends[0] - ends[1]).abs() / (2 * std)).mean())
+        self.unit = 0.0
+        if search.score == "variance":
+            self.unit = float(self._total(view).clamp_min(acquisition.TINY).log())
+        elif not objective.rising and search.score not in ("entropy", "level", "probability_of_improvement"):
+            self.unit = float(view.variance.mean().sqrt().clamp_min(acquisition.TINY).log())
+
+    def _total(self, view: Sight) -> Tensor:
+        """Variance of what is to be known."""
+        if self.judge.share is None:
+            return view.variance.mean()
+        return torch.einsum("wa,wab,wb->w", self.judge.share, view.covariance, self.judge.share).mean()
+
+    def line(self, r: int, t: int, log_gain: float, score: float, view: Sight, best: Tensor) -> dict[str, Any]:
+        """Give one row of the table."""
+        search, pool = self.search, self.pool
+        data, objective = search.posterior.data, search.objective
+        gain, unit = float(np.exp(log_gain)), f" {objective.unit}" if objective.unit else ""
+        own, std = view.own[:, r : r + 1], view.own_variance[:, r : r + 1].sqrt()
+        match search.score:
+            case "knowledge_gradient" | "expected_improvement":
+                gain *= self.scale
+                what = f"expected to {'raise' if objective.sign > 0 else 'lower'} the best {objective.name} by {gain:.3g}{unit}"
+                if search.hit:
+                    what = f"expected to bring {objective.name} {gain:.3g}{unit} closer to what is wanted"
+            case "variance":
+                before = float(self._total(view))
+                gain = self.scale * (before**0.5 - max(before - gain, 0.0) ** 0.5)
+                what = f"expected to lower the standard deviation of {objective.name} by {gain:.3g}{unit}"
+            case "entropy":
+                what = f"expected to tell {gain:.3g} nats about {objective.name}"
+            case "level":
+                what = f"expected to lower the doubt about the side of the level, p (1 - p), by {gain:.3g}"
+            case "probability_of_improvement":
+                what = f"better than the best so far, or beyond the level, with probability {gain:.3g}"
+            case _:
+                value = self.judge.bound(own, std).mean() if search.score != "thompson" else own.mean()
+                gain = float(value - best.mean()) * self.scale
+                what = f"chosen by {search.score.replace('_', ' ')}; {gain:.3g}{unit} beyond the best so far"
+        low, high = sorted(float(objective.observable(own + side * std).mean()) for side in (-1, 1))
+        why = f"{data.names[t]} here is {what}, at a cost of {pool.costs[r, t]:g}; {objective.name} is thought to be "
+        why += f"{low:.3g} to {high:.3g}{unit}"
+        if t != search.target:
+            why += f", correlation of the observation with it {float(view.correlation()[:, r].mean()):.2f}"
+        if search.constraints:
+            why += f"; the constraints hold with probability {float(self.likely[r].exp()):.2g}"
+        names = dict.fromkeys([*(name for name, _ in data.features), *(column.name for column in data.inputs)])
+        shown = {name: pool.frame[name].iloc[r] for name in names if name in pool.frame}
+        return {
+            "row": pool.labels[r], **shown, "task": data.names[t], "score": float(score), "gain": gain,
+            "cost": float(pool.costs[r, t]), "why": why + ".",
+        }  # fmt: skip

@@ -1,0 +1,270 @@
+"""The search for a batch: anchors, a shortlist, and from it one pair after another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayestl.decide import acquisition
+from bayestl.decide.judge import Judge
+from bayestl.decide.lookahead import Beliefs, Joint, World, beliefs_of, joint_of, observation_noise
+from bayestl.decide.objective import Linear, Objective, Sight, sight
+from bayestl.decide.pool import Pool
+from bayestl.decide.reasons import Report
+from bayestl.gaussian.exact import robust_cholesky
+from bayestl.likelihoods.classes import normal_cloud
+from bayestl.likelihoods.predictive import Classes
+from bayestl.posterior import Posterior
+from bayestl.priors import Theta
+from bayestl.scaling import Pairs
+
+WORLDS = 16  # draws of theta, and of what is pending, that judge
+SCREEN, LARGE = (8, 2), 2000  # how many of them choose the shortlist, from at most this many candidates, and from more
+SHORT, POINTS = 128, 640  # candidates that are looked at jointly, and functions of theirs in all
+STEP = 1000  # candidates looked at in one go
+REGION = 100  # points that stand for a region
+MEASURED, PROMISING = 5, 9  # points, of either kind, among which the best is expected after the measurement
+MANY = 60  # of the latter where the variance of the best counts
+LEVELS = 4  # of subsets, each a quarter of the one before
+DRAWS = 512  # of the objective at all points of a region
+REFINED = 12  # candidates within bounds that are refined
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """All that a search looks at; `run` gives its table."""
+
+    posterior: Posterior
+    theta: Theta
+    found: list[World]
+    objective: Objective
+    pool: Pool
+    score: str
+    target: int
+    level: Tensor | None
+    hit: bool
+    constraints: list[tuple[int, Any]]
+    generator: torch.Generator
+    costs: Mapping[str, Any] | None
+
+    def run(self, batch: int, region: Tensor | None, over: bool, replicates: bool) -> pd.DataFrame:
+        """Choose anchors, then a shortlist, then from it one pair after another; `over` a region, or for the best of it."""
+        problem, k = self.posterior._problem, self.objective.outputs
+        x, measured = (self._region(region), 0) if over else self._promising()
+        anchors = Pairs(x.repeat_interleave(len(k), 0), torch.tensor(k).repeat(len(x)))
+        fixed = joint_of(problem, self.found, x[:0], self.outputs, anchors, len(k))
+        judge = self._judge(fixed.beliefs(), x, measured, not over)
+        pool = self._shortlist(judge, anchors, fixed)
+        joint = joint_of(problem, self.found, pool.x, self.outputs, anchors, len(k))
+        beliefs = joint.beliefs()
+        own, likely = self._linear(beliefs), self._likely(beliefs, pool)
+        noise = {t: self._noise(t, beliefs, pool) for t in pool.tasks}
+        offered, choices = pool.offered.copy(), []
+        mine: list[int] = []
+        report: Report | None = None
+        for step in range(batch):
+            views = self._views(joint.beliefs(), own, judge, noise)
+            view = views[pool.tasks[0]]
+            report = report or Report(self, judge, pool, view, likely)
+            best = judge.best(view)
+            if mine:  # what is being measured in the target counts as measured
+                best = torch.maximum(best, judge.utility(view.own, view.own_variance)[:, mine].amax(-1))
+            if self.score == "thompson":
+                gains = np.tile(self._drawn(joint, own, judge, likely, step).numpy()[:, None], offered.shape[1])
+            else:
+                gains = _spread({t: judge(view, best, likely) for t, view in views.items()}, offered.shape)
+            values = np.where(offered, gains - np.log(pool.costs) - report.unit, -np.inf)
+            r, t = (int(i) for i in np.unravel_index(values.argmax(), values.shape))
+            choices.append(report.line(r, t, gains[r, t], values[r, t], views[t], best))
+            offered[r, t] &= replicates
+            mine += [r] * (t == self.target)
+            points = [r * len(self.outputs) + i for i in self._places(t)]
+            joint = joint.given(points, noise[t][:, r], _strata(len(self.found), len(points), self.generator))
+        return pd.DataFrame(choices)
+
+    # -- the steps ----------------------------------------------------------------------------------------------------
+
+    def _region(self, region: Tensor | None) -> Tensor:
+        """Points that stand for a region: all of it, or some of the target's candidates."""
+        x = self.pool.x[torch.from_numpy(self.pool.of(self.target))] if region is None else region
+        if len(x) <= REGION:
+            return x
+        return x[torch.randperm(len(x), generator=self.generator)[:REGION].sort().values]
+
+    def _promising(self) -> tuple[Tensor, int]:
+        """Points among which the best will be, of those measured (and how many they are) and of the candidates."""
+        data = self.posterior.data
+        seen = np.unique(data.x[data.task_index == self.target], axis=0)[:LARGE]
+        best = self._top(self.posterior.scaling.inputs(seen), (0.0,), MEASURED)
+        count = (MANY if self.score == "variance" else PROMISING) // 3
+        bold = self._top(self.pool.x[torch.from_numpy(self.pool.of(self.target))], (0.0, 1.0, 2.0), count)
+        return torch.cat([best, bold]), len(best)
+
+    def _top(self, x: Tensor, boldness: tuple[float, ...], count: int) -> Tensor:
+        """Points with the highest confidence bounds, a few for each degree of boldness."""
+        if len(x) == 0:
+            return x
+        judge = Judge(self.score, (x, x), level=self.level, hit=self.hit)
+        moments = [self._moments(x[start : start + STEP]) for start in range(0, len(x), STEP)]
+        mean, variance, chance = (torch.cat([part[i] for part in moments], -1) for i in range(3))
+        found: dict[int, None] = {}
+        for bold in boldness:
+            value = judge.bound(mean, variance.sqrt(), bold).mean(0)
+            value = value.min() + chance * (value - value.min())
+            found |= dict.fromkeys(value.topk(min(count, len(x))).indices.tolist())
+        return x[list(found)]
+
+    def _moments(self, x: Tensor) -> tuple[Float[Tensor, "W R"], Float[Tensor, "W R"], Float[Tensor, " R"]]:
+        """Mean and variance of the objective, and the probability that the constraints hold."""
+        outputs = self.outputs if self.constraints else self.objective.outputs
+        wanted = [outputs.index(o) for o in self.objective.outputs]
+        any_ = Pairs(x[:1], torch.tensor(outputs[:1]))
+        each = [world.beside(self.posterior._problem, x, outputs, any_) for world in self.found[: self.few]]
+        mean, cov, reach = (torch.stack([own[i] for own in each]) for i in range(3))
+        own, spread = mean[..., wanted], cov[:, :, wanted][..., wanted]
+        offset, weights = self.objective.linear(own, spread)
+        variance = torch.einsum("wrk,wrkl,wrl->wr", weights, spread, weights).clamp_min(0.0)
+        likely = self._likely(Beliefs(mean, cov, reach, mean[:, :0], cov[:, :0]), None)
+        return offset + (weights * own).sum(-1), variance, likely.exp()
+
+    def _judge(self, beliefs: Beliefs, x: Tensor, measured: int, optimum: bool) -> Judge:
+        cov = beliefs.anchor_cov.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+        judge = Judge(self.score, self.objective.linear(beliefs.anchor_mean, cov), measured, self.level, self.hit)
+        if self.constraints:
+            plain = Pairs(x[:0], torch.empty(0, dtype=torch.int64))
+            there = joint_of(self.posterior._problem, self.found, x, self.outputs, plain, len(self.objective.outputs))
+            judge = dataclasses.replace(judge, likely=self._likely(there.beliefs(), None))
+        if self.score == "variance" and optimum:
+            view = sight(beliefs, self._linear(beliefs), judge.fixed, self.wanted, self.wanted, torch.zeros(1).double())
+            z = normal_cloud(DRAWS, view.mean.shape[-1])
+            drawn = view.mean + torch.einsum("wab,nb->nwa", robust_cholesky(view.covariance)[0], z)
+            drawn = judge.utility(drawn, torch.zeros_like(drawn))
+            share = torch.nn.functional.one_hot(drawn.argmax(-1), drawn.shape[-1]).double().mean(0)
+            judge = dataclasses.replace(judge, share=share)
+        return judge
+
+    def _shortlist(self, judge: Judge, anchors: Pairs, fixed: Joint) -> Pool:
+        """The best candidates in every task, of all and of ever smaller random subsets, so that they do not crowd."""
+        pool, most = self.pool, min(SHORT, max(8, POINTS // len(self.outputs)))
+        if pool.box is None and len(pool) <= most:
+            return pool
+        values = self._screened(pool, judge, anchors, fixed)
+        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=self.generator)))
+        if pool.box is not None:
+            for width in (0.1, 0.03, 0.01):
+                best = np.argsort(-values.max(1), kind="stable")[:REFINED]
+                assert pool.cube is not None
+                near = pool.box.around(pool.cube[best], width, REFINED, self.costs, rng)
+                values = np.concatenate([values, self._screened(near, judge, anchors, fixed)])
+                pool = pool.plus(near)
+        order, kept = rng.permutation(len(pool)), []
+        for level in range(LEVELS):
+            subset = np.sort(order[: max(most, len(pool) // 4**level)])
+            for t in pool.tasks:
+                first = subset[np.argsort(-values[subset, t], kind="stable")]
+                kept.append(first[: max(1, most // LEVELS // len(pool.tasks))])
+        return pool.take(np.unique(np.concatenate(kept)))
+
+    def _screened(self, pool: Pool, judge: Judge, anchors: Pairs, fixed: Joint) -> np.ndarray:
+        """Gain per cost of all pairs (R, T) under the first worlds."""
+        parts = []
+        for start in range(0, len(pool), STEP):
+            part = pool.take(np.arange(start, min(start + STEP, len(pool))))
+            beliefs = beliefs_of(self.posterior._problem, self.found[: self.few], part.x, self.outputs, anchors, fixed)
+            noise = {t: self._noise(t, beliefs, part) for t in pool.tasks}
+            few = dataclasses.replace(judge, fixed=(judge.fixed[0][: self.few], judge.fixed[1][: self.few]))
+            views = self._views(beliefs, self._linear(beliefs), few, noise)
+            likely = self._likely(beliefs, part)
+            gains = {t: few(view, few.best(view), likely) for t, view in views.items()}
+            parts.append(np.where(part.offered, _spread(gains, part.offered.shape) - np.log(part.costs), -np.inf))
+        return np.concatenate(parts)
+
+    def _drawn(self, joint: Joint, own: Linear, judge: Judge, likely: Tensor, step: int) -> Tensor:
+        """Log of what one world's draw of the objective at all candidates exceeds its least by (Thompson 1933)."""
+        w, rows, count = step % len(self.found), joint.rows, len(self.outputs)
+        places = (torch.arange(rows)[:, None] * count + torch.tensor(self.wanted)).flatten()
+        mean = joint.mean[w, places].reshape(rows, -1)
+        factor = robust_cholesky(joint.cov[w][places][:, places])[0]
+        e = torch.randn(len(places), dtype=torch.float64, generator=self.generator)
+        f = mean + (factor @ e).reshape(rows, -1)
+        value = own[0][w] + (own[1][w] * f).sum(-1)
+        if self.hit and judge.level is not None:
+            value = -(value - judge.level[w]).abs()
+        return (value - value.min()).clamp_min(acquisition.TINY).log() + likely
+
+    # -- what is looked at --------------------------------------------------------------------------------------------
+
+    @property
+    def outputs(self) -> list[int]:
+        """The latent functions that are looked at, those of the objective, of the tasks offered and of the constraints."""
+        layout = self.posterior._problem.layout
+        tasks = [*self.pool.tasks, *(t for t, _ in self.constraints)]
+        return sorted({*self.objective.outputs, *(o for t in tasks for o in layout.contrasts(t))})
+
+    @property
+    def few(self) -> int:
+        """How many worlds choose the shortlist."""
+        return SCREEN[len(self.pool) > LARGE]
+
+    @property
+    def wanted(self) -> list[int]:
+        """Places among them of the objective's."""
+        return [self.outputs.index(o) for o in self.objective.outputs]
+
+    def _places(self, task: int) -> list[int]:
+        return [self.outputs.index(o) for o in self.posterior._problem.layout.contrasts(task)]
+
+    def _views(self, beliefs: Beliefs, own: Linear, judge: Judge, noise: Mapping[int, Tensor]) -> dict[int, Sight]:
+        return {t: sight(beliefs, own, judge.fixed, self.wanted, self._places(t), noise[t]) for t in noise}
+
+    def _linear(self, beliefs: Beliefs) -> Linear:
+        return self.objective.linear(beliefs.mean[..., self.wanted], beliefs.cov[:, :, self.wanted][..., self.wanted])
+
+    def _noise(self, task: int, beliefs: Beliefs, pool: Pool) -> Tensor:
+        places = self._places(task)
+        theta = {name: value[: len(beliefs.mean)] for name, value in self.theta.items()}
+        mean, cov = beliefs.mean[..., places], beliefs.cov[:, :, places][..., places]
+        return observation_noise(
+            self.posterior, theta, task, mean, cov, pool.details(self.posterior, task), self.generator
+        )
+
+    def _likely(self, beliefs: Beliefs, pool: Pool | None) -> Float[Tensor, " R"]:
+        """Log of the probability that all constraints hold, averaged over the worlds."""
+        posterior, rows = self.posterior, beliefs.mean.shape[1]
+        total = torch.zeros(rows, dtype=torch.float64)
+        for t, wanted in self.constraints:
+            places, likelihood = self._places(t), posterior.data.tasks[t].likelihood
+            constant = np.tile(np.array(likelihood.constants()), (rows, 1))
+            at = posterior._rows_at(t, constant if pool is None else pool.details(posterior, t).numpy())
+            theta = {name: value[: len(beliefs.mean)] for name, value in self.theta.items()}
+            p = posterior._problem.parameters_of(theta, t)
+            law = likelihood.predictive(beliefs.mean[..., places], beliefs.cov[:, :, places][..., places], None, at, p)
+            if isinstance(law, Classes):
+                chance = law.probability[:, wanted]
+            else:
+                low, high = (torch.full_like(total, edge) for edge in wanted)
+                chance = torch.ones_like(total) if np.isinf(wanted[1]) else law.cdf(high)
+                chance = chance if np.isinf(wanted[0]) else chance - law.below(low)
+            total += chance.clamp_min(1e-12).log()
+        return total
+
+
+def _spread(columns: Mapping[int, Tensor], shape: tuple[int, ...]) -> np.ndarray:
+    out = np.full(shape, -np.inf)
+    for t, values in columns.items():
+        out[:, t] = values.numpy()
+    return out
+
+
+def _strata(worlds_: int, count: int, generator: torch.Generator) -> Float[Tensor, "W c"]:
+    """Standard normals, one from each stratum."""
+    places = torch.stack([torch.randperm(worlds_, generator=generator) for _ in range(count)], -1)
+    return torch.special.ndtri((places + 0.5).double() / worlds_)

@@ -1,0 +1,214 @@
+"""Suggest what to measure next, and in which task: a batch of (candidate, task) pairs, given what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor
+
+from bayestl.decide.lookahead import worlds
+from bayestl.decide.objective import objective_of
+from bayestl.decide.pool import pool_of
+from bayestl.decide.search import WORLDS, Search
+from bayestl.errors import DataError, listed
+from bayestl.posterior import Posterior
+from bayestl.table import Table, TaskData
+
+OF_TARGET = (  # scores of measurements of the target itself
+    "expected_improvement",
+    "probability_of_improvement",
+    "upper_confidence_bound",
+    "thompson",
+)
+SCORES = {
+    "optimum": ("knowledge_gradient", *OF_TARGET, "variance"),
+    "hit": ("knowledge_gradient", *OF_TARGET),
+    "region": ("variance", "entropy"),
+    "level": ("level", "probability_of_improvement"),
+}
+
+Derived = Callable[[Mapping[str, xr.DataArray]], xr.DataArray]
+
+
+def suggest(
+    posterior: Posterior,
+    candidates: Table | Mapping[str, Any],
+    *,
+    target: str | Derived,
+    goal: Any = "maximize",
+    score: str | None = None,
+    costs: Mapping[str, Any] | None = None,
+    batch: int = 8,
+    pending: pd.DataFrame | Mapping[str, Any] | None = None,
+    constraints: Mapping[str, Any] | None = None,
+    region: Table | None = None,
+    replicates: bool = True,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Suggest a batch of measurements, each of a candidate in a task.
+
+    A pair is worth what its observation is expected to do for the *target*, per unit of cost, so that a cheap source is chosen
+    where it tells enough. The batch is greedy: each choice takes into account those before it and what is pending. The beliefs
+    are conditioned on an imagined value of it in each of 16 worlds, drawn from what is believed in that world (a draw of theta);
+    how the covariance changes does not depend on that value. Scores are averaged over the worlds: theta is taken as known after
+    the measurement (Snoek et al. 2012, doi 10.48550/arXiv.1206.2944).
+
+    Of a large pool all pairs are scored under four worlds, and some 128 candidates, the best of all and of ever smaller random
+    subsets, are looked at jointly.
+
+    Parameters
+    ----------
+    candidates : table with the input columns; ``{task: table}``, for each task the candidates that can be measured in it; or
+        bounds ``{"x": (0.0, 1.0), "phase": ["fcc", "bcc"]}``, of which quasi-random points are taken and the best refined
+    target : task, or with ``goal="learn"`` also a function of several tasks, row by row, as `Posterior.derive` takes it
+    goal : ``"maximize"`` or ``"minimize"``; a number to be hit, or a class; ``{"above": 1.0}`` or ``{"below": 1.0}``: learn which
+        points of the region lie there; ``"learn"``: know the target over the region
+    score : by default ``"knowledge_gradient"`` (`acquisition.log_knowledge_gradient`), ``"variance"`` for ``goal="learn"``
+        and ``"level"`` for a level. For an optimum also ``"expected_improvement"``, ``"probability_of_improvement"``,
+        ``"upper_confidence_bound"``, ``"thompson"``, which offer the target alone, and ``"variance"``, that of the optimum's
+        value (each point counts with the probability that it is best); for ``"learn"`` also ``"entropy"``; for a level also
+        ``"probability_of_improvement"``, that a candidate lies there
+    costs : by task, a positive number, the name of a column of the candidates, or one number for each of them; tasks without
+        one are not offered. By default all tasks, at the same cost
+    batch : number of measurements
+    pending : table of measurements that are running: the inputs, and a column ``task``
+    constraints : by task, the class that is wanted, or ``(low, high)`` for a number, None leaving a side open. Gains are weighted
+        by the probability that all hold (Gardner et al. 2014, proceedings.mlr.press/v32/gardner14.html)
+    region : table of the points at which the target shall be known; by default 100 of its candidates
+    replicates : whether a pair may be chosen twice. It is where noise makes that worthwhile
+
+    Returns
+    -------
+    pandas.DataFrame
+        A line for each choice, in order: ``row`` (label of the candidate, None within bounds), the inputs, ``task``, ``score``,
+        ``gain``, ``cost``, ``why``. The score is the logarithm of the expected gain per cost and has no unit. ``gain`` is in
+        units of the target (on a warped scale and for counts to first order): the expected rise of the best mean, or
+        improvement; the fall of the region's standard deviation; for a bound or a Thompson draw how far beyond the best so far
+        it is thought to be; or a probability, or nats.
+
+    Raises
+    ------
+    DataError
+        For tables that do not fit the data of the posterior.
+    ValueError
+        For a goal, score, cost or constraint that cannot be.
+
+    Examples
+    --------
+    >>> import pandas as pd, bayestl as btl
+    >>> from bayestl.decide.suggest import suggest
+    >>> frame = pd.DataFrame({"x": [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], "pbe": [0.1, 0.4, 0.7, 0.8, 0.6, 0.2]})
+    >>> frame["exp"] = [0.3, None, 0.9, None, None, 0.3]
+    >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["pbe", "exp"])
+    >>> posterior = btl.fit(btl.Difference.chain("pbe", "exp"), data, seed=0)
+    >>> chosen = suggest(posterior, frame[["x"]], target="exp", costs={"pbe": 1, "exp": 10}, batch=2)
+    >>> list(chosen.columns)
+    ['row', 'x', 'task', 'score', 'gain', 'cost', 'why']
+    """
+    if not isinstance(posterior, Posterior):
+        raise ValueError(f"Expected a btl.Posterior; got {type(posterior).__name__}. Of a btl.Stack, give its `best`.")
+    if batch < 1:
+        raise ValueError(f"`batch` must be at least 1; got {batch}.")
+    data = posterior.data
+    pool = pool_of(data, posterior.scaling, candidates, costs, seed)
+    kind, sign, label, level = _goal(data, target, goal)
+    allowed = SCORES[kind]
+    if score not in (None, *allowed):
+        raise ValueError(f"`score` must be one of {listed(allowed, 9)} for goal={goal!r}; got {score!r}.")
+    score = score or allowed[0]
+    t = -1 if callable(target) else data.index_of(target)
+    if t < 0 and kind in ("optimum", "hit"):
+        raise ValueError(
+            'A `target` that is a function can be learned: goal="learn", {"above": value} or {"below": value}.'
+        )
+    if score in OF_TARGET:
+        if not pool.offered[:, max(t, 0)].any() or t < 0:
+            raise ValueError(
+                f"score={score!r} is of measurements of the target, which no candidate offers. Give it a cost."
+            )
+        pool = pool.only(t)
+    if not replicates and batch > pool.offered.sum():
+        raise ValueError(f"A batch of {batch} without replicates needs as many pairs; there are {pool.offered.sum()}.")
+    theta, found = worlds(posterior, WORLDS, _pending(posterior, pending), seed)
+    objective = objective_of(posterior, theta, target, sign, label)
+    search = Search(
+        posterior, theta, found, objective, pool, score, t, None if level is None else objective.at(level, WORLDS),
+        kind == "hit", _constraints(data, constraints), torch.Generator().manual_seed(seed), costs,
+    )  # fmt: skip
+    at = None if region is None else posterior._inputs(region)[1]
+    with torch.no_grad():
+        return search.run(batch, at, kind in ("region", "level"), replicates)
+
+
+def _goal(data: TaskData, target: str | Derived, goal: Any) -> tuple[str, float, Any, float | None]:
+    """What kind of goal, which sign, which class, and which value it has."""
+    levels = None if callable(target) else data.tasks[data.index_of(target)].levels
+    if isinstance(goal, str) and goal in ("maximize", "minimize"):
+        return "optimum", 1.0 if goal == "maximize" else -1.0, None, None
+    if isinstance(goal, str) and goal == "learn":
+        return "region", 1.0, None, None
+    if isinstance(goal, Mapping) and len(goal) == 1 and next(iter(goal)) in ("above", "below"):
+        ((side, value),) = goal.items()
+        return "level", 1.0 if side == "above" else -1.0, None, _number(value, f"goal={goal!r}")
+    if levels is not None and goal in levels:
+        return "optimum", 1.0, goal, None
+    if levels is None and isinstance(goal, int | float | np.number) and not isinstance(goal, bool):
+        return "hit", 1.0, None, _number(goal, "`goal`")
+    wanted = f"one of its classes {listed(levels, 20)}" if levels is not None else "a number to be hit"
+    raise ValueError(
+        f"`goal` must be 'maximize', 'minimize', 'learn', {{'above': value}}, {{'below': value}}, or {wanted}; got {goal!r}."
+    )
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        raise ValueError(f"{where} needs a finite number; got {value!r}.")
+    return float(value)
+
+
+def _constraints(data: TaskData, given: Mapping[str, Any] | None) -> list[tuple[int, Any]]:
+    """Tasks, with the code of the wanted class or the two edges."""
+    out: list[tuple[int, Any]] = []
+    for name, wanted in (given or {}).items():
+        t = data.index_of(name)
+        levels = data.tasks[t].levels
+        if levels is not None:
+            if wanted not in levels:
+                raise ValueError(
+                    f"The constraint on task {name!r} must be one of {listed(levels, 20)}; got {wanted!r}."
+                )
+            out.append((t, levels.index(wanted)))
+            continue
+        if not isinstance(wanted, tuple) or len(wanted) != 2 or wanted == (None, None):
+            raise ValueError(
+                f"The constraint on task {name!r} must be (low, high), None leaving a side open; got {wanted!r}."
+            )
+        low, high = wanted
+        edges = (
+            -np.inf if low is None else _number(low, f"The constraint on {name!r}"),
+            np.inf if high is None else _number(high, f"The constraint on {name!r}"),
+        )
+        if not edges[0] < edges[1]:
+            raise ValueError(f"The constraint on task {name!r} must be (low, high) with low < high; got {wanted!r}.")
+        out.append((t, edges))
+    return out
+
+
+def _pending(posterior: Posterior, pending: Any) -> list[tuple[int, Tensor, Tensor]]:
+    """Tasks, inputs and details of what is running."""
+    if pending is None or len(pending) == 0:
+        return []
+    frame = pending if isinstance(pending, pd.DataFrame) else pd.DataFrame(dict(pending))
+    if "task" not in frame:
+        raise DataError("`pending` needs a column 'task', that says what is being measured, beside the inputs.")
+    out = []
+    for name, part in frame.groupby("task", sort=True):
+        t = posterior.data.index_of(str(name))
+        details = torch.from_numpy(posterior._details(part, t, len(part)))
+        out.append((t, posterior._inputs(part)[1], details))
+    return out

@@ -1,0 +1,631 @@
+"""Acquisition scores against quadrature, Monte Carlo and brute force; suggestions against their laws."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.integrate
+import scipy.stats
+import torch
+
+import bayestl as btl
+from bayestl.condense import condense
+from bayestl.decide import acquisition as acq
+from bayestl.decide import search
+from bayestl.decide.lookahead import joint_of, worlds
+from bayestl.decide.objective import objective_of
+from bayestl.decide.suggest import SCORES, suggest
+from bayestl.scaling import Pairs
+
+COSTS = {"cheap": 1.0, "exp": 5.0}
+
+
+def frame_of(seed=0, n=26, scale=1.0, shift=0.0):
+    rng = np.random.default_rng(seed)
+    x = rng.random((n, 2))
+    f = np.sin(5 * x[:, 0]) + x[:, 1]
+    frame = pd.DataFrame(x, columns=["x0", "x1"])
+    frame["cheap"] = f + 0.05 * rng.standard_normal(n)
+    frame["exp"] = scale * (1.2 * f + 0.3 * x[:, 1] + 0.1 * rng.standard_normal(n)) + shift
+    frame.loc[frame.index[::3], "cheap"] = np.nan
+    frame.loc[frame.index[8:], "exp"] = np.nan
+    return frame
+
+
+def posterior_of(scale=1.0, shift=0.0, method="map"):
+    data = btl.TaskData.from_wide(frame_of(scale=scale, shift=shift), inputs=["x0", "x1"], tasks=["cheap", "exp"],
+                                  units={"cheap": "eV", "exp": "eV" if scale == 1 else "meV"})  # fmt: skip
+    return btl.fit(btl.MultiTask(), data, seed=0, method=method)
+
+
+def grid(n=60, seed=1):
+    return pd.DataFrame(
+        np.random.default_rng(seed).random((n, 2)), columns=["x0", "x1"], index=[f"c{i}" for i in range(n)]
+    )
+
+
+@pytest.fixture(scope="module")
+def posterior():
+    return posterior_of()
+
+
+@pytest.fixture(scope="module")
+def draws():
+    """Several draws of theta."""
+    return posterior_of(method="variational")
+
+
+# -- closed forms ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("z", [-1e4, -101.0, -99.0, -30.0, -5.0, -1.001, -0.999, 0.0, 3.0, 50.0])
+def test_log_improvement_is_exact(z):
+    # h(z) = phi(z) int t exp(z t - t^2 / 2) dt, with t = s / max(1, -z)
+    width = max(1.0, -z)
+    upper = 60.0 if z < 0 else 12.0 + z
+    points = None if z < 1 else [z]
+    value, _ = scipy.integrate.quad(
+        lambda s: s * math.exp(z * s / width - 0.5 * (s / width) ** 2 - (0.5 * z * z if z > 0 else 0)) / width**2, 0, upper,
+        epsabs=0, epsrel=1e-12, limit=400, points=points,
+    )  # fmt: skip
+    expected = math.log(value) - 0.5 * math.log(2 * math.pi) - (0.5 * z * z if z <= 0 else 0)
+    assert acq.log_improvement(torch.tensor(z, dtype=torch.float64)).item() == pytest.approx(
+        expected, rel=1e-11, abs=1e-10
+    )
+
+
+def test_improvement_has_finite_gradients_everywhere():
+    z = torch.tensor([-1e8, -200.0, -100.0, -20.0, -1.0, 0.0, 40.0], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(acq.log_improvement(z).sum(), z)
+    assert slope.isfinite().all()
+    assert (slope > 0).all()
+
+
+def normals(count=400_001):
+    return torch.special.ndtri((torch.arange(count).double() + 0.5) / count)
+
+
+def test_expected_improvement_and_approach_by_quadrature():
+    z = normals()
+    m, s, best = 0.3, 0.7, 0.9
+    t = [torch.tensor(v).double() for v in (m, s, best)]
+    assert acq.log_expected_improvement(*t).exp().item() == pytest.approx(
+        (m + s * z - best).clamp_min(0).mean().item(), rel=1e-4
+    )
+    assert acq.log_probability_of_improvement(*t).exp().item() == pytest.approx(
+        (m + s * z > best).double().mean().item(), rel=1e-4
+    )
+    for d in (0.4, -2.5):
+        off = (d + s * z).abs()
+        t[0] = torch.tensor(d).double()
+        assert acq.log_expected_approach(*t).exp().item() == pytest.approx(
+            (best - off).clamp_min(0).mean().item(), rel=1e-3
+        )
+        assert acq.log_probability_of_approach(*t).exp().item() == pytest.approx(
+            (off < best).double().mean().item(), rel=1e-3
+        )
+        assert acq.expected_distance(t[0], t[1] ** 2).item() == pytest.approx(off.mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_knowledge_gradient_by_quadrature(seed):
+    g = torch.Generator().manual_seed(seed)
+    mean, slope = torch.randn(2, 6, generator=g, dtype=torch.float64)
+    slope[1], mean[2], slope[2] = slope[0], mean[3], slope[3]  # parallel and repeated lines
+    brute = (mean + slope * normals()[:, None]).amax(-1).mean() - mean.max()
+    assert acq.log_knowledge_gradient(mean, slope).exp().item() == pytest.approx(brute.item(), rel=1e-4)
+    both = acq.log_knowledge_gradient(mean.expand(3, 5, 6), slope.expand(5, 6))
+    assert both.shape == (3, 5)
+    moved = acq.log_knowledge_gradient(
+        mean + 7.0, slope - 3.0
+    )  # neither a constant nor a common slope changes anything
+    assert torch.allclose(both, moved, rtol=1e-9)
+
+
+def test_knowledge_gradient_is_expected_improvement_beside_a_certain_point():
+    for m, s, best in [(0.0, 1.0, 0.5), (-3.0, 0.2, 0.0), (-40.0, 1.0, 0.0)]:
+        lines = torch.tensor([best, m]).double(), torch.tensor([0.0, s]).double()
+        ei = acq.log_expected_improvement(*(torch.tensor(v).double() for v in (m, s, best)))
+        assert acq.log_knowledge_gradient(*lines).item() == pytest.approx(ei.item(), rel=1e-10)
+    nothing = acq.log_knowledge_gradient(torch.zeros(3).double(), torch.ones(3).double())
+    assert nothing.item() < -600
+
+
+def test_approach_gradient_by_quadrature():
+    g = torch.Generator().manual_seed(0)
+    distance = torch.randn(4, generator=g, dtype=torch.float64)
+    variance = 0.3 + torch.rand(4, generator=g, dtype=torch.float64)
+    slope = 0.9 * variance.sqrt() * torch.tensor([1.0, -0.5, 0.3, 0.8])
+    z = normals(20_001)[:, None]
+    later = acq.expected_distance(distance + slope * z, variance - slope**2).amin(-1).mean()
+    brute = acq.expected_distance(distance, variance).min() - later
+    assert acq.log_approach_gradient(distance, variance, slope).exp().item() == pytest.approx(brute.item(), rel=0.03)
+
+
+def test_level_reduction_by_monte_carlo():
+    mean, variance, slope, level = (torch.tensor([v]).double() for v in (0.4, 1.3, 0.8, 0.0))
+    later = scipy.stats.norm.cdf(((mean + slope * normals()) / (variance - slope**2).sqrt()).numpy())
+    now = scipy.stats.norm.cdf((mean / variance.sqrt()).numpy())
+    brute = (now * (1 - now)).mean() - (later * (1 - later)).mean()
+    assert acq.log_level_reduction(mean, variance, slope, level).exp().item() == pytest.approx(brute, rel=1e-4)
+
+
+def test_information_is_that_of_normal_vectors():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(6, 6))
+    k = a @ a.T + 0.1 * np.eye(6)
+    joint, own, cross = k[:4, :4], k[4:, 4:], k[:4, 4:]
+    value = 0.5 * np.log(np.linalg.det(joint) * np.linalg.det(own) / np.linalg.det(k))
+    t = [torch.from_numpy(v)[None, None] for v in (cross, own)]
+    found = acq.log_information(*t, torch.linalg.cholesky(torch.from_numpy(joint))[None])
+    assert found.exp().item() == pytest.approx(value, rel=1e-9)
+
+
+# -- beliefs against conditioning ------------------------------------------------------------------------------------------
+
+
+def test_given_is_conditioning(posterior):
+    """The law after an imagined observation is that of a posterior which has been told that value."""
+    problem, new = posterior._problem, grid(5)
+    x = posterior._inputs(new)[1]
+    theta, found = worlds(posterior, 2, [], 0)
+    none = Pairs(x[:0], torch.empty(0, dtype=torch.int64))
+    joint = joint_of(problem, found, x, [0, 1], none, 1)
+    noise = problem.future_noise_variance(theta, 0)[..., None]
+    z = torch.tensor([[0.7], [0.7]]).double()
+    after = joint.given([4], noise, z)  # the first task at the third candidate
+    y = joint.mean[0, 4] + 0.7 * (joint.cov[0, 4, 4] + noise[0, 0, 0]).sqrt()
+    value = float(posterior.scaling.location[0] + posterior.scaling.scale[0] * y)
+    row = new.iloc[[2]].assign(cheap=value)
+    more = btl.TaskData.from_wide(row, inputs=["x0", "x1"], tasks=["cheap"], units={"cheap": "eV"})
+    ((mean, cov),) = posterior.condition(more)._regression.marginals(x, [[0, 1]])
+    assert torch.allclose(after.beliefs().mean[0], mean[0], atol=1e-6)
+    assert torch.allclose(after.beliefs().cov[0], cov[0], atol=1e-6)
+
+
+def refit_gain(posterior, new, label, task, anchors, draws=300, target="exp"):
+    """Expected rise of the best mean at some points by imagining values, conditioning on each, and predicting."""
+    at = new.loc[[label]]
+    law = posterior.predict(at, task=task)
+    mean, std = float(law["mean"][0]), float(law["std"][0])
+    z = scipy.stats.norm.ppf((np.arange(draws) + 0.5) / draws)
+    values = []
+    for one in z:
+        row = at.assign(**{task: mean + std * one})
+        more = btl.TaskData.from_wide(row, inputs=["x0", "x1"], tasks=[task], units={task: "eV"})
+        values.append(float(posterior.condition(more).predict(anchors, task=target)["mean"].max()))
+    return np.mean(values) - float(posterior.predict(anchors, task=target)["mean"].max())
+
+
+def test_knowledge_gradient_against_refits(posterior, monkeypatch):
+    """Every candidate is an anchor, so that nothing is approximated."""
+    monkeypatch.setattr(search, "PROMISING", 60)
+    new = grid(8, seed=3)
+    seen = frame_of().dropna(subset=["exp"])[["x0", "x1"]]
+    anchors = pd.concat([seen, new])
+    monkeypatch.setattr(search, "MEASURED", len(seen))
+    for task in ("cheap", "exp"):
+        first = suggest(posterior, new, target="exp", costs={task: 1.0}, batch=1)
+        brute = {label: refit_gain(posterior, new, label, task, anchors, 60) for label in new.index}
+        assert max(brute, key=brute.get) == first["row"][0]
+        assert first["gain"][0] == pytest.approx(brute[first["row"][0]], rel=0.03)
+
+
+def test_second_of_a_batch_against_refits(posterior, monkeypatch):
+    """The expected improvement after the first choice, over the values that it may take."""
+    for module in ("bayestl.decide.suggest.WORLDS", "bayestl.decide.search.WORLDS"):
+        monkeypatch.setattr(module, 200)
+    new = grid(6, seed=3)
+    chosen = suggest(posterior, new, target="exp", costs={"exp": 1}, score="expected_improvement", batch=2)
+    first, second = (new.loc[[label]] for label in chosen["row"])
+    seen = frame_of().dropna(subset=["exp"])[["x0", "x1"]]
+    law = posterior.predict(first, task="exp")
+    gains = []
+    for z in scipy.stats.norm.ppf((np.arange(60) + 0.5) / 60):
+        row = first.assign(exp=float(law["mean"][0]) + float(law["std"][0]) * z)
+        more = btl.TaskData.from_wide(row, inputs=["x0", "x1"], tasks=["exp"], units={"exp": "eV"})
+        after = posterior.condition(more)
+        best = float(after.predict(pd.concat([seen, first]), task="exp", noise=False)["mean"].max())
+        own = after.predict(second, task="exp", noise=False)
+        values = (torch.tensor(v, dtype=torch.float64) for v in (float(own["mean"][0]), float(own["std"][0]), best))
+        gains.append(float(acq.log_expected_improvement(*values).exp()))
+    assert chosen["gain"][1] == pytest.approx(np.mean(gains), rel=0.02)
+
+
+def test_variance_score_against_refits(posterior):
+    new, region = grid(6), grid(20, seed=5)
+    first = suggest(posterior, new, target="exp", goal="learn", batch=1, region=region, costs={"cheap": 1, "exp": 1})
+    found = {}
+    for label in new.index:
+        for task in ("cheap", "exp"):
+            more = btl.TaskData.from_wide(new.loc[[label]].assign(**{task: 1.0}), inputs=["x0", "x1"], tasks=[task],
+                                          units={task: "eV"})  # fmt: skip
+            after = posterior.condition(more).predict(region, task="exp", noise=False)["std"]
+            found[label, task] = float((after**2).mean())
+    assert min(found, key=found.get) == (first["row"][0], first["task"][0])
+    before = float((posterior.predict(region, task="exp", noise=False)["std"] ** 2).mean())
+    assert first["gain"][0] == pytest.approx(before**0.5 - min(found.values()) ** 0.5, rel=1e-3)
+
+
+def test_greedy_variance_batch_against_brute_force(posterior):
+    """Each choice is the best single addition to those before it."""
+    new, region = grid(5), grid(15, seed=5)
+    chosen = suggest(posterior, new, target="exp", goal="learn", batch=3, region=region, costs={"exp": 1})
+    current = posterior
+    for label in chosen["row"]:
+        totals = {}
+        for candidate in new.index:
+            more = btl.TaskData.from_wide(new.loc[[candidate]].assign(exp=1.0), inputs=["x0", "x1"], tasks=["exp"],
+                                          units={"exp": "eV"})  # fmt: skip
+            after = current.condition(more)
+            totals[candidate] = (float((after.predict(region, task="exp", noise=False)["std"] ** 2).mean()), after)
+        best = min(totals, key=lambda name: totals[name][0])
+        assert best == label
+        current = totals[best][1]
+
+
+def test_linear_derived_target_is_exact(posterior):
+    new, region = grid(5), grid(12, seed=5)
+
+    def gap(y):
+        return y["exp"] - y["cheap"]
+
+    first = suggest(posterior, new, target=gap, goal="learn", batch=1, region=region)
+    before = posterior.derive(gap, region, draws=4000)["std"]
+    more = btl.TaskData.from_wide(
+        new.loc[[first["row"][0]]].assign(**{first["task"][0]: 1.0}), inputs=["x0", "x1"], tasks=[first["task"][0]],
+        units={first["task"][0]: "eV"},
+    )  # fmt: skip
+    after = posterior.condition(more).derive(gap, region, draws=4000)["std"]
+    expected = float((before**2).mean() ** 0.5 - (after**2).mean() ** 0.5)
+    assert first["gain"][0] == pytest.approx(expected, rel=0.1)
+
+
+# -- laws -----------------------------------------------------------------------------------------------------------------
+
+
+def everything():
+    for kind, names in SCORES.items():
+        goal = {"optimum": "maximize", "hit": 1.0, "region": "learn", "level": {"above": 1.0}}[kind]
+        for name in names:
+            yield pytest.param(goal, name, id=f"{kind}-{name}")
+
+
+@pytest.mark.parametrize("goal, score", list(everything()))
+def test_order_of_rows_does_not_matter(draws, goal, score):
+    new = grid(300)
+    kwargs = {"target": "exp", "goal": goal, "score": score, "costs": COSTS, "batch": 3}
+    one = suggest(draws, new, **kwargs)
+    other = suggest(draws, new.sample(frac=1, random_state=0), **kwargs)
+    pd.testing.assert_frame_equal(one, other)
+    assert len(one) == 3
+    assert one["score"].notna().all()
+    assert np.isfinite(one[["score", "gain", "cost"]].to_numpy()).all()
+    assert one["why"].str.contains("cost of").all()
+
+
+@pytest.mark.parametrize("goal, score", list(everything()))
+def test_units_do_not_matter(goal, score):
+    new = grid(40)
+    a, b = posterior_of(), posterior_of(scale=1000.0, shift=-250.0)
+    location = np.array([a.scaling.location[0], 1000 * a.scaling.location[1] - 250])
+    scaling = dataclasses.replace(a.scaling, location=location, scale=a.scaling.scale * [1, 1000])
+    b = dataclasses.replace(a, data=b.data, scaling=scaling)
+    goal_b = 750.0 if goal == 1.0 else {"above": 750.0} if isinstance(goal, dict) else goal
+    one = suggest(a, new, target="exp", goal=goal, score=score, costs=COSTS, batch=3)
+    two = suggest(b, new, target="exp", goal=goal_b, score=score, costs=COSTS, batch=3)
+    assert one["row"].tolist() == two["row"].tolist()
+    assert one["task"].tolist() == two["task"].tolist()
+    np.testing.assert_allclose(one["score"], two["score"], rtol=1e-5, atol=1e-5)
+    unitless = score in ("probability_of_improvement", "entropy", "level")
+    np.testing.assert_allclose(one["gain"] * (1 if unitless else 1000), two["gain"], rtol=1e-4)
+
+
+def test_minimizing_is_maximizing_the_opposite(posterior):
+    frame = frame_of()
+    frame["exp"] = -frame["exp"]
+    data = btl.TaskData.from_wide(
+        frame, inputs=["x0", "x1"], tasks=["cheap", "exp"], units={"cheap": "eV", "exp": "eV"}
+    )
+    for score in SCORES["optimum"]:
+        low = suggest(posterior, grid(), target="exp", goal="minimize", score=score, batch=2)
+        assert len(low) == 2
+    flipped = btl.fit(btl.MultiTask(), data, seed=0, method="map")
+    high = suggest(flipped, grid(), target="exp", costs={"exp": 1}, score="expected_improvement", batch=1)
+    low = suggest(
+        posterior, grid(), target="exp", costs={"exp": 1}, goal="minimize", score="expected_improvement", batch=1
+    )
+    assert high["row"][0] == low["row"][0]
+
+
+def test_same_seed_same_answer_and_global_state_untouched(draws):
+    state = torch.get_rng_state()
+    one = suggest(draws, {"x0": (0.0, 1.0), "x1": (0.0, 1.0)}, target="exp", batch=2, seed=3)
+    two = suggest(draws, {"x0": (0.0, 1.0), "x1": (0.0, 1.0)}, target="exp", batch=2, seed=3)
+    pd.testing.assert_frame_equal(one, two)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_costs_decide_between_tasks(posterior):
+    new = grid()
+    dear = suggest(posterior, new, target="exp", costs={"cheap": 1, "exp": 1e6}, batch=2)
+    assert (dear["task"] == "cheap").all()
+    alike = suggest(posterior, new, target="exp", costs={"cheap": 1e6, "exp": 1}, batch=2)
+    assert (alike["task"] == "exp").all()
+    assert (alike["cost"] == 1).all()
+    # a cost for each candidate: by column, or in order
+    column = new.assign(price=np.where(new.index == "c7", 1e-9, 1.0))
+    for cost in ("price", column["price"].to_numpy()):
+        chosen = suggest(posterior, column, target="exp", costs={"exp": cost}, batch=1)
+        assert chosen["row"][0] == "c7"
+    one, ten = (suggest(posterior, new, target="exp", costs={"exp": c}, batch=1) for c in (1, 10))
+    assert one["score"][0] - ten["score"][0] == pytest.approx(math.log(10))
+
+
+def test_pending_is_accounted_for(posterior):
+    """What is running is not asked for again, just as in a batch."""
+    new = grid()
+    args = {"target": "exp", "goal": "learn", "costs": {"exp": 1}}
+    both = suggest(posterior, new, batch=2, **args)
+    running = new.loc[[both["row"][0]]].assign(task="exp")
+    after = suggest(posterior, new, batch=1, pending=running, **args)
+    assert after["row"][0] == both["row"][1]
+    assert after["gain"][0] == pytest.approx(both["gain"][1], rel=1e-6)
+    greedy = suggest(posterior, new, target="exp", batch=1, pending=pd.concat([running, running.assign(task="cheap")]))
+    assert len(greedy) == 1
+
+
+def noisy(error):
+    frame = frame_of()[["x0", "x1", "exp"]].dropna().assign(err=error)
+    data = btl.TaskData.from_wide(frame, inputs=["x0", "x1"], tasks=["exp"], errors={"exp": "err"})
+    return btl.fit(btl.SingleTask(), data, seed=0, method="map")
+
+
+def test_replicates_where_noise_makes_them_worthwhile():
+    far = pd.DataFrame({"x0": [0.5, 3.0], "x1": [0.5, 3.0]})
+    region = far.iloc[[1]]
+    for error, worthwhile in ((1.0, True), (1e-4, False)):
+        chosen = suggest(noisy(error), far, target="exp", goal="learn", batch=2, region=region)
+        assert chosen["row"][0] == 1
+        repeated = chosen["gain"][1] > 0.01 * chosen["gain"][0]
+        assert repeated == worthwhile
+    once = suggest(noisy(1.0), far, target="exp", goal="learn", batch=2, region=region, replicates=False)
+    assert sorted(once["row"]) == [0, 1]
+
+
+def test_own_lists_and_bounds(posterior):
+    new = grid(30)
+    lists = {"cheap": new.iloc[:10], "exp": new.iloc[10:]}
+    chosen = suggest(posterior, lists, target="exp", costs=COSTS, batch=4)
+    for row, task in zip(chosen["row"], chosen["task"], strict=True):
+        assert row in lists[task].index
+    chosen = suggest(posterior, {"cheap": new}, target="exp", batch=2)
+    assert (chosen["task"] == "cheap").all()
+    inside = suggest(posterior, {"x0": (0.2, 0.4), "x1": (0.5, 0.9)}, target="exp", batch=3, costs={"exp": 1})
+    assert inside["x0"].between(0.2, 0.4).all()
+    assert inside["x1"].between(0.5, 0.9).all()
+    listed = suggest(posterior, {"x0": (0.2, 0.4), "x1": [0.5, 0.9]}, target="exp", batch=2)
+    assert listed["x1"].isin([0.5, 0.9]).all()
+
+
+def test_refinement_beats_the_quasi_random_points(posterior):
+    box = {"x0": (0.0, 1.0), "x1": (0.0, 1.0)}
+    args = {"target": "exp", "costs": {"exp": 1}, "score": "upper_confidence_bound", "batch": 1}
+    fine = pd.DataFrame(np.stack(np.meshgrid(*[np.linspace(0, 1, 201)] * 2), -1).reshape(-1, 2), columns=["x0", "x1"])
+    assert suggest(posterior, box, **args)["gain"][0] >= suggest(posterior, fine, **args)["gain"][0] - 2e-3
+
+
+def test_shortlist_agrees_with_looking_at_everything(draws, monkeypatch):
+    new = grid(400)
+    args = {"target": "exp", "costs": COSTS, "batch": 1}
+    short = suggest(draws, new, **args)
+    monkeypatch.setattr(search, "SHORT", 1000)
+    monkeypatch.setattr(search, "POINTS", 10_000)
+    whole = suggest(draws, new, **args)
+    assert short["row"][0] == whole["row"][0]
+    assert short["score"][0] == pytest.approx(whole["score"][0], abs=0.02)
+
+
+def test_target_without_rows():
+    """A new task has no best so far: candidates are compared with one another."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(30), "task": np.repeat(["a", "b", "c"], 10)})
+    frame["y"] = np.sin(5 * frame["x"]) + 0.1 * rng.standard_normal(30)
+    data = btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y")
+    fresh = btl.fit(btl.LatentTask(), data, seed=0, method="map").new_task("d", draws=16)
+    new = pd.DataFrame({"x": np.linspace(0, 1, 20)})
+    for score in SCORES["optimum"]:
+        chosen = suggest(fresh, new, target="d", score=score, costs={"d": 1}, batch=2)
+        assert np.isfinite(chosen["score"]).all()
+
+
+def test_condensed_table_agrees_with_the_exact_one(posterior):
+    problem = posterior._problem
+    inducing = condense([lambda: problem], posterior.model, problem.layout, posterior._mixed, problem.points)
+    short = dataclasses.replace(posterior, inducing=inducing, condensed=len(posterior.data))
+    pending = grid(1, seed=9).assign(task="exp")
+    args = {"target": "exp", "costs": COSTS, "batch": 2, "pending": pending}
+    exact, close = (suggest(p, grid(), **args) for p in (posterior, short))
+    assert exact["row"].tolist() == close["row"].tolist()
+    np.testing.assert_allclose(exact["score"], close["score"], atol=0.02)
+
+
+# -- every likelihood ------------------------------------------------------------------------------------------------------
+
+LIKELIHOODS = {
+    "gaussian": (btl.Gaussian(), "maximize"),
+    "log": (btl.Gaussian(btl.Log()), "maximize"),
+    "log-hit": (btl.Gaussian(btl.Log()), 2.0),
+    "student": (btl.StudentT(), "minimize"),
+    "censored": (btl.Censored(lower=0.5), "maximize"),
+    "hurdle": (btl.Hurdle(), "maximize"),
+    "poisson": (btl.Poisson(), "maximize"),
+    "negative-binomial": (btl.NegativeBinomial(), {"above": 3.0}),
+    "bernoulli": (btl.Bernoulli(), "high"),
+    "ordinal": (btl.Ordinal(), "maximize"),
+    "ordinal-class": (btl.Ordinal(), 1),
+    "categorical": (btl.Categorical(), "green"),
+}
+
+
+@pytest.fixture(scope="module", params=LIKELIHOODS)
+def observed(request):
+    likelihood, goal = LIKELIHOODS[request.param]
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(24)})
+    f = np.sin(4 * frame["x"]) + 1.0
+    values = {
+        "Hurdle": np.where(f > 1.0, f, 0.0), "Poisson": rng.poisson(3 * f), "NegativeBinomial": rng.poisson(3 * f),
+        "Bernoulli": np.where(f > 1.2, "high", "low"), "Censored": np.maximum(f, 0.5),
+        "Ordinal": np.digitize(f, [0.7, 1.5]), "Categorical": np.array(["blue", "green", "red"])[np.digitize(f, [0.7, 1.5])],
+    }  # fmt: skip
+    frame["seen"] = values.get(type(likelihood).__name__, f + 0.05 * rng.standard_normal(24))
+    if isinstance(likelihood, btl.Ordinal):
+        frame["seen"] = pd.Categorical(frame["seen"], categories=[0, 1, 2], ordered=True)
+    frame["other"] = f + 0.1 * rng.standard_normal(24)
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["seen", "other"], likelihoods={"seen": likelihood})
+    return btl.fit(btl.MultiTask(), data, seed=0, method="map"), goal
+
+
+def test_every_likelihood_as_target_source_and_constraint(observed):
+    posterior, goal = observed
+    new = pd.DataFrame({"x": np.linspace(0, 1, 30)})
+    kind = "level" if isinstance(goal, dict) else "hit" if isinstance(goal, float) else "optimum"
+    for score in SCORES[kind]:
+        chosen = suggest(posterior, new, target="seen", goal=goal, score=score, batch=2)
+        assert np.isfinite(chosen[["score", "gain"]].to_numpy()).all()
+    source = suggest(
+        posterior, new, target="other", costs={"seen": 1}, goal="learn", batch=2, pending=new[:1].assign(task="seen")
+    )
+    assert (source["task"] == "seen").all()
+    assert (source["gain"] > 0).all()
+    task = posterior.data.tasks[0]
+    wanted = task.levels[-1] if task.levels else (1.0, None)
+    bound = suggest(posterior, new, target="other", constraints={"seen": wanted}, costs={"other": 1}, batch=2)
+    assert bound["why"].str.contains("constraints hold").all()
+
+
+def test_information_in_other_observations_against_refits():
+    """What a class or a count is expected to tell, against conditioning on each thing that may be seen."""
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"x": rng.random(30)})
+    f = np.sin(4 * frame["x"])
+    frame["stable"] = f + 0.3 * rng.standard_normal(30) > 0.3
+    frame["count"] = rng.poisson(4 * np.exp(0.5 * f))
+    laws = {"stable": btl.Bernoulli(), "count": btl.Poisson()}
+    new = pd.DataFrame({"x": [0.15, 0.5, 1.3]})
+    region = pd.DataFrame({"x": [1.2, 1.4]})
+    for name, values in (("stable", [False, True]), ("count", range(40))):
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=[name], likelihoods={name: laws[name]})
+        posterior = btl.fit(btl.SingleTask(), data, seed=0, method="map")
+        chosen = suggest(posterior, new, target=name, goal="learn", region=region, batch=1)
+        assert chosen["row"][0] == 2
+
+        def variance(p):
+            x = p._inputs(region)[1]
+            return float(p._marginals(x, 0)[1].mean())
+
+        law = posterior.law(new.iloc[[2]], name, slice(0, 1))
+        chance = [float(law.log_density(torch.tensor([float(v)]).double()).exp()) for v in values]
+        later = 0.0
+        for value, weight in zip(values, chance, strict=True):
+            row = new.iloc[[2]].assign(**{name: value})
+            encoded = dataclasses.replace(data.where(np.arange(30) < 1), x=row[["x"]].to_numpy(), values=np.array([float(value)]),
+                                          rows=np.array([99]))  # fmt: skip
+            later += weight * variance(posterior.condition(encoded))
+        now = variance(posterior)
+        score = math.exp(chosen["score"][0])
+        assert score == pytest.approx((now - later) / now, rel=0.15)
+
+
+def test_objectives_of_several_functions_have_the_means_that_are_predicted():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(40)})
+    f = np.sin(4 * frame["x"]) + 0.2 * rng.standard_normal(40)
+    frame["gap"] = np.where(f > 0, f, 0.0)
+    frame["colour"] = np.array(["blue", "green", "red"])[np.digitize(f, [-0.2, 0.5])]
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["gap", "colour"],
+                                  likelihoods={"gap": btl.Hurdle(), "colour": btl.Categorical()})  # fmt: skip
+    posterior = btl.fit(btl.MultiTask(), data, seed=0, method="map")
+    new = pd.DataFrame({"x": np.linspace(0, 1, 5)})
+    x = posterior._inputs(new)[1]
+    means = {"gap": posterior.predict(new, task="gap", noise=False)["mean"].to_numpy(),
+             "green": posterior.predict(new, task="colour")["probability"].sel({"class": "green"}).to_numpy()}  # fmt: skip
+    theta, _ = worlds(posterior, 1, [], 0)
+    for target, label in (("gap", None), ("colour", "green")):
+        objective = objective_of(posterior, theta, target, 1.0, label)
+        ((mean, cov),) = posterior._regression.marginals(x, [objective.outputs])
+        offset, weights = objective.linear(mean, cov)
+        found = (offset + (weights * mean).sum(-1))[0].numpy()
+        np.testing.assert_allclose(found, means[label or "gap"], atol=0.02)
+
+
+def test_weights_of_the_maximum_give_its_covariance():
+    """``Cov[max f, g] = sum_a P(a is best) Cov[f_a, g]`` (Stein), which the variance score of an optimum rests on."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(4, 4))
+    draws = rng.multivariate_normal([0.3, 0.0, -0.2, 0.5], a @ a.T, size=400_000)
+    share = np.bincount(draws[:, :3].argmax(1), minlength=3) / len(draws)
+    found = np.cov(draws[:, :3].max(1), draws[:, 3])[0, 1]
+    assert found == pytest.approx(share @ (a @ a.T)[:3, 3], rel=0.03)
+
+
+def test_constraints_keep_to_what_is_feasible(posterior):
+    frame = frame_of().assign(stable=lambda t: t["x0"] < 0.5)
+    data = btl.TaskData.from_wide(frame, inputs=["x0", "x1"], tasks=["exp", "cheap", "stable"],
+                                  likelihoods={"stable": btl.Bernoulli()})  # fmt: skip
+    fitted = btl.fit(btl.MultiTask(), data, seed=0, method="map")
+    new = grid()
+    for score in ("knowledge_gradient", "expected_improvement", "upper_confidence_bound", "thompson"):
+        for wanted, side in ((True, new["x0"] < 0.6), (False, new["x0"] > 0.4)):
+            chosen = suggest(fitted, new, target="exp", goal="maximize", score=score, costs={"exp": 1}, batch=3,
+                             constraints={"stable": wanted})  # fmt: skip
+            assert side[chosen["row"][0]]
+    low = suggest(
+        posterior,
+        new,
+        target="exp",
+        costs={"exp": 1},
+        score="expected_improvement",
+        constraints={"cheap": (None, 0.8)},
+        batch=1,
+    )
+    assert float(posterior.predict(new.loc[low["row"]], task="cheap")["mean"][0]) < 1.0
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"goal": "best"}, "`goal` must be 'maximize'"),
+        ({"goal": {"above": "much"}}, "finite number"),
+        ({"score": "ei"}, "`score` must be one of"),
+        ({"target": "xp"}, "Unknown task"),
+        ({"costs": {"pbe": 1}}, "Unknown task"),
+        ({"costs": {"exp": -1}}, "Costs must be positive"),
+        ({"costs": {"exp": "price"}}, "column 'price'"),
+        ({"costs": {"exp": [1, 2]}}, "one number for each"),
+        ({"batch": 0}, "`batch`"),
+        ({"candidates": {"x0": (0, 1)}}, "must name every input"),
+        ({"candidates": {"x0": (1, 0), "x1": (0, 1)}}, "low < high"),
+        ({"candidates": pd.DataFrame({"x0": [0.1]})}, "lacks columns 'x1'"),
+        ({"candidates": pd.DataFrame({"x0": [], "x1": []})}, "no rows"),
+        ({"pending": pd.DataFrame({"x0": [0.1], "x1": [0.2]})}, "column 'task'"),
+        ({"constraints": {"cheap": 1.0}}, "(low, high)"),
+        ({"constraints": {"cheap": (2.0, 1.0)}}, "low < high"),
+        ({"score": "thompson", "costs": {"cheap": 1}}, "measurements of the target"),
+        ({"target": lambda y: y["exp"]}, "can be learned"),
+        ({"target": lambda y: y["exp"].mean("row"), "goal": "learn"}, "'draw' and 'row'"),
+        ({"goal": {"above": 1e9}}, "thousand of its spreads"),
+        ({"batch": 200, "replicates": False}, "without replicates"),
+    ],
+)  # fmt: skip
+def test_errors_say_what_to_do(posterior, kwargs, message):
+    arguments = {"candidates": grid(), "target": "exp"} | kwargs
+    with pytest.raises((ValueError, btl.DataError)) as caught:
+        suggest(posterior, arguments.pop("candidates"), **arguments)
+    assert message in str(caught.value)
