@@ -107,29 +107,33 @@ def mean_absolute(
     The square root of an L1 distance embeds in a Hilbert space (Schoenberg 1938), so it may stand where a kernel expects a
     squared distance.
     """
-    return torch.stack([torch.cdist(a[:, list(own)], b[:, list(own)], p=1.0) / len(own) for own in families])
+    out = a.new_empty(len(families), len(a), len(b))
+    if a.requires_grad or b.requires_grad:
+        return torch.stack([torch.cdist(a[:, list(own)], b[:, list(own)], p=1.0) / len(own) for own in families])
+    for apart, own in zip(out, families, strict=True):
+        torch.div(torch.cdist(a[:, list(own)], b[:, list(own)], p=1.0), len(own), out=apart)
+    return out
 
 
 class Memory:
-    """The last few of the `mean_absolute`, which do not depend on theta and cost more than all that does.
+    """The last of the `mean_absolute`, up to 320 MB of them: they do not depend on theta and cost more than all that does.
 
     Keys are where the rows lie in memory; the rows are kept, so that nothing else can come to lie there.
     """
 
-    ENTRIES, LARGEST = 4, 4_000_000
+    LARGEST = 40_000_000  # numbers
 
     def __init__(self) -> None:
         self._kept: dict[Any, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, a: Tensor, b: Tensor, families: tuple[tuple[int, ...], ...]) -> Tensor:
-        size = len(families) * len(a) * len(b)
-        if size > self.LARGEST or a.requires_grad or b.requires_grad:
+        if len(families) * len(a) * len(b) > self.LARGEST or a.requires_grad or b.requires_grad:
             return mean_absolute(a, b, families)
         key = (*_place(a), *_place(b), families)
         found = self._kept.pop(key, None) or (a, b, mean_absolute(a, b, families))
         self._kept[key] = found
-        if len(self._kept) > self.ENTRIES:
-            self._kept.pop(next(iter(self._kept)), None)
+        while sum(apart.numel() for *_, apart in self._kept.values()) > self.LARGEST:
+            self._kept.pop(next(iter(self._kept)))
         return found[2]
 
     def __reduce__(self) -> tuple[type[Memory], tuple[()]]:
