@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from bayestl import checkpoint as checkpoints
 from bayestl.condense import PAIRS, SCARCE, Source, add, choose_pairs, condense, learning_rows, typical
-from bayestl.errors import FitError
+from bayestl.errors import DataError, FitError
 from bayestl.inference.infer import FitRecord, Method, infer
 from bayestl.models.base import Model
 from bayestl.models.problem import Problem
@@ -71,7 +71,8 @@ def fit(
     draws : of theta, all of which then predict; by default 256, of which the first 64 (few rows) to 4 (a million)
         predict, and 1000 with NUTS
     warmup : steps of NUTS's adaptation
-    pairs : number of inducing pairs; by default up to 512, and none where rows are conditioned on exactly
+    pairs : number of inducing pairs; by default up to 512, and none where rows are conditioned on exactly; 0 conditions exactly
+        however many rows there are, as memory and time allow
     device : where the pass over a large table runs: ``"cpu"``, or ``"cuda"``
     client : a `dask.distributed.Client`, whose workers then make the pass, each over parts of the table
     checkpoint : path under which a large fit notes how far it has come. The same call resumes there, to the same answer; the
@@ -99,8 +100,10 @@ def fit(
         raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {type(model).__name__}.")
     if not isinstance(data, TaskData):
         raise ValueError(f"`data` must be a TaskData (see TaskData.from_long); got {type(data).__name__}.")
-    if pairs is not None and pairs < 1:
-        raise ValueError(f"`pairs` must be at least 1; got {pairs}.")
+    if pairs is not None and pairs < 0:
+        raise ValueError(f"`pairs` must be at least 0 (0: condition exactly on every row); got {pairs}.")
+    if pairs == 0 and data.parts is not None:
+        raise DataError("A table larger than memory cannot be conditioned on exactly: leave `pairs` out, or give their number.")
     model.check(data)
     seed = int(seed)
     began = time.perf_counter()
@@ -108,7 +111,7 @@ def fit(
     layout = scaling.layout(data)
     cost = np.array([len(layout.contrasts(t)) for t in range(len(data.tasks))])
     size = int((data.counts * cost).sum())
-    exact = pairs is None and size <= EXACT and data.parts is None
+    exact = pairs == 0 or (pairs is None and size <= EXACT and data.parts is None)
     here = int((np.bincount(data.task_index, minlength=len(cost)) * cost).sum())
     most = 0 if exact else min(PAIRS if pairs is None else pairs, here)
     foresee(size, most, draws, exact, memory)

@@ -309,7 +309,7 @@ def test_few_pairs_are_warned_about():
 
 def test_pairs_may_be_asked_for_on_a_small_table(data):
     with pytest.raises(ValueError, match="pairs"):
-        btl.fit(btl.MultiTask(), data, pairs=0)
+        btl.fit(btl.MultiTask(), data, pairs=-1)
     exact = btl.fit(btl.MultiTask(), data, seed=0)
     through = btl.fit(btl.MultiTask(), data, seed=0, pairs=24, progress=False)
     np.testing.assert_allclose(through.predict(grid())["mean"], exact.predict(grid())["mean"], atol=1e-5)

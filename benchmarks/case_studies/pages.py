@@ -1,0 +1,112 @@
+"""Pages and pictures of docs/case-studies from results/case_studies.csv and derived.csv: python -m benchmarks.case_studies.pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.case_studies.tables import CASES
+from benchmarks.report import RESULTS
+
+DOCS = Path(__file__).parents[2] / "docs" / "case-studies"
+SCORES = ["rmse", "mae", "nlpd", "coverage", "seconds"]
+OURS = "bayestl "
+
+
+def summary(table: pd.DataFrame, pooled: bool) -> pd.DataFrame:
+    """Median over the splits; over groups left out in turn, the scores of all rows together."""
+    keys = ["size", "paired", "method"]
+    if not pooled:
+        return table.groupby(keys)[SCORES].median()
+    weighted = table.assign(rmse=table["rmse"] ** 2)
+    weighted[["rmse", "mae", "nlpd", "coverage"]] = weighted[["rmse", "mae", "nlpd", "coverage"]].mul(
+        weighted["tests"], axis=0
+    )
+    found = weighted.groupby(keys)[[*SCORES, "tests"]].sum()
+    found[["rmse", "mae", "nlpd", "coverage"]] = found[["rmse", "mae", "nlpd", "coverage"]].div(found["tests"], axis=0)
+    found["seconds"] = table.groupby(keys)["seconds"].median()
+    return found.assign(rmse=found["rmse"] ** 0.5)[SCORES]
+
+
+def verdict(found: pd.DataFrame) -> str:
+    """One sentence: the best of ours against the best rival, by each score."""
+    ours, rivals = found[found.index.str.startswith(OURS)], found[~found.index.str.startswith(OURS)]
+    said = []
+    for score, name in (("rmse", "RMSE"), ("nlpd", "NLPD")):
+        one, other = ours[score].idxmin(), rivals[score].idxmin()
+        word = "below" if ours.loc[one, score] < rivals.loc[other, score] else "**above**"
+        said.append(
+            f"{name} {ours.loc[one, score]:.3f} ({one.removeprefix(OURS)}), {word} {rivals.loc[other, score]:.3f} ({other})"
+        )
+    return "; ".join(said) + "."
+
+
+def markdown(found: pd.DataFrame) -> str:
+    best = found[["rmse", "mae", "nlpd"]].min()
+    lines = ["| method | RMSE | MAE | NLPD | 90 % coverage | seconds |", "|---|---|---|---|---|---|"]
+    for method, row in found.iterrows():
+        cells = [f"**{row[s]:.3f}**" if row[s] == best[s] else f"{row[s]:.3f}" for s in ("rmse", "mae", "nlpd")]
+        lines.append(f"| {method} | {' | '.join(cells)} | {row['coverage']:.2f} | {row['seconds']:.1f} |")
+    return "\n".join(lines)
+
+
+def picture(found: pd.DataFrame, unit: str, file: Path) -> None:
+    """RMSE and NLPD of every method in every setting, ours in colour."""
+    import matplotlib.pyplot as plt
+
+    settings = list(found.groupby(["size", "paired"], sort=True).groups)
+    figure, axes = plt.subplots(2, len(settings), figsize=(3.4 * len(settings) + 2, 7), squeeze=False, sharey=True)
+    order = found.groupby("method")["rmse"].median().sort_values(ascending=False).index
+    for column, (size, paired) in enumerate(settings):
+        one = found.loc[(size, paired)].reindex(order)
+        for ax, score, label in zip(axes[:, column], ("rmse", "nlpd"), (f"RMSE ({unit})", "NLPD"), strict=True):
+            colours = ["tab:blue" if m.startswith(OURS) else "0.6" for m in order]
+            values = one[score].clip(
+                upper=np.nanmin(one[score]) + 3 * np.nanstd(one[score].clip(upper=one[score].median())) + 1e-9
+            )
+            ax.scatter(values, range(len(order)), c=colours, zorder=3)
+            ax.axvline(one[score][~one.index.str.startswith(OURS)].min(), color="0.8", lw=1)
+            ax.set_yticks(range(len(order)), order)
+            ax.set_xlabel(label)
+        axes[0, column].set_title(f"{f'{size} labels, ' if size else ''}{'paired' if paired else 'unpaired'}")
+    figure.tight_layout()
+    figure.savefig(file, dpi=100)
+    plt.close(figure)
+
+
+def main() -> None:
+    results = pd.read_csv(RESULTS / "case_studies.csv")
+    DOCS.mkdir(parents=True, exist_ok=True)
+    index = []
+    for name, case in CASES.items():
+        own = results[results["case"] == name]
+        if own.empty:
+            continue
+        slug = re.sub(r"\W+", "-", name.lower()).strip("-")
+        found = summary(own, pooled=case.group is not None)
+        picture(found, case.unit, DOCS / f"{slug}.png")
+        text = [f"![RMSE and NLPD of every method, ours in blue]({slug}.png)", ""]
+        for (size, paired), part in found.groupby(["size", "paired"]):
+            part = part.droplevel([0, 1])
+            seeds = own[(own["size"] == size) & (own["paired"] == paired)]["seed"].nunique()
+            setting = f"{f'{size} labels, ' if size else ''}{'paired' if paired else 'unpaired'}"
+            index.append(f"| [{name}]({slug}.md) | {setting} | {seeds} | {verdict(part)} |")
+            kind = f"all rows of {seeds} {case.group}s" if case.group else f"median of {seeds} splits"
+            text += [f"### {setting[0].upper()}{setting[1:]} ({kind})", "", verdict(part), "", markdown(part), ""]
+        page = DOCS / f"{slug}.md"
+        written = page.read_text().split("<!-- results -->")[0] if page.exists() else f"# {name}\n\n"
+        page.write_text(f"{written.rstrip()}\n\n<!-- results -->\n\n" + "\n".join(text))
+    head = (
+        (DOCS / "README.md").read_text().split("<!-- results -->")[0]
+        if (DOCS / "README.md").exists()
+        else "# Case studies\n\n"
+    )
+    lines = ["| case | setting | splits | best of bayestl against the best rival |", "|---|---|---|---|", *index]
+    (DOCS / "README.md").write_text(f"{head.rstrip()}\n\n<!-- results -->\n\n" + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

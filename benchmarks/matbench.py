@@ -1,0 +1,171 @@
+"""Matbench's expt_gap: 4,604 measured band gaps, half of them zero, over the five official folds.
+
+python -m benchmarks.matbench [--paired] [--folds 01234]        (reads the sets of `bayestl.datasets`)
+
+Four computed sources: gaps of the Materials Project, of AFLOW and, with two functionals, of JARVIS. What each says of a
+composition enters as inputs beside the descriptors: its lowest gap, the median over polymorphs, and whether it is zero. *Paired*
+takes these values where a source holds the composition; elsewhere, and everywhere when *unpaired*, a Gaussian process tells
+them from the 256 most similar compositions of the source (its kernel and theta are those of a `SingleTask` fit to 1,000 rows).
+Unpaired, every composition of the measured table is first removed from every source.
+
+Whether a compound is a metal is a `Bernoulli` task of all rows, the size of the gap a `StudentT` task, on a square-root scale, of the
+non-metals; both are conditioned on exactly. The prediction is the median of the mixture of the two. That a composition is in the
+Materials Project tells something of it already (few metals are missing there), and some metal labels may derive from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import KFold
+
+import bayestl as btl
+from bayestl import datasets
+from bayestl.distance import matern52
+from bayestl.features import parse_formula
+from benchmarks.report import write
+
+NEAREST = 256
+LEVELS = np.linspace(0.01, 0.99, 99)
+
+
+def keys(formulas: pd.Series) -> list[tuple]:
+    out = []
+    for formula in formulas:
+        amounts = parse_formula(formula)
+        total = sum(amounts.values())
+        out.append(tuple(sorted((e, round(a / total, 3)) for e, a in amounts.items())))
+    return out
+
+
+def sources() -> dict[str, pd.DataFrame]:
+    """Lowest and median gap of each composition of each source, indexed by composition."""
+    read = {
+        "pbe": datasets.load_materials_project_gaps().rename(columns={"gap_pbe": "gap"}),
+        "aflow": datasets.load_aflow_gaps().rename(columns={"gap_pbe": "gap"}),
+        "optb88": datasets.load_jarvis("gap_optb88vdw").rename(columns={"gap_optb88vdw": "gap"}),
+        "mbj": datasets.load_jarvis("gap_mbj").rename(columns={"gap_mbj": "gap"}),
+    }
+    known = set(btl.ElementFractions()(["H2O"]).columns.str.removeprefix("fraction: "))
+    out = {}
+    for name, table in read.items():
+        table = table[[set(parse_formula(f)) <= known for f in table["formula"]]].assign(
+            key=lambda t: keys(t["formula"])
+        )
+        out[name] = table.groupby("key").agg(formula=("formula", "first"), low=("gap", "min"), mid=("gap", "median"))
+    return out
+
+
+def told_by_neighbours(source: pd.DataFrame, new: pd.DataFrame, seed: int = 1) -> np.ndarray:
+    """Root of the gap plus 1 eV, share of zeros, and standard deviation of the root, (m, 3), from the nearest compositions."""
+    features = btl.Compositions()
+    some = source.assign(z=np.sqrt(source["low"] + 1)).sample(min(1000, len(source)), random_state=seed)
+    data = btl.TaskData.from_wide(
+        some.reset_index(drop=True), inputs=["formula"], tasks=["z"], features={"formula": features}
+    )
+    posterior = btl.fit(btl.SingleTask(), data, method="map", progress=False)
+    theta, families = {k: v[0] for k, v in posterior.theta.items()}, posterior._problem.layout.families
+    labels = list(dict.fromkeys(families))
+    # Columns are stretched so that the L1 distance of two rows is the kernel's r^2.
+    stretch = torch.stack([
+        1 / (theta["z.family_scale"][labels.index(f)].square() * families.count(f)) for f in families
+    ])  # fmt: skip
+    x, at = (
+        (posterior.scaling.inputs(features(t["formula"].tolist()).to_numpy()) * stretch).float() for t in (source, new)
+    )
+    size, noise = theta["amplitude"][0].square(), theta["noise"][0].square()
+    location, scale = float(posterior.scaling.location[0]), float(posterior.scaling.scale[0])
+    zero = (source["low"] == 0).to_numpy(float)
+    y = np.column_stack([(np.sqrt(source["low"] + 1) - location) / scale, zero - zero.mean()])
+    y, out = torch.from_numpy(y), np.empty((len(new), 3))
+
+    def k(square: torch.Tensor) -> torch.Tensor:
+        r = square.double().clamp_min(0.0).sqrt().unsqueeze(-1)
+        return size * matern52(r.flatten()[:, None], r.new_zeros(1, 1)).reshape(square.shape) + 1.0
+
+    for chunk in torch.arange(len(new)).split(128):
+        square, near = torch.cdist(at[chunk], x, p=1.0).topk(min(NEAREST, len(x)), largest=False)
+        among = k(torch.cdist(x[near], x[near], p=1.0)) + noise * torch.eye(near.shape[1], dtype=torch.float64)
+        cross = k(square)
+        solved = torch.cholesky_solve(torch.cat([y[near], cross.unsqueeze(-1)], -1), torch.linalg.cholesky(among))
+        told = (cross.unsqueeze(-2) @ solved).squeeze(-2)
+        spread = (size + 1.0 - told[:, 2]).clamp_min(1e-9).sqrt()
+        out[chunk] = np.column_stack([told[:, 0] * scale + location, told[:, 1] + zero.mean(), spread * scale])
+    return out
+
+
+def table_of(paired: bool) -> pd.DataFrame:
+    measured = datasets.load_kingsbury_gaps()
+    measured["key"] = keys(measured["formula"])
+    table = measured[["formula", "gap_experiment"]].copy()
+    for name, source in sources().items():
+        told = told_by_neighbours(source if paired else source[~source.index.isin(measured["key"])], measured)
+        columns = {"low": told[:, 0], "median": told[:, 0].copy(), "zero": told[:, 1], "std": told[:, 2]}
+        if paired:
+            own = source.reindex(pd.Index(measured["key"], tupleize_cols=False))
+            known = own["low"].notna().to_numpy()
+            for column, value in (("low", np.sqrt(own["low"] + 1)), ("median", np.sqrt(own["mid"] + 1)),
+                                  ("zero", own["low"] == 0), ("std", 0 * own["low"])):  # fmt: skip
+                columns[column][known] = value.to_numpy(float)[known]
+        else:
+            del columns["median"]
+        table = table.assign(**{f"{name}: {column}": value for column, value in columns.items()})
+        print(f"{name}: {len(source):,} compositions", flush=True)
+    return table
+
+
+def one_fold(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
+    began = time.perf_counter()
+    inputs = [c for c in train if c not in ("gap_experiment", "metal")]
+    features = {"formula": btl.Compositions()}
+    train = train.assign(metal=train["gap_experiment"] == 0)
+    metals = btl.TaskData.from_wide(
+        train, inputs=inputs, tasks=["metal"], features=features, likelihoods={"metal": btl.Bernoulli()}
+    )
+    gaps = btl.TaskData.from_wide(
+        train[~train["metal"]], inputs=inputs, tasks=["gap_experiment"], features=features,
+        likelihoods={"gap_experiment": btl.StudentT(btl.Sqrt())}, units={"gap_experiment": "eV"},
+    )  # fmt: skip
+    is_metal = btl.fit(btl.SingleTask(), metals, pairs=0, draws=2, progress=False)
+    size = btl.fit(btl.SingleTask(), gaps, pairs=0, draws=8, progress=False)
+    p = is_metal.predict(test, task="metal")["probability"].sel({"class": True}).to_numpy()
+    q = (
+        size.predict(test, task="gap_experiment", quantiles=LEVELS)["quantile"]
+        .transpose("quantile_level", "row")
+        .to_numpy()
+    )
+
+    def quantile(level: float) -> np.ndarray:
+        inside = (level - p) / (1 - p)
+        at = [0.0 if u <= 0 else np.interp(u, LEVELS, q[:, j]) for j, u in enumerate(inside)]
+        return np.maximum(at, 0.0)
+
+    y = test["gap_experiment"].to_numpy()
+    low, median, high = quantile(0.05), quantile(0.5), quantile(0.95)
+    inside, positive = (low <= y) & (y <= high), y > 0
+    return {
+        "mae": np.abs(median - y).mean(), "mae_positive": np.abs(median - y)[positive].mean(),
+        "auc": roc_auc_score(~positive, p), "coverage": inside.mean(), "coverage_positive": inside[positive].mean(),
+        "seconds": time.perf_counter() - began,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--paired", action="store_true")
+    parser.add_argument("--folds", default="01234")
+    asked = parser.parse_args()
+    warnings.simplefilter("ignore")
+    whole, rows = table_of(asked.paired), []
+    for fold, (train, test) in enumerate(KFold(5, shuffle=True, random_state=18012019).split(whole)):
+        if str(fold) in asked.folds:
+            rows.append({"paired": asked.paired, "fold": fold, **one_fold(whole.iloc[train], whole.iloc[test])})
+            print({k: round(float(v), 4) for k, v in rows[-1].items()}, flush=True)
+            write("matbench_paired" if asked.paired else "matbench_unpaired", rows)
+    print(pd.DataFrame(rows).mean().round(4).to_string())
