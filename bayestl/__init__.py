@@ -2,6 +2,8 @@
 
 from bayestl.compare import Stack, TransferReport, compare, fit_best, stack, transfer_report
 from bayestl.crossvalidation import calibration, leave_out, scores
+from bayestl.decide.campaign import Campaign
+from bayestl.decide.replay import replay
 from bayestl.decide.suggest import suggest
 from bayestl.diagnostics import Diagnosis, Finding, diagnose
 from bayestl.errors import DataError, FitError
@@ -36,10 +38,10 @@ load = Posterior.load
 __version__ = "0.1.0"
 
 __all__ = [
-    "RBF", "Bernoulli", "Categorical", "Censored", "Compositions", "DataError", "Diagnosis", "Difference",
+    "RBF", "Bernoulli", "Campaign", "Categorical", "Censored", "Compositions", "DataError", "Diagnosis", "Difference",
     "ElementFractions", "Features", "Finding", "FitError", "GPyTorchKernel", "Gaussian", "Hurdle", "Identity", "Kernel",
     "LatentTask", "Likelihood", "Log", "Matern52", "Model", "Molecules", "MultiTask", "NegativeBinomial", "Ordinal",
     "Poisson", "Posterior", "SingleTask", "Softplus", "Sqrt", "Stack", "StudentT", "Surfaces", "TaskData", "TransferReport",
-    "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "scores", "stack", "suggest",
+    "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "replay", "scores", "stack", "suggest",
     "transfer_report",
 ]  # fmt: skip

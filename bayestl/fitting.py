@@ -103,7 +103,9 @@ def fit(
     if pairs is not None and pairs < 0:
         raise ValueError(f"`pairs` must be at least 0 (0: condition exactly on every row); got {pairs}.")
     if pairs == 0 and data.parts is not None:
-        raise DataError("A table larger than memory cannot be conditioned on exactly: leave `pairs` out, or give their number.")
+        raise DataError(
+            "A table larger than memory cannot be conditioned on exactly: leave `pairs` out, or give their number."
+        )
     model.check(data)
     seed = int(seed)
     began = time.perf_counter()

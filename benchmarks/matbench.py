@@ -8,9 +8,9 @@ takes these values where a source holds the composition; elsewhere, and everywhe
 them from the 256 most similar compositions of the source (its kernel and theta are those of a `SingleTask` fit to 1,000 rows).
 Unpaired, every composition of the measured table is first removed from every source.
 
-Whether a compound is a metal is a `Bernoulli` task of all rows, the size of the gap a `StudentT` task, on a square-root scale, of the
-non-metals; both are conditioned on exactly. The prediction is the median of the mixture of the two. That a composition is in the
-Materials Project tells something of it already (few metals are missing there), and some metal labels may derive from it.
+Whether a compound is a metal is a `Bernoulli` task of all rows, the size of the gap of the non-metals a `StudentT` task on a
+square-root scale; both are conditioned on exactly. The prediction is the median of the mixture of the two. That a composition is
+in the Materials Project tells something of it already, and some metal labels may derive from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pages and pictures of docs/case-studies from results/case_studies.csv and derived.csv: python -m benchmarks.case_studies.pages."""
+"""Pages and pictures of docs/case-studies, from the results: python -m benchmarks.case_studies.pages."""
 
 from __future__ import annotations
 
@@ -63,12 +63,14 @@ def picture(found: pd.DataFrame, unit: str, file: Path) -> None:
     for column, (size, paired) in enumerate(settings):
         one = found.loc[(size, paired)].reindex(order)
         for ax, score, label in zip(axes[:, column], ("rmse", "nlpd"), (f"RMSE ({unit})", "NLPD"), strict=True):
-            colours = ["tab:blue" if m.startswith(OURS) else "0.6" for m in order]
-            values = one[score].clip(
-                upper=np.nanmin(one[score]) + 3 * np.nanstd(one[score].clip(upper=one[score].median())) + 1e-9
-            )
-            ax.scatter(values, range(len(order)), c=colours, zorder=3)
-            ax.axvline(one[score][~one.index.str.startswith(OURS)].min(), color="0.8", lw=1)
+            colours = np.array(["tab:blue" if m.startswith(OURS) else "0.6" for m in order])
+            rival = one[score][~one.index.str.startswith(OURS)].min()
+            limit = rival + 2 * max(rival - one[score].min(), 0.05 * abs(rival))
+            values, beyond = one[score].clip(upper=limit).to_numpy(), (one[score] > limit).to_numpy()
+            at = np.arange(len(order))
+            ax.scatter(values[~beyond], at[~beyond], c=colours[~beyond], zorder=3)
+            ax.scatter(values[beyond], at[beyond], c=colours[beyond], marker=">", zorder=3)
+            ax.axvline(rival, color="0.8", lw=1)
             ax.set_yticks(range(len(order)), order)
             ax.set_xlabel(label)
         axes[0, column].set_title(f"{f'{size} labels, ' if size else ''}{'paired' if paired else 'unpaired'}")

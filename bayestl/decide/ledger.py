@@ -1,0 +1,260 @@
+"""What a campaign knows: a pure function of its events."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayestl import archive
+from bayestl.decide import plain
+from bayestl.decide.pool import _cost, pool_of
+from bayestl.decide.suggest import SCORES, _constraints, _goal
+from bayestl.errors import DataError, listed
+from bayestl.models.base import Model
+from bayestl.table import TaskData, _read_task
+
+FORMAT = 1
+BARRED = 1e200  # the cost of a pair that is not offered any more, though its candidate may still be the best
+
+Event = dict[str, Any]
+
+
+class Ledger:
+    """Events, and what follows from them: what is pending, spent, measured, on offer, and when a refit was due last.
+
+    Attributes
+    ----------
+    model, data : what is fitted, and the observations at the start
+    candidates : a table, a table for each task, or bounds
+    asked, told : by number, what was suggested and what came of it
+    measured : what was told with a value, in the order in which it came
+    fitted : how many of these the last refit that was due takes in
+    """
+
+    def __init__(self, events: Sequence[Event], model: Model | None = None) -> None:
+        first = events[0]
+        if first.get("event") != "create" or "format" not in first:
+            raise DataError(
+                "The journal does not begin as a campaign does. Expected a file that `Campaign.create` made."
+            )
+        if first["format"] > FORMAT:
+            raise DataError(
+                f"The campaign was made by a newer bayestl (format {first['format']}; this one reads up to {FORMAT}). "
+                "Upgrade bayestl."
+            )
+        self.settings = first
+        self.model = archive._restore_model(first["model"], model)
+        self.data = plain.to_data(first["data"])
+        self.candidates = plain.to_candidates(first["candidates"])
+        self.constraints = plain.constraints_of(first["constraints"])
+        self.region = None if first["region"] is None else plain.to_table(first["region"])
+        self.events: list[Event] = []
+        self.asked: dict[int, Event] = {}
+        self.told: dict[int, Event] = {}
+        self.measured: list[Event] = []
+        self.failed: list[Event] = []
+        self.spent, self.asks, self.fitted = 0.0, 0, 0
+        self._offers = self._priced()
+        for event in events:
+            self.apply(event)
+
+    def apply(self, event: Event) -> None:
+        """Take an event into account."""
+        self.events.append(event)
+        if event["event"] == "ask":
+            self.asks += 1
+            self.asked |= {own["id"]: own for own in event["chosen"]}
+        elif event["event"] == "tell":
+            self.spent += event["cost"]
+            if event["id"] is not None:
+                self.told[event["id"]] = event
+            if event["failed"] is not None:
+                self.failed.append(event)
+                return
+            self.measured.append(event)
+            new, every, growth = len(self.measured) - self.fitted, self.settings["refit_every"], self.settings["growth"]
+            if new >= min(every, max(1, math.ceil(growth * (len(self.data) + self.fitted)))):
+                self.fitted = len(self.measured)
+
+    # -- money --------------------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> list[Event]:
+        """What was suggested, and nothing told of yet."""
+        return [own for number, own in self.asked.items() if number not in self.told]
+
+    @property
+    def committed(self) -> float:
+        """What the pending measurements will cost."""
+        return float(sum(own["cost"] for own in self.pending))
+
+    @property
+    def left(self) -> float:
+        """What may still be committed."""
+        budget = self.settings["budget"]
+        return math.inf if budget is None else float(budget) - self.spent - self.committed
+
+    # -- what is on offer ---------------------------------------------------------------------------------------------
+
+    @property
+    def bounded(self) -> bool:
+        """Whether candidates lie within bounds, and are no list."""
+        return "bounds" in self.settings["candidates"]
+
+    def table(self, task: str) -> pd.DataFrame | None:
+        """Candidates of a task."""
+        if isinstance(self.candidates, pd.DataFrame):
+            return self.candidates
+        return self.candidates.get(task)  # type: ignore[no-any-return]
+
+    def _priced(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.uint64] | None]]:
+        """For each task that can be measured, the costs of its candidates (n,), and a mark of the inputs of each."""
+        costs = self.settings["costs"]
+        if costs is None:
+            costs = dict.fromkeys(self.data.names, 1.0)
+        if self.bounded:
+            if any(isinstance(own, bool) or not isinstance(own, int | float) for own in costs.values()):
+                raise ValueError("Within bounds, `costs` must be one number for each task.")
+            return {name: (np.array([float(own)]), None) for name, own in costs.items()}
+        out: dict[str, Any] = {}
+        marks: dict[int, NDArray[np.uint64]] = {}
+        for name, own in costs.items():
+            table = self.table(name)
+            if table is not None and len(table):
+                marks.setdefault(id(table), _marks(self.data.encode(table)))
+                out[name] = _cost(own, name, table, np.ones(len(table), bool)), marks[id(table)]
+        return out
+
+    def offers(self, left: float, chosen: Sequence[Event] = ()) -> dict[str, NDArray[np.float64]]:
+        """For each task in which something is affordable, the costs of its candidates (n,), `BARRED` where not on offer.
+
+        What failed is not tried again, and where replicates are not wanted neither is what was measured or is pending.
+        """
+        out = {}
+        tolerance = 1e-9 * (1.0 + abs(self.settings["budget"] or 0.0))
+        for name, (costs, marks) in self._offers.items():
+            barred = costs > left + tolerance
+            if marks is not None:
+                gone = list(self.failed)
+                if not self.settings["replicates"]:
+                    gone += [*self.measured, *self.pending, *chosen]
+                inputs = [own["inputs"] for own in gone if own["task"] == name]
+                seen = [self.data.encode(pd.DataFrame(inputs))] if inputs else []
+                if not self.settings["replicates"]:
+                    seen.append(self.data.x[self.data.task_index == self.data.index_of(name)])
+                for x in seen:
+                    barred |= np.isin(marks, _marks(x))
+            if not barred.all():
+                out[name] = np.where(barred, BARRED, costs)
+        return out
+
+    def check(self) -> None:
+        """Refuse, at the start, what could not be asked later."""
+        for name in (*(self.settings["costs"] or ()), self.settings["target"]):
+            self.data.index_of(name)
+        kind = _goal(self.data, self.settings["target"], self.settings["goal"])[0]
+        if self.settings["score"] not in (None, *SCORES[kind]):
+            raise ValueError(
+                f"`score` must be one of {listed(SCORES[kind], 9)} for goal={self.settings['goal']!r}; got "
+                f"{self.settings['score']!r}."
+            )
+        _constraints(self.data, self.constraints)
+        costs = {name: float(own[0]) if self.bounded else own for name, (own, _) in self._offers.items()}
+        if not costs:
+            raise DataError(
+                "No candidate is in a task that has a cost. Give `costs` for the tasks that can be measured."
+            )
+        pool_of(self.data, self.model.scaling(self.data), self.candidates, costs, 0)
+
+    # -- what was measured --------------------------------------------------------------------------------------------
+
+    def observations(self, events: Sequence[Event]) -> TaskData:
+        """Read measurements that were told as data (n)."""
+        data, empty = self.data, np.empty(0)
+        frame = pd.DataFrame([own["inputs"] for own in events])
+        if not len(frame):
+            return data.where(np.zeros(len(data), dtype=bool), empty=True)
+        frame["value"] = pd.Series([own["value"] for own in events], dtype=object)
+        index = np.array([data.index_of(own["task"]) for own in events])
+        values, details = np.empty(len(events)), np.empty((len(events), 2))
+        for t in np.unique(index):
+            mask, task = index == t, data.tasks[t]
+            if task.levels is None:
+                column = _read_task(frame, "value", mask, task.name, task.likelihood)
+                values[mask], details[mask] = column.values, column.details
+                continue
+            cells = frame["value"][mask].tolist()
+            if new := [cell for cell in cells if cell not in task.levels]:
+                raise DataError(
+                    f"Task {task.name!r} was told {listed(new)}; its classes are {listed(list(task.levels), 20)}."
+                )
+            values[mask] = [task.levels.index(cell) for cell in cells]
+            details[mask] = task.likelihood.constants()
+        rows = np.empty(len(events), dtype=object)
+        rows[:] = [f"told {i}" if own["row"] is None else own["row"] for i, own in enumerate(events, 1)]
+        return dataclasses.replace(
+            data, x=data.encode(frame), task_index=index, values=values, details=details, rows=rows,
+            errors=np.array([own["error"] for own in events], dtype=float) if len(events) else empty,
+        )  # fmt: skip
+
+    def upto(self, count: int) -> TaskData:
+        """All data, and the first measurements that were told."""
+        return self.data.append(self.observations(self.measured[:count])) if count else self.data
+
+    # -- what it came to ----------------------------------------------------------------------------------------------
+
+    def better(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Make of values of the target (n,) what is larger the better; NaN where the goal has no best."""
+        goal = self.settings["goal"]
+        if self.data.tasks[self.data.index_of(self.settings["target"])].levels is not None:
+            return np.full(len(values), np.nan)
+        if goal in ("maximize", "minimize"):
+            return values if goal == "maximize" else -values
+        return np.full(len(values), np.nan) if isinstance(goal, str | Mapping) else -np.abs(values - goal)
+
+    def history(self) -> pd.DataFrame:
+        """Give a line for each suggestion and each result: see `Campaign.history`."""
+        lines = []
+        for event in self.events[1:]:
+            if event["event"] == "ask":
+                lines += [{"time": event["time"], "event": "asked", **_shown(own)} for own in event["chosen"]]
+            else:
+                kind = "told" if event["failed"] is None else "failed"
+                lines.append({"time": event["time"], "event": kind, **_shown(event), "value": event["value"],
+                              "error": event["error"], "reason": event["failed"]})  # fmt: skip
+        names = dict.fromkeys(
+            name for own in (*self.asked.values(), *self.measured, *self.failed) for name in own["inputs"]
+        )
+        columns = ["time", "event", "id", "row", "task", *names, "value", "error", "reason", "cost", "spent", "best"]
+        frame = pd.DataFrame(lines, columns=columns).astype({"id": "Int64"})
+        frame["time"] = pd.to_datetime(frame["time"], utc=True)
+        frame["spent"] = frame["cost"].astype(float).where(frame["event"] != "asked", 0.0).cumsum()
+        target = self.data.task_index == self.data.index_of(self.settings["target"])
+        start = self.data.values[target]
+        own = ((frame["event"] == "told") & (frame["task"] == self.settings["target"])).to_numpy()
+        told = np.full(len(frame), np.nan)
+        if not np.isnan(self.better(start[:1])).any():
+            told[own] = frame["value"][own].to_numpy(dtype=float)
+        values = np.concatenate([start, told])
+        gain = self.better(values)
+        best = np.full(len(frame), np.nan)
+        if not np.isnan(gain).all():
+            run = np.maximum.accumulate(np.where(np.isnan(gain), -np.inf, gain))
+            first = np.where(np.r_[True, run[1:] > run[:-1]], np.arange(len(run)), 0)
+            best = values[np.maximum.accumulate(first)][len(start) :]
+        return frame.assign(best=best)
+
+
+def _shown(own: Event) -> dict[str, Any]:
+    return {**own["inputs"], **{name: own[name] for name in ("id", "row", "task", "cost")}}
+
+
+def _marks(x: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Mark rows (n, d), the same for the same inputs."""
+    return np.asarray(pd.util.hash_pandas_object(pd.DataFrame(x + 0.0), index=False), dtype=np.uint64)

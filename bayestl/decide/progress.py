@@ -1,0 +1,66 @@
+"""Pictures of how a campaign went. Each draws into the axes given, or new ones, and returns them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bayestl.errors import DataError, listed
+
+DARK, LIGHT, ACCENT = "#334", "#99b", "#c52"
+COLOURS = {"bayestl": ACCENT, "target-only": "#27a", "single-task": DARK, "random": LIGHT}
+
+
+def plot_history(history: pd.DataFrame, target: str, unit: str, gain: np.ndarray, start: np.ndarray, ax: Any) -> Any:
+    """Results of the target, and the best so far, against what was spent; `start` (n) are those known before."""
+    if np.isnan(gain).all():
+        raise DataError(f"The goal of this campaign has no best value of {target!r} to draw. See `history()`.")
+    ax = axes(ax)
+    first = start[np.nanargmax(gain)]
+    done = history[history["event"] != "asked"]
+    ax.axhline(first, color=LIGHT, linewidth=1, linestyle="--")
+    ax.step([0.0, *done["spent"]], [first, *done["best"]], where="post", color=DARK)
+    own = done[(done["task"] == target) & (done["event"] == "told")]
+    ax.plot(own["spent"], own["value"].astype(float), "o", color=ACCENT, markersize=4)
+    ax.set(xlabel="spent", ylabel=f"best {target}" + (f" ({unit})" if unit else ""))
+    return ax
+
+
+def plot_replay(table: pd.DataFrame, y: str = "regret", ax: Any = None) -> Any:
+    """Median over the seeds of each strategy against cost, with the quartiles; `y` is a column of what `replay` gives.
+
+    Raises
+    ------
+    DataError
+        When there is no such column, or it is empty.
+    """
+    if y not in table or table[y].isna().all():
+        raise DataError(f"Expected a column of numbers; got {y!r}. The table has {listed(list(table), 20)}.")
+    ax = axes(ax)
+    grid = np.linspace(0.0, table.groupby(["strategy", "seed"])["cost"].max().median(), 200)
+    for strategy, own in table.dropna(subset=[y]).groupby("strategy", sort=False):
+        curves = [_held(run["cost"].to_numpy(), run[y].to_numpy(), grid) for _, run in own.groupby("seed")]
+        low, middle, high = np.quantile(np.array(curves), [0.25, 0.5, 0.75], axis=0)
+        (line,) = ax.plot(grid, middle, label=str(strategy), color=COLOURS.get(str(strategy)))
+        ax.fill_between(grid, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    ax.set(xlabel="cost", ylabel=y)
+    ax.legend(frameon=False)
+    return ax
+
+
+def _held(cost: np.ndarray, value: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Value at each cost of the grid: that of the last step by then."""
+    return value[np.maximum(np.searchsorted(cost, grid, side="right") - 1, 0)]
+
+
+def axes(ax: Any) -> Any:
+    """Give the axes, or new ones."""
+    if ax is not None:
+        return ax
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise DataError("Pictures need matplotlib: pip install matplotlib.") from error
+    return plt.subplots(figsize=(4.5, 3.8), layout="constrained")[1]

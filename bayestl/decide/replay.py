@@ -1,0 +1,230 @@
+"""Campaigns simulated on a finished table, beside what one would do without transfer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayestl.decide.campaign import Campaign
+from bayestl.errors import DataError, listed
+from bayestl.inference.infer import Method
+from bayestl.models.base import Model
+from bayestl.models.single import SingleTask
+from bayestl.table import TaskData
+
+Strategy = Literal["bayestl", "target-only", "single-task", "random"]
+
+STRATEGIES: tuple[Strategy, ...] = ("bayestl", "target-only", "single-task", "random")
+
+
+def replay(
+    data: TaskData,
+    model: Model,
+    *,
+    target: str,
+    costs: Mapping[str, Any],
+    initial: Mapping[str, Any],
+    goal: Any = "maximize",
+    strategies: Sequence[Strategy] = STRATEGIES,
+    seeds: Iterable[int] = range(5),
+    budget: float | None = None,
+    steps: int | None = None,
+    batch: int = 1,
+    method: Method = "map",
+    every: int = 1,
+    **options: Any,
+) -> pd.DataFrame:
+    """Simulate campaigns on a finished table, whose values are told when they are asked for.
+
+    Each begins with some rows drawn at random, the same for all strategies of a seed, and as far as can be the same inputs in all
+    tasks. A pair is measured once.
+
+    * ``"bayestl"``: all tasks that have a cost, with the model given;
+    * ``"target-only"``: the same model and all that is known at the start, but only the target is measured;
+    * ``"single-task"``: `SingleTask` on the target alone, the sources unknown;
+    * ``"random"``: rows of the target in random order (and what `SingleTask` makes of them, where the goal is to learn).
+
+    Parameters
+    ----------
+    data : the finished table, as `TaskData.from_wide` or `TaskData.from_long` reads it
+    costs : by task, a number, or one for each of its observations, in the order of the data; other tasks are not measured
+    initial : by task, how many observations are known at the start, or ``"all"``
+    goal : ``"maximize"``, ``"minimize"``, a number to be hit, or ``"learn"``
+    budget, steps : where a campaign ends, beyond its start; one that seeks the best ends at the latest when it has it
+    batch : number of suggestions at a time
+    method : as `fit` takes it; the mode is fast
+    every : with ``goal="learn"``, how many steps lie between two looks at the error
+    options : others of `Campaign.create`
+
+    Returns
+    -------
+    pandas.DataFrame
+        A line for each step: ``strategy``, ``seed``, ``step``, ``task``, ``row``, ``cost`` so far (with that of what the
+        strategy knew at the start, where it has one), ``value``, ``best`` and ``regret``; with ``goal="learn"`` in place of these
+        two ``rmse``, of the target at its rows not yet measured, NaN at steps in between.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd, bayestl as btl
+    >>> from bayestl.decide.replay import replay
+    >>> x = np.linspace(0, 1, 12)
+    >>> frame = pd.DataFrame({"x": x, "cheap": np.sin(5 * x), "dear": np.sin(5 * x) + 0.2 * x})
+    >>> data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["cheap", "dear"])
+    >>> done = replay(data, btl.MultiTask(), target="dear", costs={"cheap": 1, "dear": 10}, steps=3, seeds=[0],
+    ...               initial={"cheap": 5, "dear": 2}, strategies=["bayestl", "random"])
+    >>> sorted(done["strategy"].unique())
+    ['bayestl', 'random']
+    """
+    if odd := [name for name in strategies if name not in STRATEGIES]:
+        raise ValueError(f"`strategies` must be of {listed(STRATEGIES)}; got {listed(odd)}.")
+    if target not in costs:
+        raise ValueError(f"`costs` must have one of the target, {target!r}; got {listed(list(costs), 20)}.")
+    prices = np.full(len(data), np.nan)
+    for name, own in costs.items():
+        prices[data.task_index == data.index_of(name)] = own
+    options |= {"method": method, "replicates": False, "goal": goal}
+    lines: list[dict[str, Any]] = []
+    for seed in seeds:
+        known = _start(data, initial, target, seed)
+        table = _Table(data, prices, data.index_of(target), goal, known)
+        for strategy in strategies:
+            for line in _run(table, model, strategy, seed, budget, steps, batch, every, options):
+                lines.append({"strategy": strategy, "seed": seed, **line})
+    return pd.DataFrame(lines)
+
+
+def cost_to_best(table: pd.DataFrame, within: float = 0.0) -> pd.DataFrame:
+    """Cost at which each campaign of a `replay` had a regret of at most `within`; infinite where it never had.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each seed, a column for each strategy.
+    """
+    reached = table.assign(cost=table["cost"].where(table["regret"] <= within, np.inf))
+    return reached.pivot_table("cost", "seed", "strategy", "min", sort=False)
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """A finished table, what it costs, and what is known at the start."""
+
+    data: TaskData
+    prices: NDArray[np.float64]
+    target: int
+    goal: Any
+    known: NDArray[np.bool_]
+
+    def candidates(self, tasks: Iterable[int]) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+        """Rows that can be measured in some tasks, and what they cost."""
+        own = {
+            t: np.flatnonzero((self.data.task_index == t) & ~np.isnan(self.prices))
+            for t in tasks
+            if not np.isnan(self.prices[self.data.task_index == t]).all()
+        }
+        names = self.data.names
+        return (
+            {names[t]: self.data.decode(self.data.x[rows]).set_axis(rows) for t, rows in own.items()},
+            {names[t]: self.prices[rows] for t, rows in own.items()},
+        )
+
+    def line(self, step: int, row: int | None, cost: float, seen: NDArray[np.bool_]) -> dict[str, Any]:
+        """What a step came to."""
+        data = self.data
+        out = {
+            "step": step,
+            "task": None if row is None else data.names[data.task_index[row]],
+            "row": None if row is None else data.rows[row],
+            "cost": cost,
+            "value": np.nan if row is None else data.values[row],
+        }
+        if self.goal == "learn":
+            return out
+        own = data.task_index == self.target
+        y = data.values if self.goal == "maximize" else -data.values
+        if not isinstance(self.goal, str):
+            y = -np.abs(data.values - self.goal)
+        best = int(np.flatnonzero(own & seen)[y[own & seen].argmax()])
+        return {**out, "best": data.values[best], "regret": float(y[own].max() - y[best])}
+
+    def rmse(self, posterior: Any, seen: NDArray[np.bool_]) -> float:
+        """Error of the target at its rows not yet measured."""
+        data = self.data
+        rest = (data.task_index == self.target) & ~seen
+        if not rest.any():
+            return np.nan
+        new = data.decode(data.x[rest])
+        mean = posterior.predict(new, task=data.names[self.target], noise=False)["mean"].values
+        return float(np.sqrt(np.mean((mean - data.values[rest]) ** 2)))
+
+
+def _start(data: TaskData, initial: Mapping[str, Any], target: str, seed: int) -> NDArray[np.bool_]:
+    """What is known at the start (n)."""
+    rng, known = np.random.default_rng(seed), np.zeros(len(data), dtype=bool)
+    place = np.unique(data.x, axis=0, return_inverse=True)[1].ravel()
+    order = rng.permutation(place.max() + 1)[place]  # the same inputs come first in every task
+    for name in data.names:
+        count = initial.get(name, 0)
+        own = np.flatnonzero(data.task_index == data.index_of(name))
+        own = own[np.argsort(order[own], kind="stable")]
+        known[own if isinstance(count, str) else own[: int(count)]] = True
+    if not known[data.task_index == data.index_of(target)].any():
+        raise DataError(f"`initial` must leave at least one observation of the target {target!r} known at the start.")
+    return known
+
+
+def _run(
+    table: _Table, model: Model, strategy: Strategy, seed: int, budget: float | None, steps: int | None, batch: int,
+    every: int, options: dict[str, Any],
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    data, target, learn = table.data, table.data.names[table.target], table.goal == "learn"
+    tasks = range(len(data.tasks)) if strategy == "bayestl" else [table.target]
+    candidates, costs = table.candidates(tasks)
+    alone = strategy in ("single-task", "random")
+    start = data.where(table.known, empty=True)
+    start, model = (start.select([target]), SingleTask(kernel=model.kernel)) if alone else (start, model)
+    campaign = Campaign.create(
+        None, model, start, candidates, target=target, costs=costs, budget=budget, seed=seed, **options
+    )
+    order = np.random.default_rng([seed, 1]).permutation(candidates[target].index.to_numpy())
+    order = order[~table.known[order]]
+    mine = table.known & ((data.task_index == table.target) | (not alone))
+    first = float(np.nansum(table.prices[mine]))
+    seen, spent, step = table.known.copy(), 0.0, 0
+
+    def line(row: int | None) -> dict[str, Any]:
+        found = table.line(step, row, first + spent, seen)
+        if not learn:
+            return found
+        looked = step % every == 0
+        return {**found, "rmse": table.rmse(campaign.posterior, seen) if looked else np.nan}
+
+    yield line(None)
+    while (steps is None or step < steps) and (learn or table.line(0, None, 0.0, seen)["regret"] > 0):
+        if strategy == "random":
+            chosen: list[tuple[int | None, int]] = [(None, int(row)) for row in order[step : step + batch]]
+            chosen = [own for own in chosen if budget is None or spent + table.prices[own[1]] <= budget]
+        else:
+            with contextlib.redirect_stdout(io.StringIO()):
+                asked = campaign.ask(batch)
+            chosen = list(zip(asked.index.tolist(), asked["row"].tolist(), strict=True))
+        if not chosen:
+            return
+        for number, row in chosen:
+            t = data.task_index[row]
+            levels, error = data.tasks[t].levels, data.errors[row]
+            value = data.values[row] if levels is None else levels[int(data.values[row])]
+            known: Any = None if np.isnan(error) else error
+            if number is not None:
+                campaign.tell(number, value, error=known)
+            elif learn:
+                campaign.tell(None, value, error=known, task=target, inputs=dict(candidates[target].loc[row]))
+            seen[row], spent, step = True, spent + table.prices[row], step + 1
+            yield line(row)
