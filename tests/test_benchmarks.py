@@ -1,0 +1,115 @@
+"""Small versions of the benchmarks, on the sets that ride in on dependencies."""
+
+import importlib.util
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bayestl as btl
+from bayestl.datasets import load_bulk_moduli, load_gaps_and_colours
+
+pytest.importorskip("benchmarks.case_studies.run", reason="installed without the benchmarks")
+from benchmarks.case_studies import pages, run
+from benchmarks.case_studies.derived import judge
+from benchmarks.case_studies.rivals import Forest, Normal, rivals
+from benchmarks.case_studies.tables import Case
+from benchmarks.matbench import told_by_neighbours
+
+pytestmark = pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
+CASE = Case(
+    "moduli", lambda: load_bulk_moduli().reset_index(), "B_exp", ("B_wien2k",), "GPa", btl.Compositions(), (20,),
+    label="element", tests=15,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_splits_share_nothing_they_should_not(paired):
+    train, test = CASE.split(20, paired, seed=0)
+    assert train["B_exp"].notna().sum() == 20
+    assert len(test) == 15
+    assert train.loc[train.index.intersection(test.index), "B_exp"].isna().all()
+    assert train["B_wien2k"].reindex(test.index).notna().any() == paired
+    again, _ = CASE.split(20, paired, seed=0)
+    pd.testing.assert_frame_equal(again, train)
+
+
+def test_a_case_from_fits_to_page(tmp_path):
+    train, test = CASE.split(20, True, seed=0)
+    rows = run.ours(CASE, train, test, True)
+    x = CASE.described()
+    at = (x.loc[train.index].to_numpy(), train[["B_wien2k"]].to_numpy(float), train["B_exp"].to_numpy(float))
+    found = rivals(*at, x.loc[test.index].to_numpy(), test[["B_wien2k"]].to_numpy(float), None, 0)
+    y = test["B_exp"].to_numpy(float)
+    rows += [{"method": name, **normal.scores(y), "seconds": s} for name, normal, s in found]
+    table = pd.DataFrame(rows).assign(size=20, paired=True, seed=0, tests=len(test))
+    assert np.isfinite(table[["rmse", "mae", "nlpd", "coverage"]].to_numpy()).all()
+    told = pages.summary(table, pooled=False)
+    # The control knows 20 moduli, the joint models the computed ones of the very elements as well.
+    rmse = told["rmse"].droplevel([0, 1])
+    assert rmse["bayestl Difference"] < 0.7 * rmse["bayestl SingleTask"]
+    assert "| bayestl MultiTask |" in pages.markdown(told.droplevel([0, 1]))
+    assert "RMSE" in pages.verdict(told.droplevel([0, 1]))
+    pages.picture(told, "GPa", tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+@pytest.mark.skipif(importlib.util.find_spec("botorch") is None, reason="BoTorch is not installed")
+def test_botorch_as_a_rival():
+    rows = run.others(CASE, *CASE.split(20, True, seed=0), True, 0)
+    assert {"BoTorch SingleTaskGP", "BoTorch MultiTaskGP", "BoTorch MultiTaskGP, signed"} <= {r["method"] for r in rows}
+
+
+def test_rows_over_groups_are_scored_together():
+    """The RMSE of two groups of different sizes is that of all their rows."""
+    parts = [np.array([1.0, -1.0]), np.array([3.0])]
+    table = pd.DataFrame(
+        [
+            {"size": 0, "paired": True, "method": "m", "rmse": np.sqrt(np.mean(e**2)), "mae": np.abs(e).mean(),
+             "nlpd": 0.0, "coverage": 1.0, "seconds": 1.0, "tests": len(e)}
+            for e in parts
+        ]
+    )  # fmt: skip
+    found = pages.summary(table, pooled=True).iloc[0]
+    assert found["rmse"] == pytest.approx(np.sqrt(np.mean(np.concatenate(parts) ** 2)))
+    assert found["mae"] == pytest.approx(np.abs(np.concatenate(parts)).mean())
+
+
+def test_scores_on_a_root_scale_are_those_of_the_density():
+    """Against the change of variables done by sampling."""
+    rng = np.random.default_rng(0)
+    normal = Normal(np.array([1.5]), np.array([0.2]), 1.0)
+    draws = rng.normal(1.5, 0.2, 400_000) ** 2 - 1.0
+    found = normal.scores(np.array([1.4]))
+    inside = np.mean(np.abs(draws - 1.4) < 0.02) / 0.04
+    assert found["nlpd"] == pytest.approx(-np.log(inside), abs=0.02)
+    assert found["rmse"] == pytest.approx(abs(draws.mean() - 1.4), abs=2e-3)
+
+
+def test_a_forest_knows_its_errors():
+    rng = np.random.default_rng(1)
+    x = rng.random((400, 3))
+    y = np.sin(4 * x[:, 0]) + 0.2 * rng.normal(size=400)
+    mean, std = Forest(x[:200], y[:200], 0).predict(x[200:])
+    assert 0.8 < np.mean(((mean - y[200:]) / std) ** 2) < 1.3
+
+
+def test_neighbours_tell_what_is_known():
+    table = load_gaps_and_colours().reset_index()[["formula", "gap"]].dropna()
+    source = table.rename(columns={"gap": "low"}).assign(mid=table["gap"])
+    told = told_by_neighbours(source.iloc[:250], source.iloc[250:300])
+    z = np.sqrt(source["low"].to_numpy()[250:300] + 1)
+    assert np.sqrt(np.mean((told[:, 0] - z) ** 2)) < 0.8 * z.std()
+    assert np.isfinite(told).all()
+    assert (told[:, 2] > 0).all()
+
+
+def test_differences_are_judged_by_joint_draws():
+    table = load_bulk_moduli().reset_index()
+    data = btl.TaskData.from_wide(
+        table.iloc[:50], inputs=["element"], tasks=["B_wien2k", "B_exp"], features={"element": btl.Compositions()}
+    )
+    posterior = btl.fit(btl.MultiTask(), data, method="map")
+    rows = judge(posterior, table.iloc[50:].dropna(), "B_wien2k", "B_exp")
+    assert len(rows) == table.iloc[50:].dropna().shape[0]
+    assert all(row["width"] > 0 for row in rows)
