@@ -58,8 +58,8 @@ def suggest(
     how the covariance changes does not depend on that value. Scores are averaged over the worlds: theta is taken as known after
     the measurement (Snoek et al. 2012, doi 10.48550/arXiv.1206.2944).
 
-    Of a large pool all pairs are scored under two worlds (of up to 2,000 candidates under eight), and some 128 candidates, the best of all and of ever smaller random
-    subsets, are looked at jointly.
+    Of a large pool all pairs are scored under two worlds (of up to 2,000 candidates under eight), and some 128 candidates, the
+    best of all and of ever smaller random subsets, are looked at jointly.
 
     Parameters
     ----------
