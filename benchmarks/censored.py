@@ -1,6 +1,6 @@
 """Experimental band gaps, half of them zero, beside computed ones: three ways to treat the metals.
 
-python -m benchmarks.censored [--seeds 5]        (reads $BAYESTL_DATA)
+python -m benchmarks.censored [--seeds 5]
 
 300 measured and 300 computed gaps of other compositions to learn from, 400 measured ones to predict. A Gaussian gives a
 zero no probability of its own: to be comparable, its predictions are cut at zero too, and what lies below counts as
@@ -11,16 +11,14 @@ all three alike.
 from __future__ import annotations
 
 import argparse
-import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 import bayestl as btl
-from bayestl.datasets import describe_compositions
+from bayestl.datasets import describe_compositions, load_kingsbury_gaps, load_materials_project_gaps
 from benchmarks.report import write
 
 OBSERVED = {
@@ -33,11 +31,8 @@ def tables(
     seed: int, measured: int = 300, computed: int = 300, held_out: int = 400
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and test table with columns gap_pbe and gap_exp, no composition in two places."""
-    folder = Path(os.environ["BAYESTL_DATA"])
-    exp = pd.read_csv(folder / "expt-gap/expt_gap_kingsbury.csv", keep_default_na=False).groupby("formula")["expt_gap"]
-    exp = exp.median().astype(float)
-    pbe = pd.read_csv(folder / "computed-gaps/matbench_mp_gap.csv", keep_default_na=False)
-    pbe = pbe.groupby("formula")["target"].min().astype(float)
+    exp = load_kingsbury_gaps().groupby("formula")["gap_experiment"].median()
+    pbe = load_materials_project_gaps().groupby("formula")["gap_pbe"].min()
     rng = np.random.default_rng(seed)
     names = rng.permutation(exp.index)
     source = rng.permutation(pbe.index.difference(exp.index))[: 2 * computed]
