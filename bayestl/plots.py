@@ -9,6 +9,7 @@ import xarray as xr
 
 from bayestl.compare import TransferReport
 from bayestl.crossvalidation import calibration
+from bayestl.drawing import axes
 from bayestl.errors import DataError
 from bayestl.posterior import Posterior
 
@@ -20,7 +21,7 @@ DARK, LIGHT, ACCENT = "#334", "#99b", "#c52"
 
 def plot_calibration(scored: xr.Dataset, ax: Any = None) -> Any:
     """Coverage of central intervals of every level against the level, with two standard errors."""
-    ax = _axes(ax)
+    ax = axes(ax)
     curve = calibration(scored)
     ax.plot([0, 1], [0, 1], color=LIGHT, linewidth=1, linestyle="--")
     for name in curve["task"].values:
@@ -37,7 +38,7 @@ def plot_calibration(scored: xr.Dataset, ax: Any = None) -> Any:
 
 def plot_pit(scored: xr.Dataset, task: str | None = None, ax: Any = None, bins: int = 10) -> Any:
     """Histogram of the predictive probability below each measured value: flat, within the band, where calibrated."""
-    ax = _axes(ax)
+    ax = axes(ax)
     own = _of_task(scored, task)
     pit = own["pit"].values
     expected = len(pit) / bins
@@ -51,7 +52,7 @@ def plot_pit(scored: xr.Dataset, task: str | None = None, ax: Any = None, bins: 
 
 def plot_parity(scored: xr.Dataset, task: str | None = None, ax: Any = None, unit: str = "") -> Any:
     """Measured against predicted values, with 90 % intervals of the predictive standard deviation."""
-    ax = _axes(ax)
+    ax = axes(ax)
     own = _of_task(scored, task)
     predicted, measured = own["mean"].values, own["mean"].values + own["error"].values
     ax.errorbar(
@@ -75,7 +76,7 @@ def plot_elbo(posterior: Posterior, ax: Any = None) -> Any:
     """Estimates of the evidence lower bound over the variational steps."""
     if len(posterior.record.elbo) == 0:
         raise DataError(f"A fit by method={posterior.record.method!r} has no evidence bound to draw.")
-    ax = _axes(ax)
+    ax = axes(ax)
     ax.plot(np.arange(1, len(posterior.record.elbo) + 1), posterior.record.elbo, color=DARK)
     ax.set(xlabel="step", ylabel="evidence lower bound (nats)")
     return ax
@@ -83,7 +84,7 @@ def plot_elbo(posterior: Posterior, ax: Any = None) -> Any:
 
 def plot_comparison(table: pd.DataFrame, ax: Any = None) -> Any:
     """Difference of the expected log predictive density to the best model, with one standard error."""
-    ax = _axes(ax)
+    ax = axes(ax)
     order = np.arange(len(table))[::-1]
     ax.errorbar(-table["elpd_diff"], order, xerr=table["dse"], fmt="o", color=DARK, ecolor=LIGHT, capsize=3)
     ax.axvline(0, color=ACCENT, linewidth=1)
@@ -94,7 +95,7 @@ def plot_comparison(table: pd.DataFrame, ax: Any = None) -> Any:
 
 def plot_transfer(report: TransferReport, ax: Any = None) -> Any:
     """What each source added to the log density of the target's left-out values, with two standard errors."""
-    ax = _axes(ax)
+    ax = axes(ax)
     table = report.table
     order = np.arange(len(table))[::-1]
     colours = {"helps": "#2a7", "harms": ACCENT, "no clear effect": LIGHT}
@@ -103,16 +104,6 @@ def plot_transfer(report: TransferReport, ax: Any = None) -> Any:
     ax.set_yticks(order, [str(name) for name in table.index])
     ax.set(xlabel=f"gained log density of {report.target} (nats)")
     return ax
-
-
-def _axes(ax: Any) -> Any:
-    if ax is not None:
-        return ax
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise DataError("Pictures need matplotlib: pip install matplotlib.") from error
-    return plt.subplots(figsize=(4.5, 3.8), layout="constrained")[1]
 
 
 def _of_task(scored: xr.Dataset, task: str | None) -> xr.Dataset:

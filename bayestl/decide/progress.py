@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bayestl.drawing import axes
 from bayestl.errors import DataError, listed
 
 DARK, LIGHT, ACCENT = "#334", "#99b", "#c52"
@@ -53,14 +54,3 @@ def plot_replay(table: pd.DataFrame, y: str = "regret", ax: Any = None) -> Any:
 def _held(cost: np.ndarray, value: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Value at each cost of the grid: that of the last step by then."""
     return value[np.maximum(np.searchsorted(cost, grid, side="right") - 1, 0)]
-
-
-def axes(ax: Any) -> Any:
-    """Give the axes, or new ones."""
-    if ax is not None:
-        return ax
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise DataError("Pictures need matplotlib: pip install matplotlib.") from error
-    return plt.subplots(figsize=(4.5, 3.8), layout="constrained")[1]
