@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections import defaultdict
 from importlib import resources
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayestl.errors import DataError
+from bayestl.features import parse_formula
 
 ELEMENT_DESCRIPTORS = (
     "period",
@@ -128,17 +128,18 @@ def load_gaps_and_colours() -> pd.DataFrame:
 def describe_compositions(formulas: list[str]) -> pd.DataFrame:
     """Mean over the atoms and range over the elements of each of the element descriptors, indexed by formula.
 
-    Formulas that hold an element without all descriptors (or no element at all) are left out. Only flat formulas such as
-    ``Ga0.5As1`` are read, no parentheses.
+    Formulas that cannot be read (`features.parse_formula`) or hold an element without all descriptors are left out.
     """
     elements = _elements()
     lines = {}
     for formula in formulas:
-        pairs = _composition(formula) or [("", 0.0)]
-        symbols, amounts = [symbol for symbol, _ in pairs], [amount for _, amount in pairs]
-        if not all(symbol in elements.index for symbol in symbols):
+        try:
+            amounts = parse_formula(formula)
+        except ValueError:
             continue
-        values, weights = elements.loc[list(symbols)].to_numpy(dtype=float), np.array(amounts)
+        if not all(symbol in elements.index for symbol in amounts):
+            continue
+        values, weights = elements.loc[list(amounts)].to_numpy(dtype=float), np.array(list(amounts.values()))
         means, ranges = weights @ values / weights.sum(), np.ptp(values, axis=0)
         lines[formula] = {f"mean_{name}": m for name, m in zip(ELEMENT_DESCRIPTORS, means, strict=True)} | {
             f"range_{name}": r for name, r in zip(ELEMENT_DESCRIPTORS, ranges, strict=True)
@@ -157,8 +158,3 @@ def _elements() -> pd.DataFrame:
     except ImportError as error:
         raise DataError("Descriptors of the elements need mendeleev: pip install 'bayestl[demo]'.") from error
     return table.dropna()
-
-
-def _composition(formula: str) -> list[tuple[str, float]]:
-    """Elements and amounts of a flat formula such as ``Li1F1`` or ``Ga0.5As1``."""
-    return [(symbol, float(amount or 1)) for symbol, amount in re.findall(r"([A-Z][a-z]?)(\d*\.?\d*)", formula)]
