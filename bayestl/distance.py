@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -107,9 +108,9 @@ def mean_absolute(
     The square root of an L1 distance embeds in a Hilbert space (Schoenberg 1938), so it may stand where a kernel expects a
     squared distance.
     """
-    out = a.new_empty(len(families), len(a), len(b))
     if a.requires_grad or b.requires_grad:
         return torch.stack([torch.cdist(a[:, list(own)], b[:, list(own)], p=1.0) / len(own) for own in families])
+    out = a.new_empty(len(families), len(a), len(b))  # filled in place: it may be large
     for apart, own in zip(out, families, strict=True):
         torch.div(torch.cdist(a[:, list(own)], b[:, list(own)], p=1.0), len(own), out=apart)
     return out
@@ -118,22 +119,26 @@ def mean_absolute(
 class Memory:
     """The last of the `mean_absolute`, up to 320 MB of them: they do not depend on theta and cost more than all that does.
 
-    Keys are where the rows lie in memory; the rows are kept, so that nothing else can come to lie there.
+    Keys are where the rows lie in memory; the rows are kept, so that nothing else can come to lie there. Threads may share it.
     """
 
     LARGEST = 40_000_000  # numbers
 
     def __init__(self) -> None:
         self._kept: dict[Any, tuple[Tensor, Tensor, Tensor]] = {}
+        self._lock = Lock()
 
     def __call__(self, a: Tensor, b: Tensor, families: tuple[tuple[int, ...], ...]) -> Tensor:
         if len(families) * len(a) * len(b) > self.LARGEST or a.requires_grad or b.requires_grad:
             return mean_absolute(a, b, families)
         key = (*_place(a), *_place(b), families)
-        found = self._kept.pop(key, None) or (a, b, mean_absolute(a, b, families))
-        self._kept[key] = found
-        while sum(apart.numel() for *_, apart in self._kept.values()) > self.LARGEST:
-            self._kept.pop(next(iter(self._kept)))
+        with self._lock:
+            found = self._kept.pop(key, None)
+        found = found or (a, b, mean_absolute(a, b, families))
+        with self._lock:
+            self._kept[key] = found
+            while sum(apart.numel() for *_, apart in self._kept.values()) > self.LARGEST:
+                self._kept.pop(next(iter(self._kept)))
         return found[2]
 
     def __reduce__(self) -> tuple[type[Memory], tuple[()]]:

@@ -1,12 +1,13 @@
 import copy
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import gpytorch
 import pytest
 import torch
 
 import bayestl as btl
-from bayestl.distance import matern52, rbf
+from bayestl.distance import Memory, matern52, mean_absolute, rbf
 from bayestl.kernels import RBF, GPyTorchKernel, Matern52
 from bayestl.models.problem import Problem
 from bayestl.scaling import Layout, families
@@ -152,6 +153,22 @@ def test_gradients_through_families():
 
     own, family = torch.rand(2, 1).double() + 0.5, torch.rand(2, 2).double() + 0.5
     assert torch.autograd.gradcheck(k, (own.requires_grad_(), family.requires_grad_(), a.requires_grad_()))
+
+
+def test_threads_may_share_what_is_remembered(monkeypatch):
+    """Eight threads over more rows than are kept: every answer is that of its own rows."""
+    monkeypatch.setattr(Memory, "LARGEST", 60)
+    remember, families = Memory(), ((0, 1), (2,))
+    rows = [torch.rand(5, 3, dtype=torch.float64) for _ in range(12)]
+    expected = [mean_absolute(a, a, families) for a in rows]
+
+    def work(i):
+        return all(
+            torch.equal(remember(rows[j % 12], rows[j % 12], families), expected[j % 12]) for j in range(i, i + 300)
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))
 
 
 def test_what_is_remembered_is_of_the_same_rows():
