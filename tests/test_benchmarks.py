@@ -36,7 +36,7 @@ def test_splits_share_nothing_they_should_not(paired):
 
 def test_a_case_from_fits_to_page(tmp_path):
     train, test = CASE.split(20, True, seed=0)
-    rows = run.ours(CASE, train, test, True)
+    rows = run.ours(CASE, train, test)
     x = CASE.described()
     at = (x.loc[train.index].to_numpy(), train[["B_wien2k"]].to_numpy(float), train["B_exp"].to_numpy(float))
     found = rivals(*at, x.loc[test.index].to_numpy(), test[["B_wien2k"]].to_numpy(float), None, 0)

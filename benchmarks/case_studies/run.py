@@ -40,7 +40,7 @@ def judge(posterior: btl.Posterior | btl.Stack, case: Case, test: pd.DataFrame) 
     }
 
 
-def ours(case: Case, train: pd.DataFrame, test: pd.DataFrame, paired: bool) -> list[dict]:
+def ours(case: Case, train: pd.DataFrame, test: pd.DataFrame) -> list[dict]:
     tasks = [*case.sources, case.target]
     models = {
         "SingleTask": btl.SingleTask(), "MultiTask": btl.MultiTask(),
@@ -75,7 +75,7 @@ def run(name: str, size: int, paired: bool, seed: int) -> list[dict]:
     warnings.simplefilter("ignore")
     case = CASES[name]
     train, test = case.split(size, paired, seed)
-    rows = ours(case, train, test, paired) + others(case, train, test, paired, seed)
+    rows = ours(case, train, test) + others(case, train, test, paired, seed)
     labels = int(train[case.target].notna().sum())
     keys = {"case": name, "size": size, "paired": paired, "seed": seed, "labels": labels, "tests": len(test)}
     return [keys | row | {"commit": COMMIT} for row in rows]
