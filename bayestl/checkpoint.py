@@ -21,7 +21,7 @@ from bayestl.table import TaskData
 
 
 class Checkpoint:
-    """Two files beside one another: what was learned of theta, and the sums over the parts of the table so far.
+    """Files beside one another: the draws of a chain so far, what was learned of theta, and the sums over the parts of the table.
 
     Each is replaced as a whole, so that being killed at any moment loses at most the part at work.
     """
@@ -31,8 +31,17 @@ class Checkpoint:
         if self.path.is_dir() or not self.path.parent.is_dir():
             raise DataError(f"`checkpoint` must be the path of a file in a folder that exists; got {str(path)!r}.")
         self.sums = self.path.with_name(self.path.name + ".sums")
+        self.chain = self.path.with_name(self.path.name + ".chain")
         self.mark = _fingerprint(model, data, options)
         self.first = True
+
+    def write_chain(self, chain: dict[str, np.ndarray]) -> None:
+        """Note the draws of a NUTS chain so far."""
+        storage.write(self.chain, chain, {"mark": self.mark, "kind": "chain"})
+
+    def read_chain(self) -> dict[str, np.ndarray] | None:
+        """The draws that were noted, if any were."""
+        return self._read(self.chain, "chain")[0] if self.chain.is_file() else None
 
     def write_theta(self, theta: Theta, record: FitRecord, components: int) -> None:
         """Note the draws of theta, and how they came about."""
@@ -40,14 +49,16 @@ class Checkpoint:
         arrays |= {f"record__{name}": getattr(record, name) for name in FitRecord.ARRAYS}
         plain = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in FitRecord.ARRAYS}
         storage.write(
-            self.path, arrays, {"mark": self.mark, "theta": list(theta), "record": plain, "components": components}
+            self.path,
+            arrays,
+            {"mark": self.mark, "kind": "theta", "theta": list(theta), "record": plain, "components": components},
         )
 
     def read_theta(self) -> tuple[Theta, FitRecord, int] | None:
         """What was noted of theta, if anything was."""
         if not self.path.is_file():
             return None
-        arrays, settings = self._read(self.path)
+        arrays, settings = self._read(self.path, "theta")
         theta = {name: torch.from_numpy(arrays[f"theta__{i}"].copy()) for i, name in enumerate(settings["theta"])}
         own: dict[str, Any] = {name: arrays[f"record__{name}"] for name in FitRecord.ARRAYS}
         return theta, FitRecord(**settings["record"], **own), settings["components"]
@@ -56,13 +67,13 @@ class Checkpoint:
         """Note the sums over the first `parts` parts."""
         sums, *counts = total
         arrays = {name: value.numpy() for name, value in sums._asdict().items()}
-        storage.write(self.sums, arrays, {"mark": self.mark, "counts": counts, "parts": parts})
+        storage.write(self.sums, arrays, {"mark": self.mark, "kind": "sums", "counts": counts, "parts": parts})
 
     def read_sums(self) -> tuple[tuple[Any, ...] | None, int]:
         """The sums, and over how many parts they are."""
         if not self.sums.is_file():
             return None, 0
-        arrays, settings = self._read(self.sums)
+        arrays, settings = self._read(self.sums, "sums")
         sums = Sums(*(torch.from_numpy(arrays[name].copy()) for name in Sums._fields))
         return (sums, *settings["counts"]), settings["parts"]
 
@@ -70,15 +81,16 @@ class Checkpoint:
         """Forget everything: the fit is done."""
         self.path.unlink(missing_ok=True)
         self.sums.unlink(missing_ok=True)
+        self.chain.unlink(missing_ok=True)
 
-    def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _read(self, path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
             arrays, settings = storage.read(path)
         except DataError as error:
             raise DataError(
                 f"The notes in {str(path)!r} are damaged. Delete the file; what it held is done again."
             ) from error
-        if settings.get("mark") != self.mark or (path == self.sums) != ("parts" in settings):
+        if settings.get("mark") != self.mark or settings.get("kind") != kind:
             raise DataError(
                 f"{str(path)!r} holds the notes of another fit (another model, other data or options). Delete it, or "
                 "give another checkpoint path."

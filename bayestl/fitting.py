@@ -75,8 +75,8 @@ def fit(
         however many rows there are, as memory and time allow
     device : where the pass over a large table runs: ``"cpu"``, or ``"cuda"``
     client : a `dask.distributed.Client`, whose workers then make the pass, each over parts of the table
-    checkpoint : path under which a large fit notes how far it has come. The same call resumes there, to the same answer; the
-        notes are removed at the end
+    checkpoint : path under which a large fit, or a chain of NUTS, notes how far it has come. The same call resumes there, to the
+        same answer; the notes are removed at the end
     memory : bytes that may be used; by default what the machine has left
     progress : print what was chosen for a large table, and show a bar when it takes more than two seconds on a terminal
 
@@ -142,7 +142,9 @@ def fit(
     with tqdm(
         desc="fit: all rows", unit=" parts", leave=False, delay=2.0, disable=not (progress and sys.stderr.isatty())
     ) as bar:
-        total = partial(_in_turn, bar=bar, notes=notes) if client is None else partial(_on_cluster, client=client)
+        total = partial(_in_turn, bar=bar, notes=notes)
+        if client is not None:
+            total = partial(_on_cluster, bar=bar, client=client)
         inducing = condense(sources, model, layout, mixed, held, untold, device=device, total=total)
     record.seconds["all rows"] = time.perf_counter() - lap
     record.seconds["total"] = time.perf_counter() - began
@@ -169,7 +171,7 @@ def _learn(
     if points > LEARN:
         chosen = learning_rows(data, scaling.inputs(data.x), cost, LEARN, seed)
     problem = Problem.of(model, data.where(chosen), scaling)
-    theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress)
+    theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress, notes)
     record = dataclasses.replace(record, learned=np.flatnonzero(chosen))
     kept = {name: theta[name] for name in problem.parameters()}
     if notes is not None:
@@ -233,7 +235,7 @@ def _in_turn(
 
 
 def _on_cluster(
-    function: Callable[[Problem], tuple[Any, ...]], sources: Sequence[Source], client: Any
+    function: Callable[[Problem], tuple[Any, ...]], sources: Sequence[Source], bar: tqdm, client: Any
 ) -> tuple[Any, ...]:
     """Sum a function over the sources on the workers of a cluster.
 
@@ -243,6 +245,9 @@ def _on_cluster(
     # What all parts share (theta, factors: megabytes) is sent to every worker once, so that it outlives any of them.
     shared = client.scatter(function, broadcast=True)
     parts = [client.submit(_apply, shared, source, pure=False) for source in sources]
+    bar.reset(total=len(parts))
+    for part in parts:
+        part.add_done_callback(lambda _: bar.update())
     while len(parts) > 1:
         paired = [client.submit(add, a, b, pure=False) for a, b in zip(parts[::2], parts[1::2], strict=False)]
         parts = paired + parts[len(paired) * 2 :]

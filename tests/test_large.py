@@ -651,6 +651,42 @@ def test_a_fit_resumes_to_the_same_answer(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_chain_of_nuts_resumes_to_the_same_draws(tmp_path, monkeypatch):
+    monkeypatch.setattr("bayestl.inference.nuts.BLOCK", 5)
+    data, notes = big(24, scarce=6), tmp_path / "notes.nc"
+    options = {"method": "nuts", "seed": 0, "draws": 12, "warmup": 20, "progress": False}
+    whole = btl.fit(btl.SingleTask(), data, **options)
+    original, counts = Checkpoint.write_chain, []
+
+    def interrupted(self, chain):
+        original(self, chain)
+        counts.append(len(chain["u"]))
+        if counts[-1] == 10:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(Checkpoint, "write_chain", interrupted)
+    with pytest.raises(RuntimeError, match="killed"):
+        btl.fit(btl.SingleTask(), data, checkpoint=notes, **options)
+    monkeypatch.setattr(
+        Checkpoint, "write_chain", lambda self, chain: (original(self, chain), counts.append(len(chain["u"])))
+    )
+    resumed = btl.fit(btl.SingleTask(), data, checkpoint=notes, **options)
+    assert counts == [0, 5, 10, 12]
+    for name, value in whole.theta.items():
+        torch.testing.assert_close(resumed.theta[name], value, rtol=0, atol=0)
+    assert list(tmp_path.iterdir()) == []
+
+    def stop(self, chain):
+        if len(chain["u"]) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "write_chain", stop)
+    with pytest.warns(UserWarning, match="5 draws of the 12"):
+        short = btl.fit(btl.SingleTask(), data, checkpoint=notes, **options)
+    assert short.record.interrupted
+    torch.testing.assert_close(short.theta["noise"], whole.theta["noise"][:5], rtol=0, atol=0)
+
+
 def test_notes_of_another_fit_or_damaged_ones_are_refused(tmp_path):
     data, frame = big(), None
     notes = tmp_path / "notes"

@@ -104,8 +104,9 @@ def infer(
     draws: int | None = None,
     warmup: int = 300,
     progress: bool = True,
+    notes: nuts.Notes | None = None,
 ) -> Inferred:
-    """Infer theta. See `bayestl.fit`."""
+    """Infer theta. See `bayestl.fit`. A NUTS chain is noted as it grows, and goes on from its notes."""
     if method not in ("variational", "map", "nuts"):
         raise ValueError(f"`method` must be 'variational', 'map' or 'nuts'; got {method!r}.")
     if draws is not None and draws < 1:
@@ -150,8 +151,10 @@ def infer(
                     v, ratios = _draw(coordinates, q, draws or 256, rows, seed)
                     k = pareto_k(torch.from_numpy(ratios))
                 else:
-                    v, divergences = nuts.sample(
-                        coordinates, mode, draws or 1000, warmup, seed, progress and sys.stderr.isatty()
+                    bar.set_description("fit: nuts")
+                    bar.reset(total=warmup + 1 + (draws or 1000))
+                    v, divergences, interrupted = nuts.sample(
+                        coordinates, mode, draws or 1000, warmup, seed, lambda: _tick(bar), notes
                     )
                 lap(method)
             except KeyboardInterrupt:
@@ -162,6 +165,8 @@ def infer(
             + (
                 "stands on an unfinished variational run."
                 if trace
+                else f"stands on {len(v)} draws of the {draws or 1000}."
+                if len(v) > 1
                 else "is only the mode: its intervals are too narrow."
             ),
             stacklevel=3,
