@@ -13,6 +13,7 @@ import xarray as xr
 
 from bayestl.archive import prior_draws
 from bayestl.crossvalidation import leave_out, scores
+from bayestl.errors import listed
 from bayestl.fitting import LOOSE
 from bayestl.posterior import Posterior
 from bayestl.psis import reliable
@@ -51,7 +52,10 @@ class Diagnosis:
         return "\n".join(map(str, self.findings))
 
     def __getitem__(self, name: str) -> Finding:
-        return next(finding for finding in self.findings if finding.name == name)
+        for finding in self.findings:
+            if finding.name == name:
+                return finding
+        raise KeyError(f"There is no finding {name!r}; there are {listed([f.name for f in self.findings], 20)}.")
 
     def _repr_html_(self) -> str:
         colour = {"good": "#2a7", "note": "#b80", "warning": "#c33"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -148,7 +149,7 @@ class TaskData:
         units : unit of each task and input, by name
         likelihoods : how the values of a task are observed, by name. By default numbers are `Gaussian`, ordered pandas
             categoricals `Ordinal`, and other text and booleans `Bernoulli` (two classes) or `Categorical`, which is printed
-        categorical : numeric columns to be treated as categories
+        categorical : columns of numbers, or of text that reads as numbers, that are categories
         features : for a column of `inputs`, what describes its labels in numbers: `Compositions`, `ElementFractions`,
             `Molecules`, `Surfaces`, or a `Features` of your own. Text in columns called formula, composition or smiles is
             described without asking, which is printed
@@ -817,8 +818,25 @@ def _read_input(column: pd.Series, name: str, forced: bool, unit: str | None) ->
     if isinstance(column.dtype, pd.CategoricalDtype):
         levels = [level for level in column.cat.categories if level in present]
     else:
+        if (
+            not forced
+            and len(present) > 1
+            and all(isinstance(cell, str) and _reads_as_number(cell) for cell in present)
+        ):
+            warnings.warn(
+                f"Input {name!r} is text that reads as numbers, {listed(present, 3)}, and is taken as categories. If numbers "
+                f"were meant, convert it with pandas.to_numeric; if not, say so with categorical=[{name!r}].",
+                stacklevel=4,
+            )
         levels = sorted(present, key=lambda level: (str(type(level)), level))
     return Input(name, tuple(levels), unit)
+
+
+def _reads_as_number(cell: str) -> bool:
+    try:
+        return bool(np.isfinite(float(cell)))
+    except ValueError:
+        return False
 
 
 def _descriptors(table: pd.DataFrame | None, names: list[str]) -> pd.DataFrame | None:

@@ -1,3 +1,4 @@
+import warnings
 from decimal import Decimal
 
 import numpy as np
@@ -200,3 +201,13 @@ def test_a_small_spread_on_a_large_offset_is_a_spread():
     y = 1e6 + 1e-4 * np.sin(np.arange(10.0))
     data = long(pd.DataFrame({"x": np.arange(10.0), "task": "a", "y": y}))
     assert task_spreads(data)[0] == pytest.approx(y.std(), rel=1e-9)
+
+
+def test_text_that_reads_as_numbers_is_asked_about():
+    text = LONG.assign(x=["1", "2.5", "1", "4"])
+    with pytest.warns(UserWarning, match=r"'x' is text that reads as numbers.*pandas.to_numeric.*categorical=\['x'\]"):
+        assert long(text).inputs[0].levels == ("1", "2.5", "4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert long(text, categorical=["x"]).inputs[0].levels == ("1", "2.5", "4")
+        long(LONG.assign(x=["1", "a", "1", "4"]))

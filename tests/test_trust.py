@@ -442,6 +442,8 @@ def test_a_sound_posterior_is_found_sound(helped):
     assert len(diagnosis.to_xarray()["value"]) == len(diagnosis.findings)
     assert "k-hat" in str(diagnosis)
     assert "<table>" in diagnosis._repr_html_()
+    with pytest.raises(KeyError, match=r"no finding 'hat'.*'k-hat'"):
+        diagnosis["hat"]
 
 
 def test_k_hat_flags_a_bad_guide(helped, monkeypatch):
