@@ -52,7 +52,7 @@ def botorch_multitask(data: btl.TaskData, x: NDArray, task: NDArray) -> Predicti
 
 
 def smt_mfk(data: btl.TaskData, x: NDArray, task: NDArray) -> Prediction:
-    """SMT's recursive multi-fidelity kriging, noise estimated, both fidelities in the source's units."""
+    """SMT's recursive multi-fidelity kriging, noise estimated (in units of a process's variance), in the source's units."""
     from smt.applications import MFK
 
     _, index, location, scale = standardised(data)
@@ -70,7 +70,9 @@ def smt_mfk(data: btl.TaskData, x: NDArray, task: NDArray) -> Prediction:
         seconds = time.perf_counter() - began
         mean = model.predict_values(x)[:, 0]
         std = np.sqrt(np.maximum(model.predict_variances(x)[:, 0], 1e-12))
-    return Prediction(mean * scale[0] + location[0], std * scale[0], std * scale[0], seconds)
+        noise = float(np.ravel(model.optimal_noise_all[1])[0] * np.ravel(model.optimal_par[1]["sigma2"])[0])
+    full = np.sqrt(std**2 + noise)
+    return Prediction(mean * scale[0] + location[0], std * scale[0], full * scale[0], seconds)
 
 
 def emukit_ar1(data: btl.TaskData, x: NDArray, task: NDArray) -> Prediction:

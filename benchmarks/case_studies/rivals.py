@@ -10,13 +10,16 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestRegressor
+
+from benchmarks.rivals import emukit_ar1, smt_mfk
 
 Array = NDArray[np.float64]
 
@@ -126,19 +129,58 @@ def gaussian_processes(
 ) -> Iterator[tuple[str, Normal, float]]:
     """BoTorch alone and multi-task (its kernel of tasks cannot be negative), and on small tables with one that can; as `rivals`.
 
-    A fit to more than 800 rows takes minutes: then only the nearest source takes part, and of it at most 600 rows less those of
-    the target, drawn at random.
+    A fit to more than 800 rows takes minutes: then it sees what `two_fidelities` do.
     """
     if np.isfinite(s).sum() + np.isfinite(y).sum() > MANY:
-        labelled = np.isfinite(y)
-        off = [
-            np.nanstd((y - s[:, j])[labelled]) if np.isfinite(s[labelled, j]).sum() > 2 else np.inf
-            for j in range(s.shape[1])
-        ]
-        s = s[:, [int(np.argmin(off))]].copy()
-        known = np.flatnonzero(np.isfinite(s[:, 0]))
-        extra = max(0, len(known) - max(FEWER - int(labelled.sum()), 100))
-        s[np.random.default_rng(0).permutation(known)[:extra], 0] = np.nan
+        s = nearest(s, y, FEWER)
+    inputs, values, x_new, location, scale = in_unit_cube(x, s, y, x_new, offset)
+    target = s.shape[1]
+    own = inputs[:, -1] == target
+    for name, taken, kind in (
+        ("BoTorch SingleTaskGP", own, "single"),
+        ("BoTorch MultiTaskGP", own | True, "positive"),
+        *([("BoTorch MultiTaskGP, signed", own | True, "signed")] if len(own) < 300 else []),
+    ):
+        began = time.perf_counter()
+        mean, std = _botorch(inputs[taken], values[taken], x_new, target, kind)
+        yield name, Normal(mean * scale[-1] + location[-1], std * scale[-1], offset), time.perf_counter() - began
+
+
+def two_fidelities(
+    x: Array, s: Array, y: Array, x_new: Array, offset: float | None
+) -> Iterator[tuple[str, Normal, float]]:
+    """SMT's and Emukit's models of two fidelities, from the nearest source; as `rivals`.
+
+    At most 600 rows, those of the source beyond drawn at random.
+    """
+    inputs, values, x_new, location, scale = in_unit_cube(x, nearest(s, y, FEWER), y, x_new, offset)
+    task = inputs[:, -1].astype(int)
+    data: Any = SimpleNamespace(
+        x=inputs[:, :-1], values=values * scale[task] + location[task], task_index=task, tasks=("source", "target")
+    )
+    for name, method in (("SMT MFK", smt_mfk), ("Emukit AR1", emukit_ar1)):
+        p = method(data, x_new, np.ones(len(x_new), dtype=int))
+        yield name, Normal(p.mean, p.noisy_std, offset), p.seconds
+
+
+def nearest(s: Array, y: Array, most: int) -> Array:
+    """Only the source nearest to the target where both are known, with at most so many rows less those of the target."""
+    labelled = np.isfinite(y)
+    off = [
+        np.nanstd((y - s[:, j])[labelled]) if np.isfinite(s[labelled, j]).sum() > 2 else np.inf
+        for j in range(s.shape[1])
+    ]
+    s = s[:, [int(np.argmin(off))]].copy()
+    known = np.flatnonzero(np.isfinite(s[:, 0]))
+    extra = max(0, len(known) - max(most - int(labelled.sum()), 100))
+    s[np.random.default_rng(0).permutation(known)[:extra], 0] = np.nan
+    return s
+
+
+def in_unit_cube(
+    x: Array, s: Array, y: Array, x_new: Array, offset: float | None
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Inputs of all observations with their task last, values standardised per task, new inputs; locations and scales."""
     centre, width = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1.0)
     x, x_new = (x - centre) / width, (x_new - centre) / width
     if x.shape[1] > 16:
@@ -155,16 +197,7 @@ def gaussian_processes(
         inputs.append(np.column_stack([x[known], np.full(known.sum(), t)]))
         values.append((column[known] - location[t]) / scale[t])
     inputs, values = np.concatenate(inputs), np.concatenate(values)
-    target = len(columns) - 1
-    own = inputs[:, -1] == target
-    for name, taken, kind in (
-        ("BoTorch SingleTaskGP", own, "single"),
-        ("BoTorch MultiTaskGP", own | True, "positive"),
-        *([("BoTorch MultiTaskGP, signed", own | True, "signed")] if len(own) < 300 else []),
-    ):
-        began = time.perf_counter()
-        mean, std = _botorch(inputs[taken], values[taken], x_new, target, kind)
-        yield name, Normal(mean * scale[-1] + location[-1], std * scale[-1], offset), time.perf_counter() - began
+    return inputs, values, x_new, location, scale
 
 
 def _botorch(inputs: Array, values: Array, new: Array, target: int, kind: str) -> tuple[Array, Array]:
