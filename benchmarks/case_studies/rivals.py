@@ -7,6 +7,8 @@ the spread of its trees, scaled so that out-of-bag errors have unit variance.
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -122,6 +124,32 @@ def rivals(
     forest = Forest(stacked, pooled[seen], seed)
     yield "forest, multi-task", Normal(*forest.predict(np.column_stack([x_new, task_new]))), lap()
     yield "forest, pooled", Normal(*Forest(stacked[:, :-1], pooled[seen], seed).predict(x_new)), lap()
+
+
+def lolo_forests(
+    x: Array, s: Array, y: Array, x_new: Array, s_new: Array, seed: int
+) -> Iterator[tuple[str, Normal, float]]:
+    """Hutchinson's forests, lolo with its calibrated standard deviations; nothing where lolopy or Java are not installed."""
+    if shutil.which("java") is None or importlib.util.find_spec("lolopy") is None:
+        return
+    from lolopy.learners import RandomForestRegressor as Lolo
+
+    labelled = np.isfinite(y)
+    s, s_new = everywhere(x, s, x_new, s_new, seed)
+    best = int(np.argmin([np.std(y[labelled] - s[labelled, j]) for j in range(s.shape[1])]))
+    both, both_new = np.column_stack([x, s]), np.column_stack([x_new, s_new])
+    for name, inputs, values, new, shift in (
+        ("lolo, target only", x, y, x_new, 0.0),
+        ("lolo, difference", x, y - s[:, best], x_new, s_new[:, best]),
+        ("lolo, stacked", both, y, both_new, 0.0),
+    ):
+        began = time.perf_counter()
+        forest = Lolo(num_trees=300, uncertainty_calibration=True)
+        forest.fit(inputs[labelled], values[labelled], random_seed=seed)
+        mean, std = forest.predict(new, return_std=True)
+        # A single value seen by all trees has no spread at all.
+        std = np.maximum(std, 0.05 * values[labelled].std())
+        yield name, Normal(mean + shift, std), time.perf_counter() - began
 
 
 def gaussian_processes(

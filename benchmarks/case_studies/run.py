@@ -12,12 +12,13 @@ import pandas as pd
 import torch
 
 import bayestl as btl
-from benchmarks.case_studies.rivals import gaussian_processes, rivals, two_fidelities
+from benchmarks.case_studies.rivals import gaussian_processes, lolo_forests, rivals, two_fidelities
 from benchmarks.case_studies.tables import CASES, Case
 from benchmarks.report import COMMIT, RESULTS
 
 FILE = RESULTS / "case_studies.csv"
 KEY = ["case", "size", "paired", "seed"]
+PARTS = ("most", "lolo", "two fidelities")
 
 
 def data_of(case: Case, table: pd.DataFrame, tasks: list[str]) -> btl.TaskData:
@@ -68,6 +69,8 @@ def others(case: Case, train: pd.DataFrame, test: pd.DataFrame, paired: bool, se
     new, y = x.loc[test.index].to_numpy(), test[case.target].to_numpy(float)
     if part == "two fidelities":
         found = list(two_fidelities(*at, new, case.offset))
+    elif part == "lolo":
+        found = list(lolo_forests(*at, new, known, seed))
     else:
         found = [*rivals(*at, new, known, case.offset, seed), *gaussian_processes(*at, new, case.offset)]
     return [{"method": name, **normal.scores(y), "seconds": seconds} for name, normal, seconds in found]
@@ -89,6 +92,7 @@ def run(name: str, size: int, paired: bool, seed: int, part: str) -> list[dict]:
 def main(names: list[str], seeds: int, jobs: int) -> pd.DataFrame:
     done = pd.read_csv(FILE) if FILE.exists() else pd.DataFrame(columns=[*KEY, "method"])
     parts = np.where(done["method"].isin(["SMT MFK", "Emukit AR1"]), "two fidelities", "most")
+    parts = np.where(done["method"].str.startswith("lolo"), "lolo", parts)
     ready = set(done[KEY].assign(part=parts).drop_duplicates().itertuples(index=False, name=None))
     wanted = [
         (name, size, paired, seed, part)
@@ -96,7 +100,7 @@ def main(names: list[str], seeds: int, jobs: int) -> pd.DataFrame:
         for size in CASES[name].sizes or (0,)
         for paired in (False, True)
         for seed in range(CASES[name].repeats(seeds))
-        for part in ("most", "two fidelities")
+        for part in PARTS
     ]
     todo = [key for key in sorted(wanted, key=lambda key: key[3]) if key not in ready]
     print(f"{len(todo)} of {len(wanted)} splits to do")
