@@ -1,17 +1,57 @@
-"""Pages and pictures of docs/case-studies, from the results: python -m benchmarks.case_studies.pages."""
+"""Pages and pictures of docs/case-studies, from the results: python -m benchmarks.case_studies.pages [--examples].
+
+With `--examples` the code of each page is run again, and what it prints and draws replaced.
+"""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import re
+import textwrap
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 
-from benchmarks.case_studies.tables import CASES
+from benchmarks.case_studies.tables import CASES, Case
 from benchmarks.report import RESULTS
 
 DOCS = Path(__file__).parents[2] / "docs" / "case-studies"
+EXAMPLE = """
+import matplotlib.pyplot as plt
+
+import bayestl as btl
+from bayestl import plots
+from benchmarks.case_studies.tables import CASES
+
+case = CASES[{name!r}]
+train, test = case.split({size}, paired=True, seed=0)
+told = dict(inputs=[case.label], features={{case.label: case.features}})
+
+
+def tasks(*names):
+    return dict(
+        tasks=names, units=dict.fromkeys(names, case.unit), likelihoods=dict.fromkeys(names, case.likelihood)
+    )
+
+
+data = btl.TaskData.from_wide(train, **told, **tasks(*case.sources, case.target))
+print(data.summary().T.to_string(), "\\n")
+
+posterior = btl.fit({model}, data, seed=0)
+print(btl.diagnose(posterior), "\\n")
+print(btl.transfer_report(data, case.target), "\\n")
+
+scored = posterior.score(btl.TaskData.from_wide(test, **told, **tasks(case.target)))
+print(btl.scores(scored).T.round(3).to_string())
+
+figure, axes = plt.subplots(1, 2, figsize=(9, 4))
+plots.plot_parity(scored, ax=axes[0], unit=case.unit)
+plots.plot_calibration(scored, ax=axes[1])
+"""
 SCORES = ["rmse", "mae", "nlpd", "coverage", "seconds"]
 OURS = "bayestl "
 
@@ -79,7 +119,27 @@ def picture(found: pd.DataFrame, unit: str, file: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
+def example(name: str, case: Case, file: Path) -> list[str]:
+    """Run the code of a page; it, what it printed, and the picture it drew."""
+    import matplotlib.pyplot as plt
+
+    model = "btl.MultiTask()" if case.group else "btl.Difference({case.target: case.sources})"
+    code = EXAMPLE.format(name=name, size=case.sizes[0] if case.sizes else 0, model=model).strip()
+    printed, space = io.StringIO(), {}
+    with contextlib.redirect_stdout(printed):
+        exec(code, space)
+    space["figure"].tight_layout()
+    space["figure"].savefig(file, dpi=100)
+    plt.close(space["figure"])
+    lines = [line.rstrip() for line in printed.getvalue().strip().splitlines()]
+    wrapped = [part for line in lines for part in (textwrap.wrap(line, 128, subsequent_indent="    ") or [""])]
+    shown = lines if max(map(len, lines)) <= 128 else wrapped
+    split = f"the first {case.group} left out" if case.group else f"{case.sizes[0]} labels, the first split"
+    head = f"## Executed: {split}, paired"
+    return [head, "", "```python", code, "```", "", "```text", *shown, "```", "", f"![]({file.name})", ""]
+
+
+def main(examples: bool) -> None:
     results = pd.read_csv(RESULTS / "case_studies.csv")
     DOCS.mkdir(parents=True, exist_ok=True)
     index = []
@@ -100,6 +160,9 @@ def main() -> None:
             text += [f"### {setting[0].upper()}{setting[1:]} ({kind})", "", verdict(part), "", markdown(part), ""]
         page = DOCS / f"{slug}.md"
         written = page.read_text().split("<!-- results -->")[0] if page.exists() else f"# {name}\n\n"
+        if examples:
+            made = "\n".join(example(name, case, DOCS / f"{slug}-example.png"))
+            written = f"{written.split('<!-- example -->')[0].rstrip()}\n\n<!-- example -->\n\n{made}"
         page.write_text(f"{written.rstrip()}\n\n<!-- results -->\n\n" + "\n".join(text))
     head = (
         (DOCS / "README.md").read_text().split("<!-- results -->")[0]
@@ -111,4 +174,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--examples", action="store_true")
+    matplotlib.use("Agg")
+    main(parser.parse_args().examples)
