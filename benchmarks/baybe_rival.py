@@ -29,7 +29,7 @@ def search(known: pd.DataFrame, table: pd.DataFrame, target: str, most: int) -> 
     found: list[float] = []
     while len(found) < most and (not found or max(found) < table["yield"].max()):
         asked = campaign.recommend(1)
-        measured = asked.merge(table, on=INPUTS)[[*INPUTS, "task", "yield"]]
+        measured = asked.merge(table, on=[*INPUTS, "task"])[[*INPUTS, "task", "yield"]]
         campaign.add_measurements(measured)
         found += measured["yield"].tolist()
     return found

@@ -204,7 +204,7 @@ def baybe(problem: Problem, seed: int, budget: float) -> pd.DataFrame:
         json.dump(given, file)
         file.flush()
         script = Path(__file__).with_name("baybe_rival.py")
-        done = subprocess.run([python, script, file.name], check=True, capture_output=True, text=True)
+        done = subprocess.run([python, script, file.name], check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
     own = table[table["task"] == problem.target]["yield"]
     first = table[_start(data, problem.initial, problem.target, seed)].query("task == @problem.target")["yield"]
@@ -237,11 +237,14 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--rival", type=int, default=20, help="seeds of BoTorch")
     parser.add_argument("--out", default="campaigns")
+    parser.add_argument("--score", help="of `suggest`, instead of its default")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     rows: list[dict] = []
     for name in asked.only.split(";"):
         problem = PROBLEMS[name]()
+        if asked.score:
+            problem.options["score"] = asked.score
         budget = asked.scale * problem.budget
         for seed in range(asked.first, asked.first + asked.seeds):
             rivals = ("botorch",) if seed < asked.rival and name in ("branin", "hartmann") else ()

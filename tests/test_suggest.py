@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import mpmath
 import numpy as np
 import pandas as pd
 import pytest
@@ -164,6 +165,21 @@ def test_information_is_that_of_normal_vectors():
 
 
 # -- beliefs against conditioning ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("g", [-60.0, -29.0, -3.0, 0.0, 1.5, 6.0, 45.0])
+@pytest.mark.parametrize("told", [0.3, 0.999])
+def test_information_about_the_maximum_is_that_of_truncated_normals(g, told):
+    mean, std = 0.7, 2.5
+    found = acq.log_max_value_information(
+        *torch.tensor([[[mean]], [[std]], [[told]], [[mean + g * std]]]).double()
+    ).item()
+    with mpmath.workdps(60):
+        r = mpmath.npdf(g) / mpmath.ncdf(g)
+        assert found == pytest.approx(float(mpmath.log(-mpmath.log1p(-told * r * (g + r)) / 2)), rel=1e-5)
+    if told == 0.999 and -10 < g < 6:  # a lower bound of what the exact value would tell
+        exact = scipy.stats.norm.entropy() - scipy.stats.truncnorm(-40.0, g).entropy()
+        assert 0 < np.exp(found) < exact
 
 
 def test_given_is_conditioning(posterior):

@@ -179,6 +179,30 @@ def log_information(
     return gain.clamp_min(TINY).log()
 
 
+def log_max_value_information(
+    mean: Tensor, std: Tensor, told: Tensor, peaks: Float[Tensor, "W M"]
+) -> Float[Tensor, "W R"]:
+    """Log of the information in nats about the largest value of the objective, of which `peaks` are draws.
+
+    ``-log(1 - t q(g)) / 2`` averaged over the draws, ``q(g) = r (g + r)``, ``r = phi(g) / Phi(g)``, ``g = (peak - mean) / sd``,
+    where t is the share of the variance of the objective at the candidate that the measurement takes away. A lower
+    bound: given the largest value the objective is a truncated normal, of whose variance q is the share that is lost, and
+    a normal has the most entropy of all laws of a given variance. Moss et al. 2021, eq. 15
+    (jmlr.org/papers/v22/21-0120.html), for cheaper sources after Takeno et al. 2020 (doi 10.48550/arXiv.1901.08275).
+    """
+    std = std.clamp_min(1e-150).unsqueeze(-1)
+    g = ((peaks.unsqueeze(-2) - mean.unsqueeze(-1)) / std).clamp(-1e8, 1e8)
+    log_r = -0.5 * g.square() - 0.5 * math.log(2 * math.pi) - torch.special.log_ndtr(g)
+    log_q = log_r + (g + log_r.exp()).clamp_min(TINY).log()
+    w = (
+        g.square().clamp_min(900.0).reciprocal()
+    )  # in the tail 1 - q is the difference of equals, and a series the better
+    log_q = torch.where(g < -30.0, torch.log1p(-w * (1 - w * (6 - 50 * w))), log_q)
+    share = (told.clamp_min(TINY).log().unsqueeze(-1) + log_q).clamp_max(-1e-12)
+    nats = torch.where(share < -20.0, share, torch.log(-torch.log(-torch.expm1(share.clamp_min(-20.0)))))
+    return torch.logsumexp(nats, -1) - math.log(2 * nats.shape[-1])
+
+
 def average(log_gain: Float[Tensor, "W *b"]) -> Float[Tensor, "*b"]:
     """Log of the mean over draws of theta (Snoek et al. 2012, doi 10.48550/arXiv.1206.2944)."""
     return torch.logsumexp(log_gain, 0) - math.log(len(log_gain))

@@ -12,7 +12,9 @@ from torch import Tensor
 from bayestl.decide import acquisition
 from bayestl.decide.objective import Linear, Sight
 from bayestl.gaussian.exact import robust_cholesky
+from bayestl.likelihoods.classes import normal_cloud
 
+DRAWS, PEAKS = 256, 16  # draws of the largest value of the objective, and the strata they are averaged over
 BOLDNESS = 2.0  # standard deviations of the upper confidence bound
 
 
@@ -64,6 +66,8 @@ class Judge:
                 gain = acquisition.log_variance_reduction(view.slopes(cross))
             case "entropy":
                 gain = acquisition.log_information(view.cross, view.observed, robust_cholesky(view.covariance)[0])
+            case "max_value_entropy":
+                gain = acquisition.log_max_value_information(own, std, view.correlation().square(), self.peaks(view))
             case "level":
                 gain = acquisition.log_level_reduction(
                     view.mean.unsqueeze(1),
@@ -83,6 +87,14 @@ class Judge:
             case _:  # the bound; what Thompson draws are made for is chosen by it too
                 gain = (self.bound(own, std) - self._floor(view)).clamp_min(acquisition.TINY).log()
         return acquisition.average(gain) + likely
+
+    def peaks(self, view: Sight) -> Float[Tensor, "W M"]:
+        """Draws of the largest value of the objective among the anchors, averaged over strata of equal weight."""
+        z = normal_cloud(DRAWS, view.mean.shape[-1])
+        drawn = view.mean.unsqueeze(-2) + torch.einsum("wab,nb->wna", robust_cholesky(view.covariance)[0], z)
+        if self.likely is not None and (fine := self.likely > math.log(0.5)).any():
+            drawn = torch.where(fine, drawn, -torch.inf)
+        return drawn.amax(-1).sort().values.unflatten(-1, (PEAKS, -1)).mean(-1)
 
     def bound(self, mean: Tensor, std: Tensor, boldness: float = BOLDNESS) -> Tensor:
         """Upper confidence bound of the utility (Srinivas et al. 2010, doi 10.48550/arXiv.0912.3995)."""

@@ -29,7 +29,12 @@ class Report:
         self.unit = 0.0
         if search.score == "variance":
             self.unit = float(self._total(view).clamp_min(acquisition.TINY).log())
-        elif not objective.rising and search.score not in ("entropy", "level", "probability_of_improvement"):
+        elif not objective.rising and search.score not in (
+            "entropy",
+            "max_value_entropy",
+            "level",
+            "probability_of_improvement",
+        ):
             self.unit = float(view.variance.mean().sqrt().clamp_min(acquisition.TINY).log())
 
     def _total(self, view: Sight) -> Tensor:
@@ -56,6 +61,8 @@ class Report:
                 what = f"expected to lower the standard deviation of {objective.name} by {gain:.3g}{unit}"
             case "entropy":
                 what = f"expected to tell {gain:.3g} nats about {objective.name}"
+            case "max_value_entropy":
+                what = f"expected to tell {gain:.3g} nats about the best {objective.name}"
             case "level":
                 what = f"expected to lower the doubt about the side of the level, p (1 - p), by {gain:.3g}"
             case "probability_of_improvement":

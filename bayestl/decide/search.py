@@ -32,7 +32,7 @@ SHORT, POINTS = 128, 640  # candidates that are looked at jointly, and functions
 STEP = 1000  # candidates looked at in one go
 REGION = 100  # points that stand for a region
 MEASURED, PROMISING = 5, 9  # points, of either kind, among which the best is expected after the measurement
-MANY = 60  # of the latter where the variance of the best counts
+MANY = 60  # of the latter where the law of the best value counts
 LEVELS = 4  # of subsets, each a quarter of the one before
 DRAWS = 512  # of the objective at all points of a region
 REFINED = 12  # candidates within bounds that are refined
@@ -104,7 +104,7 @@ class Search:
         data = self.posterior.data
         seen = np.unique(data.x[data.task_index == self.target], axis=0)[:LARGE]
         best = self._top(self.posterior.scaling.inputs(seen), (0.0,), MEASURED)
-        count = (MANY if self.score == "variance" else PROMISING) // 3
+        count = (MANY if self.score in ("variance", "max_value_entropy") else PROMISING) // 3
         bold = self._top(self.pool.x[torch.from_numpy(self.pool.of(self.target))], (0.0, 1.0, 2.0), count)
         return torch.cat([best, bold]), len(best)
 

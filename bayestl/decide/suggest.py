@@ -26,7 +26,7 @@ OF_TARGET = (  # scores of measurements of the target itself
     "thompson",
 )
 SCORES = {
-    "optimum": ("knowledge_gradient", *OF_TARGET, "variance"),
+    "optimum": ("knowledge_gradient", "max_value_entropy", *OF_TARGET, "variance"),
     "hit": ("knowledge_gradient", *OF_TARGET),
     "region": ("variance", "entropy"),
     "level": ("level", "probability_of_improvement"),
@@ -69,7 +69,8 @@ def suggest(
     goal : ``"maximize"`` or ``"minimize"``; a number to be hit, or a class; ``{"above": 1.0}`` or ``{"below": 1.0}``: learn which
         points of the region lie there; ``"learn"``: know the target over the region
     score : by default ``"knowledge_gradient"`` (`acquisition.log_knowledge_gradient`), ``"variance"`` for ``goal="learn"``
-        and ``"level"`` for a level. For an optimum also ``"expected_improvement"``, ``"probability_of_improvement"``,
+        and ``"level"`` for a level. For an optimum also ``"max_value_entropy"``, the information about its value
+        (`acquisition.log_max_value_information`), ``"expected_improvement"``, ``"probability_of_improvement"``,
         ``"upper_confidence_bound"``, ``"thompson"``, which offer the target alone, and ``"variance"``, that of the optimum's
         value (each point counts with the probability that it is best); for ``"learn"`` also ``"entropy"``; for a level also
         ``"probability_of_improvement"``, that a candidate lies there
