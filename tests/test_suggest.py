@@ -335,7 +335,7 @@ def test_units_do_not_matter(goal, score):
     assert one["row"].tolist() == two["row"].tolist()
     assert one["task"].tolist() == two["task"].tolist()
     np.testing.assert_allclose(one["score"], two["score"], rtol=1e-5, atol=1e-5)
-    unitless = score in ("probability_of_improvement", "entropy", "level")
+    unitless = score in ("probability_of_improvement", "entropy", "max_value_entropy", "level")
     np.testing.assert_allclose(one["gain"] * (1 if unitless else 1000), two["gain"], rtol=1e-4)
 
 
