@@ -1,10 +1,11 @@
-"""Fit everything to every split: python -m benchmarks.case_studies.run [case ...] [--seeds 5] [--jobs 2]."""
+"""Fit everything to every split: python -m benchmarks.case_studies.run [case ...] [--seeds 5] [--jobs 2] [--parts most]."""
 
 from __future__ import annotations
 
 import argparse
 import time
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import numpy as np
@@ -89,7 +90,7 @@ def run(name: str, size: int, paired: bool, seed: int, part: str) -> list[dict]:
     return [keys | row | {"commit": COMMIT} for row in rows]
 
 
-def main(names: list[str], seeds: int, jobs: int) -> pd.DataFrame:
+def main(names: list[str], seeds: int, jobs: int, wanted_parts: Sequence[str] = PARTS) -> pd.DataFrame:
     done = pd.read_csv(FILE) if FILE.exists() else pd.DataFrame(columns=[*KEY, "method"])
     parts = np.where(done["method"].isin(["SMT MFK", "Emukit AR1"]), "two fidelities", "most")
     parts = np.where(done["method"].str.startswith("lolo"), "lolo", parts)
@@ -100,7 +101,7 @@ def main(names: list[str], seeds: int, jobs: int) -> pd.DataFrame:
         for size in CASES[name].sizes or (0,)
         for paired in (False, True)
         for seed in range(CASES[name].repeats(seeds))
-        for part in PARTS
+        for part in wanted_parts
     ]
     todo = [key for key in sorted(wanted, key=lambda key: key[3]) if key not in ready]
     print(f"{len(todo)} of {len(wanted)} splits to do")
@@ -119,8 +120,9 @@ if __name__ == "__main__":
     parser.add_argument("cases", nargs="*", default=list(CASES))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--parts", default=",".join(PARTS))
     asked = parser.parse_args()
-    table = main(asked.cases or list(CASES), asked.seeds, asked.jobs)
+    table = main(asked.cases or list(CASES), asked.seeds, asked.jobs, asked.parts.split(","))
     print(
         table.groupby(["case", "size", "paired", "method"])[["rmse", "mae", "nlpd", "coverage", "seconds"]]
         .median()
