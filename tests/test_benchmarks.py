@@ -1,6 +1,7 @@
 """Small versions of the benchmarks, on the sets that ride in on dependencies."""
 
 import importlib.util
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -56,8 +57,25 @@ def test_a_case_from_fits_to_page(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("botorch") is None, reason="BoTorch is not installed")
 def test_botorch_as_a_rival():
-    rows = run.others(CASE, *CASE.split(20, True, seed=0), True, 0)
+    rows = run.others(CASE, *CASE.split(20, True, seed=0), True, 0, "most")
     assert {"BoTorch SingleTaskGP", "BoTorch MultiTaskGP", "BoTorch MultiTaskGP, signed"} <= {r["method"] for r in rows}
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("smt", "emukit")), reason="SMT and Emukit are not installed"
+)
+def test_models_of_two_fidelities_as_rivals():
+    rows = run.others(CASE, *CASE.split(20, True, seed=0), True, 0, "two fidelities")
+    assert {r["method"]: np.isfinite(r["nlpd"]) for r in rows} == {"SMT MFK": True, "Emukit AR1": True}
+
+
+@pytest.mark.skipif(
+    shutil.which("java") is None or importlib.util.find_spec("lolopy") is None,
+    reason="Java or lolopy are not installed",
+)
+def test_forests_of_lolo_as_rivals():
+    rows = run.others(CASE, *CASE.split(20, True, seed=0), True, 0, "lolo")
+    assert {r["method"] for r in rows} == {"lolo, target only", "lolo, difference", "lolo, stacked"}
 
 
 def test_rows_over_groups_are_scored_together():
