@@ -22,7 +22,9 @@ ENOUGH = 32  # draws of theta from which importance weights can be smoothed
 WORK = 4e10  # operations that the factorisations may take
 
 
-def leave_out(posterior: Posterior, by: str | Sequence[Any] | None = None, *, task: str | None = None) -> xr.Dataset:
+def leave_out(
+    posterior: Posterior, by: str | Sequence[Any] | pd.Series | None = None, *, task: str | None = None
+) -> xr.Dataset:
     """Judge every observation by what all other rows say of it, without refitting.
 
     The functions are conditioned on the other rows exactly (on a condensed table as exactly as its inducing pairs allow),
@@ -33,8 +35,8 @@ def leave_out(posterior: Posterior, by: str | Sequence[Any] | None = None, *, ta
     Parameters
     ----------
     by : leave out whole groups: the name of an input, ``"row"`` (all tasks of a row of the caller's table), ``"inputs"`` (all
-        observations at the same inputs), or a label for each observation. Rows added by `condition` count to the row of the same
-        label
+        observations at the same inputs), a label for each observation, or a Series with a label for each row of the caller's
+        table, by its index (``by=table["metal"]``). Rows added by `condition` count to the row of the same label
     task : judge only the observations of this task
 
     Returns
@@ -130,7 +132,7 @@ def _weights(
     return log_weight.exp(), k
 
 
-def _groups(posterior: Posterior, by: str | Sequence[Any] | None) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def _groups(posterior: Posterior, by: str | Sequence[Any] | pd.Series | None) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Number and label of the group of each observation."""
     data = posterior.data
     if by is None:
@@ -145,6 +147,14 @@ def _groups(posterior: Posterior, by: str | Sequence[Any] | None) -> tuple[NDArr
             keys = data.decode(data.x)[by].to_numpy()
         else:
             raise DataError(f"`by` must be 'row', 'inputs' or an input ({listed(names, 20)}); got {by!r}.")
+    elif isinstance(by, pd.Series):
+        if not by.index.is_unique:
+            raise DataError("The index of `by` repeats labels of rows. Give each row of the table one.")
+        if missing := list(dict.fromkeys(row for row in data.rows if row not in by.index)):
+            raise DataError(
+                f"`by` has no label for rows {listed(missing)}. Index it as the table that the data were made from."
+            )
+        keys = by.loc[list(data.rows)].to_numpy()
     else:
         keys = np.asarray(by)
         if keys.shape != (len(data),):

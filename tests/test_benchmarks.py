@@ -37,7 +37,7 @@ def test_splits_share_nothing_they_should_not(paired):
 
 def test_a_case_from_fits_to_page(tmp_path):
     train, test = CASE.split(20, True, seed=0)
-    rows = run.ours(CASE, train, test)
+    rows = run.ours(CASE, train, test, True)
     x = CASE.described()
     at = (x.loc[train.index].to_numpy(), train[["B_wien2k"]].to_numpy(float), train["B_exp"].to_numpy(float))
     found = rivals(*at, x.loc[test.index].to_numpy(), test[["B_wien2k"]].to_numpy(float), None, 0)
@@ -57,7 +57,7 @@ def test_a_case_from_fits_to_page(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("botorch") is None, reason="BoTorch is not installed")
 def test_botorch_as_a_rival():
-    rows = run.others(CASE, *CASE.split(20, True, seed=0), True, 0, "most")
+    rows = run.others(CASE, *CASE.split(20, True, seed=0), True, 0, "rivals")
     assert {"BoTorch SingleTaskGP", "BoTorch MultiTaskGP", "BoTorch MultiTaskGP, signed"} <= {r["method"] for r in rows}
 
 

@@ -137,6 +137,13 @@ def test_groups_may_be_named(data):
     assert set(by_phase["group"].values) == {"cubic", "hexagonal"}
     labels = btl.leave_out(posterior, by=np.arange(len(data)))
     np.testing.assert_allclose(labels["log_density"], alone["log_density"])
+    phases = pd.Series(dict(zip(data.rows, by_phase["group"].values, strict=True)))
+    indexed = btl.leave_out(posterior, by=phases.sort_values())
+    np.testing.assert_allclose(indexed["log_density"], by_phase["log_density"])
+    with pytest.raises(btl.DataError, match="no label for rows"):
+        btl.leave_out(posterior, by=phases.iloc[1:])
+    with pytest.raises(btl.DataError, match="repeats labels"):
+        btl.leave_out(posterior, by=pd.concat([phases, phases]))
     with pytest.raises(btl.DataError, match="'row', 'inputs' or an input"):
         btl.leave_out(posterior, by="nothing")
     with pytest.raises(btl.DataError, match="label for each"):

@@ -1,4 +1,4 @@
-"""Fit everything to every split: python -m benchmarks.case_studies.run [case ...] [--seeds 5] [--jobs 2] [--parts most]."""
+"""Fit everything to every split: python -m benchmarks.case_studies.run [case ...] [--seeds 5] [--jobs 2] [--parts ours,rivals]."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.report import COMMIT, RESULTS
 
 FILE = RESULTS / "case_studies.csv"
 KEY = ["case", "size", "paired", "seed"]
-PARTS = ("most", "lolo", "two fidelities")
+PARTS = ("ours", "rivals", "lolo", "two fidelities")
 
 
 def data_of(case: Case, table: pd.DataFrame, tasks: list[str]) -> btl.TaskData:
@@ -42,7 +42,8 @@ def judge(posterior: btl.Posterior | btl.Stack, case: Case, test: pd.DataFrame) 
     }
 
 
-def ours(case: Case, train: pd.DataFrame, test: pd.DataFrame) -> list[dict]:
+def ours(case: Case, train: pd.DataFrame, test: pd.DataFrame, paired: bool) -> list[dict]:
+    """Fit the four models, and stack them by how they predict what is left out; unpaired, with all that is known of it."""
     tasks = [*case.sources, case.target]
     models = {
         "SingleTask": btl.SingleTask(), "MultiTask": btl.MultiTask(),
@@ -56,7 +57,8 @@ def ours(case: Case, train: pd.DataFrame, test: pd.DataFrame) -> list[dict]:
         spent += seconds
         rows.append({"method": f"bayestl {name}", **judge(fits[name], case, test), "seconds": seconds})
     began = time.perf_counter()
-    stack = btl.stack(fits, target=case.target)
+    by = None if paired else "row" if case.group is None else train[case.group]
+    stack = btl.stack(fits, target=case.target, by=by)
     spent += time.perf_counter() - began
     return [*rows, {"method": "bayestl fit_best", **judge(stack, case, test), "seconds": spent}]
 
@@ -78,13 +80,12 @@ def others(case: Case, train: pd.DataFrame, test: pd.DataFrame, paired: bool, se
 
 
 def run(name: str, size: int, paired: bool, seed: int, part: str) -> list[dict]:
-    """Fit to one split: our models and most rivals, or those that are kept apart since they take as long as all others."""
+    """Fit to one split our models, or one part of the rivals."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     case = CASES[name]
     train, test = case.split(size, paired, seed)
-    rows = ours(case, train, test) if part == "most" else []
-    rows += others(case, train, test, paired, seed, part)
+    rows = ours(case, train, test, paired) if part == "ours" else others(case, train, test, paired, seed, part)
     labels = int(train[case.target].notna().sum())
     keys = {"case": name, "size": size, "paired": paired, "seed": seed, "labels": labels, "tests": len(test)}
     return [keys | row | {"commit": COMMIT} for row in rows]
@@ -92,8 +93,8 @@ def run(name: str, size: int, paired: bool, seed: int, part: str) -> list[dict]:
 
 def main(names: list[str], seeds: int, jobs: int, wanted_parts: Sequence[str] = PARTS) -> pd.DataFrame:
     done = pd.read_csv(FILE) if FILE.exists() else pd.DataFrame(columns=[*KEY, "method"])
-    parts = np.where(done["method"].isin(["SMT MFK", "Emukit AR1"]), "two fidelities", "most")
-    parts = np.where(done["method"].str.startswith("lolo"), "lolo", parts)
+    kinds = {"bayestl": "ours", "lolo,": "lolo", "SMT": "two fidelities", "Emukit": "two fidelities"}
+    parts = [kinds.get(method.split()[0], "rivals") for method in done["method"]]
     ready = set(done[KEY].assign(part=parts).drop_duplicates().itertuples(index=False, name=None))
     wanted = [
         (name, size, paired, seed, part)
