@@ -1,4 +1,4 @@
-"""Fit everything to every split: python -m benchmarks.case_studies.run [case ...] [--seeds 5] [--jobs 2] [--parts ours,rivals]."""
+"""Fit everything to every split: python -m benchmarks.case_studies.run [case ...] [--seeds 5] [--jobs 2] [--parts ours]."""
 
 from __future__ import annotations
 
