@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.case_studies.tables import CASES, Case
+from benchmarks.colour import summary as of_colours
 from benchmarks.report import RESULTS
 
 DOCS = Path(__file__).parents[2] / "docs" / "case-studies"
@@ -51,6 +52,26 @@ print(btl.scores(scored).T.round(3).to_string())
 figure, axes = plt.subplots(1, 2, figsize=(9, 4))
 plots.plot_parity(scored, ax=axes[0], unit=case.unit)
 plots.plot_calibration(scored, ax=axes[1])
+"""
+COLOURS = """
+import bayestl as btl
+from bayestl.datasets import load_gaps_and_colours
+
+table = load_gaps_and_colours()
+inputs = [c for c in table.columns if c.startswith(("mean_", "range_"))]
+held = table[table["colour"].notna()].iloc[::9]
+known = table.assign(colour=table["colour"].where(~table.index.isin(held.index)))
+
+data = btl.TaskData.from_wide(
+    known, inputs=inputs, tasks=["gap", "colour"], errors={{"gap": "gap_error"}},
+    likelihoods={{"gap": btl.Gaussian(btl.Log()), "colour": btl.Categorical(lapse=None)}},
+)  # fmt: skip
+print(data.summary()[["rows", "likelihood", "shared with gap"]].to_string(), "\\n")
+
+posterior = btl.fit(btl.MultiTask(kernel=btl.Matern52() + btl.Identity()), data, seed=0)
+told = posterior.predict(held, task="colour")
+shown = told["probability"].to_pandas().round(2).set_axis(held.index)
+print(shown.assign(recorded=held["colour"], gap=held["gap"].round(2)).to_string())
 """
 SCORES = ["rmse", "mae", "nlpd", "coverage", "seconds"]
 OURS = "bayestl "
@@ -125,18 +146,58 @@ def example(name: str, case: Case, file: Path) -> list[str]:
 
     model = "btl.MultiTask()" if case.group else "btl.Difference({case.target: case.sources})"
     code = EXAMPLE.format(name=name, size=case.sizes[0] if case.sizes else 0, model=model).strip()
-    printed, space = io.StringIO(), {}
-    with contextlib.redirect_stdout(printed):
-        exec(code, space)
+    shown, space = executed(code)
     space["figure"].tight_layout()
     space["figure"].savefig(file, dpi=100)
     plt.close(space["figure"])
-    lines = [line.rstrip() for line in printed.getvalue().strip().splitlines()]
-    wrapped = [part for line in lines for part in (textwrap.wrap(line, 128, subsequent_indent="    ") or [""])]
-    shown = lines if max(map(len, lines)) <= 128 else wrapped
     split = f"the first {case.group} left out" if case.group else f"{case.sizes[0]} labels, the first split"
     head = f"## Executed: {split}, paired"
     return [head, "", "```python", code, "```", "", "```text", *shown, "```", "", f"![]({file.name})", ""]
+
+
+def executed(code: str) -> tuple[list[str], dict]:
+    """What some code prints, its long lines wrapped, and what it leaves behind."""
+    printed, space = io.StringIO(), {}
+    with contextlib.redirect_stdout(printed):
+        exec(code, space)
+    lines = [line.rstrip() for line in printed.getvalue().strip().splitlines()]
+    wrapped = [part for line in lines for part in (textwrap.wrap(line, 128, subsequent_indent="    ") or [""])]
+    return (lines if max(map(len, lines)) <= 128 else wrapped), space
+
+
+def colours(examples: bool) -> None:
+    """The page of the colours beside gaps, which are classes and have a benchmark of their own."""
+    import matplotlib.pyplot as plt
+
+    results = pd.read_csv(RESULTS / "colour.csv", keep_default_na=False)
+    for name in ("log_loss", "brier", "hit"):
+        results[name] = results[name].astype(float)
+    found, page = of_colours(results), DOCS / "colours-beside-gaps.md"
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharex=True)
+    for ax, setting in zip(axes, ("known", "not known"), strict=True):
+        loss = found.xs(setting)["log loss"].sort_values(ascending=False)
+        ours = [not name.startswith(("forest", "class")) for name in loss.index]
+        ax.barh(loss.index, loss, color=np.where(ours, "tab:blue", "0.7"))
+        ax.set(xlabel="log loss", title=f"gap of the test compounds {setting}", xlim=(1.4, None))
+    figure.tight_layout()
+    figure.savefig(DOCS / "colours-beside-gaps.png", dpi=100)
+    plt.close(figure)
+    written = page.read_text().split("<!-- results -->")[0] if page.exists() else "# Colours beside band gaps\n\n"
+    if examples:
+        code = COLOURS.format().strip()
+        lines = "\n".join(executed(code)[0])
+        made = f"## Executed: every ninth colour held out\n\n```python\n{code}\n```\n\n```text\n{lines}\n```"
+        written = f"{written.split('<!-- example -->')[0].rstrip()}\n\n<!-- example -->\n\n{made}"
+    rows = [
+        "| gap of the test compounds | method | log loss | Brier | accuracy | calibration error | seconds |",
+        "|---" * 7 + "|",
+    ]
+    rows += [
+        f"| {gap} | {method} | " + " | ".join(f"{v:.3f}" for v in line[:-1]) + f" | {line.iloc[-1]:.1f} |"
+        for (gap, method), line in found.iterrows()
+    ]
+    picture = "![Log loss of every method, ours in blue](colours-beside-gaps.png)"
+    page.write_text(f"{written.rstrip()}\n\n<!-- results -->\n\n{picture}\n\n" + "\n".join(rows) + "\n")
 
 
 def main(examples: bool) -> None:
@@ -177,4 +238,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--examples", action="store_true")
     matplotlib.use("Agg")
-    main(parser.parse_args().examples)
+    asked = parser.parse_args()
+    main(asked.examples)
+    colours(asked.examples)
