@@ -198,7 +198,7 @@ def baybe(problem: Problem, seed: int, budget: float) -> pd.DataFrame:
     given = {
         "known": table[_start(data, problem.initial, problem.target, seed)].to_dict("records"),
         "table": table[table["task"] == problem.target].to_dict("records"),
-        "target": problem.target, "most": min(int(budget), 60),
+        "target": problem.target, "most": min(int(budget), 40),
     }  # fmt: skip
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(given, file)
@@ -237,6 +237,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--rival", type=int, default=20, help="seeds of BoTorch")
     parser.add_argument("--out", default="campaigns")
+    parser.add_argument("--strategies", help="only these, of `replay` or botorch and baybe, with commas between")
     parser.add_argument("--score", help="of `suggest`, instead of its default")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -249,7 +250,7 @@ def main() -> None:
         for seed in range(asked.first, asked.first + asked.seeds):
             rivals = ("botorch",) if seed < asked.rival and name in ("branin", "hartmann") else ()
             rivals = ("baybe",) if seed < asked.rival and name == "arylation, a tenth known" else rivals
-            for strategy in (*problem.strategies, *rivals):
+            for strategy in asked.strategies.split(",") if asked.strategies else (*problem.strategies, *rivals):
                 began = time.perf_counter()
                 if strategy in ("botorch", "baybe"):
                     run = (botorch if strategy == "botorch" else baybe)(problem, seed, budget)
