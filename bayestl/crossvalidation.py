@@ -150,6 +150,11 @@ def _groups(posterior: Posterior, by: str | Sequence[Any] | pd.Series | None) ->
     elif isinstance(by, pd.Series):
         if not by.index.is_unique:
             raise DataError("The index of `by` repeats labels of rows. Give each row of the table one.")
+        if len(by) == len(data) and set(by.index) != set(data.rows):
+            raise DataError(
+                f"`by` has as many labels as there are observations ({len(data)}), and another index than the rows of the table. "
+                "Give an array for a label of each observation, or a Series indexed by the rows that the data hold."
+            )
         if missing := list(dict.fromkeys(row for row in data.rows if row not in by.index)):
             raise DataError(
                 f"`by` has no label for rows {listed(missing)}. Index it as the table that the data were made from."

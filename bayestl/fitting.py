@@ -123,7 +123,7 @@ def fit(
         model, data, scaling, cost, here, method, seed, draws, warmup, progress, notes
     )
     if exact:
-        _finish(notes)
+        _finish(notes, record)
         return Posterior(model, data, scaling, theta, record, components, sites if size <= LEARN else None)
     if draws is None:
         components = min(components, max(4, (MORE_WORK if data.counts.min() <= SCARCE else WORK) // size))
@@ -155,7 +155,7 @@ def fit(
             f"allow. Give more, fit(..., pairs={2 * len(held.output)}), or fewer inputs.",
             stacklevel=2,
         )
-    _finish(notes)
+    _finish(notes, record)
     kept = data if data.parts is None else dataclasses.replace(data, parts=None)
     return Posterior(model, kept, scaling, theta, record, components, None, inducing, len(data))
 
@@ -174,7 +174,7 @@ def _learn(
     theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress, notes)
     record = dataclasses.replace(record, learned=np.flatnonzero(chosen))
     kept = {name: theta[name] for name in problem.parameters()}
-    if notes is not None:
+    if notes is not None and not record.interrupted:
         notes.write_theta(kept, record, components)
     return kept, record, components, sites
 
@@ -184,8 +184,9 @@ def _learned(notes: checkpoints.Checkpoint | None) -> tuple[Theta, FitRecord, in
     return None if found is None else (*found, None)
 
 
-def _finish(notes: checkpoints.Checkpoint | None) -> None:
-    if notes is not None:
+def _finish(notes: checkpoints.Checkpoint | None, record: FitRecord) -> None:
+    """Remove the notes of what is done; what was interrupted goes on from them."""
+    if notes is not None and not record.interrupted:
         notes.remove()
 
 
@@ -244,14 +245,18 @@ def _on_cluster(
     """
     # What all parts share (theta, factors: megabytes) is sent to every worker once, so that it outlives any of them.
     shared = client.scatter(function, broadcast=True)
-    parts = [client.submit(_apply, shared, source, pure=False) for source in sources]
+    first = parts = [client.submit(_apply, shared, source, pure=False) for source in sources]
     bar.reset(total=len(parts))
     for part in parts:
         part.add_done_callback(lambda _: bar.update())
     while len(parts) > 1:
         paired = [client.submit(add, a, b, pure=False) for a, b in zip(parts[::2], parts[1::2], strict=False)]
         parts = paired + parts[len(paired) * 2 :]
-    return client.gather(parts[0])  # type: ignore[no-any-return]
+    try:
+        return client.gather(parts[0])  # type: ignore[no-any-return]
+    except BaseException:
+        client.cancel(first)
+        raise
 
 
 def _apply(function: Callable[[Problem], tuple[Any, ...]], source: Source) -> tuple[Any, ...]:

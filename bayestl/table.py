@@ -826,7 +826,7 @@ def _read_input(column: pd.Series, name: str, forced: bool, unit: str | None) ->
             warnings.warn(
                 f"Input {name!r} is text that reads as numbers, {listed(present, 3)}, and is taken as categories. If numbers "
                 f"were meant, convert it with pandas.to_numeric; if not, say so with categorical=[{name!r}].",
-                stacklevel=4,
+                stacklevel=5,
             )
         levels = sorted(present, key=lambda level: (str(type(level)), level))
     return Input(name, tuple(levels), unit)

@@ -13,18 +13,22 @@ import pandas as pd
 INPUTS = ["base", "ligand", "solvent", "concentration"]
 
 
-def search(known: pd.DataFrame, table: pd.DataFrame, target: str, most: int) -> list[float]:
+def search(known: pd.DataFrame, table: pd.DataFrame, target: str, most: int, seed: int) -> list[float]:
     """Yields of the target in the order in which BayBE asked for them, to the best one."""
     from baybe import Campaign
     from baybe.objectives import SingleTargetObjective
     from baybe.parameters import CategoricalParameter, NumericalDiscreteParameter, TaskParameter
     from baybe.searchspace import SearchSpace
     from baybe.targets import NumericalTarget
+    from baybe.utils.random import set_random_seed
 
+    set_random_seed(seed)
     parameters = [CategoricalParameter(name, sorted(table[name].unique()), encoding="OHE") for name in INPUTS[:3]]
     parameters.append(NumericalDiscreteParameter("concentration", sorted(table["concentration"].unique())))
     parameters.append(TaskParameter("task", sorted(known["task"].unique()), active_values=[target]))
-    campaign = Campaign(SearchSpace.from_product(parameters), SingleTargetObjective(NumericalTarget("yield")))
+    objective = SingleTargetObjective(NumericalTarget("yield"))
+    space = SearchSpace.from_product(parameters)
+    campaign = Campaign(space, objective, allow_recommending_already_measured=False)
     campaign.add_measurements(known)
     found: list[float] = []
     while len(found) < most and (not found or max(found) < table["yield"].max()):
@@ -39,6 +43,5 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     with open(sys.argv[1]) as file:
         given = json.load(file)
-    print(
-        json.dumps(search(pd.DataFrame(given["known"]), pd.DataFrame(given["table"]), given["target"], given["most"]))
-    )
+    tables = pd.DataFrame(given["known"]), pd.DataFrame(given["table"])
+    print(json.dumps(search(*tables, given["target"], given["most"], given["seed"])))

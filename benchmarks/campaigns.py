@@ -72,14 +72,14 @@ def cofs() -> Problem:
     return Problem(data, model, "gcmc", costs, {"henry": 10, "gcmc": 10}, 10_000.0, options={"refit_every": 5})
 
 
-def arylation(known: Any = "all") -> Problem:
+def arylation(known: Any = "all", budget: float = 200.0) -> Problem:
     inputs = ["base", "ligand", "solvent", "concentration"]
     table = datasets.load_direct_arylation().pivot_table("yield", inputs, "temperature")
     table.columns = [f"at_{name}" for name in table.columns]
     data = btl.TaskData.from_wide(table.reset_index(), inputs=inputs, tasks=list(table.columns))
     initial = {"at_90": known, "at_105": known, "at_120": 2}
     strategies = ("bayestl", "single-task", "random")  # nothing but the target is measured: bayestl is target-only
-    return Problem(data, btl.MultiTask(), "at_120", {"at_120": 1.0}, initial, 200.0, strategies, {"refit_every": 5})
+    return Problem(data, btl.MultiTask(), "at_120", {"at_120": 1.0}, initial, budget, strategies, {"refit_every": 5})
 
 
 def borlido() -> Problem:
@@ -120,7 +120,7 @@ def analytic(dim: int, points: int, budget: float) -> Problem:
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "cofs": cofs,
     "arylation": arylation,
-    "arylation, a tenth known": lambda: arylation(58),
+    "arylation, a tenth known": lambda: arylation(58, 40.0),
     "borlido": borlido,
     "branin": lambda: analytic(2, 512, 40.0),
     "hartmann": lambda: analytic(6, 1024, 60.0),
@@ -198,7 +198,7 @@ def baybe(problem: Problem, seed: int, budget: float) -> pd.DataFrame:
     given = {
         "known": table[_start(data, problem.initial, problem.target, seed)].to_dict("records"),
         "table": table[table["task"] == problem.target].to_dict("records"),
-        "target": problem.target, "most": min(int(budget), 40),
+        "target": problem.target, "most": int(budget), "seed": seed,
     }  # fmt: skip
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(given, file)
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--only", default=";".join(PROBLEMS))
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--rival", type=int, default=20, help="seeds of BoTorch")
+    parser.add_argument("--rival", type=int, default=20, help="seeds of BoTorch and BayBE")
     parser.add_argument("--out", default="campaigns")
     parser.add_argument("--strategies", help="only these, of `replay` or botorch and baybe, with commas between")
     parser.add_argument("--score", help="of `suggest`, instead of its default")

@@ -23,6 +23,7 @@ from bayestl.condense import add_gram, choose_pairs, condense, learning_rows, sh
 from bayestl.gaussian.conditional import Conditioned, Updated
 from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.inducing import Sums, Weights, log_evidence
+from bayestl.inference.infer import _best_mode
 from bayestl.models.problem import Problem
 from bayestl.regression import Regression, low_rank_draws
 from bayestl.stream import Want, loaders_of, reservoir
@@ -677,14 +678,24 @@ def test_a_chain_of_nuts_resumes_to_the_same_draws(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
     def stop(self, chain):
+        original(self, chain)
         if len(chain["u"]) == 5:
             raise KeyboardInterrupt
 
+    def wrong_mode(*args, **options):
+        mode = _best_mode(*args, **options)
+        return mode._replace(v=mode.v + 1)
+
     monkeypatch.setattr(Checkpoint, "write_chain", stop)
-    with pytest.warns(UserWarning, match="5 draws of the 12"):
+    with pytest.warns(UserWarning, match="5 draws of the 12, and the same call goes on"):
         short = btl.fit(btl.SingleTask(), data, checkpoint=notes, **options)
     assert short.record.interrupted
     torch.testing.assert_close(short.theta["noise"], whole.theta["noise"][:5], rtol=0, atol=0)
+    monkeypatch.setattr(Checkpoint, "write_chain", original)
+    monkeypatch.setattr("bayestl.inference.infer._best_mode", wrong_mode)  # that of the notes counts
+    again = btl.fit(btl.SingleTask(), data, checkpoint=notes, **options)
+    torch.testing.assert_close(again.theta["noise"], whole.theta["noise"], rtol=0, atol=0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_notes_of_another_fit_or_damaged_ones_are_refused(tmp_path):

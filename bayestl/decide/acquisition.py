@@ -20,7 +20,7 @@ from bayestl.likelihoods.base import normal_nodes
 
 TINY = 1e-300
 FAR = -100.0  # standard deviations from which an asymptotic series is the more accurate
-NODES = 20
+NODES = 32
 
 
 def log_improvement(z: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

@@ -165,7 +165,7 @@ def infer(
             + (
                 "stands on an unfinished variational run."
                 if trace
-                else f"stands on {len(v)} draws of the {draws or 1000}."
+                else f"stands on {len(v)} draws of the {draws or 1000}{'' if notes is None else ', and the same call goes on'}."
                 if len(v) > 1
                 else "is only the mode: its intervals are too narrow."
             ),

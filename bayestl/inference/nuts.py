@@ -40,7 +40,8 @@ def sample(
     """Draw from the posterior; returns the draws of v, the number of divergent transitions, and whether it was interrupted.
 
     In ``v = m + L u`` the posterior is near to standard normal, so the adaptation has little to do. What it found is kept for
-    blocks of draws, each with a seed of its own, so that a chain that stopped after any block goes on to the same answer.
+    blocks of draws, each with a seed of its own, so that a chain that stopped after any block goes on to the same answer: the
+    notes hold the basis too, which another machine would find a little different.
 
     Raises
     ------
@@ -48,11 +49,11 @@ def sample(
         When interrupted before there is a block of draws.
     """
 
-    def blocks(u: Tensor, basis: Tensor, count: int, seed: int, **adapt: Any) -> tuple[Tensor, NUTS, int]:
+    def block(u: Tensor, centre: Tensor, basis: Tensor, count: int, seed: int, **adapt: Any) -> tuple[Tensor, NUTS, int]:
         class Potential(torch.autograd.Function):
             @staticmethod
             def forward(ctx: object, u: Tensor) -> Tensor:
-                value, slope = coordinates.gradient((mode.v + basis @ u).unsqueeze(0))
+                value, slope = coordinates.gradient((centre + basis @ u).unsqueeze(0))
                 ctx.save_for_backward(-(basis.mT @ slope[0]))  # type: ignore[attr-defined]
                 return -value[0]
 
@@ -77,26 +78,28 @@ def sample(
         return chain.get_samples()["u"], kernel, len(bad)
 
     chain = None if notes is None else notes.read_chain()
+    for _ in range(0 if chain is None else warmup + 1 + len(chain["u"])):
+        tick()
     with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pyro's own notes on deprecated calls it makes itself
         if chain is None:
             start = torch.zeros(coordinates.dim, dtype=torch.float64)
-            u, kernel, _ = blocks(start, mode.basis, 1, seed, warmup=warmup)
+            u, kernel, _ = block(start, mode.v, mode.basis, 1, seed, warmup=warmup)
             (variance,) = kernel.inverse_mass_matrix.values()
-            scale = variance.sqrt().numpy()
+            scale = variance.sqrt()
             chain = {
-                "scale": scale, "step": np.array(kernel.step_size), "start": u[0].numpy() / scale,
-                "u": np.empty((0, coordinates.dim)), "divergences": np.array(0),
+                "centre": mode.v.numpy(), "basis": (mode.basis * scale).numpy(), "step": np.array(kernel.step_size),
+                "start": (u[0] / scale).numpy(), "u": np.empty((0, coordinates.dim)), "divergences": np.array(0),
             }  # fmt: skip
             if notes is not None:
                 notes.write_chain(chain)
-        basis = mode.basis * torch.from_numpy(chain["scale"])
+        centre, basis = (torch.from_numpy(chain[name].copy()) for name in ("centre", "basis"))
         fixed = {"step_size": float(chain["step"]), "adapt_step_size": False, "adapt_mass_matrix": False}
         interrupted = False
         try:
             while (done := len(chain["u"])) < draws:
                 last = torch.from_numpy(chain["u"][-1] if done else chain["start"]).clone()
-                u, _, bad = blocks(last, basis, min(BLOCK, draws - done), seed + 1 + done, **fixed)
+                u, _, bad = block(last, centre, basis, min(BLOCK, draws - done), seed + 1 + done, **fixed)
                 chain = chain | {
                     "u": np.concatenate([chain["u"], u.numpy()]), "divergences": chain["divergences"] + bad,
                 }  # fmt: skip
@@ -106,4 +109,4 @@ def sample(
             if not len(chain["u"]):
                 raise
             interrupted = True
-    return mode.v + torch.from_numpy(chain["u"]) @ basis.mT, int(chain["divergences"]), interrupted
+    return centre + torch.from_numpy(chain["u"]) @ basis.mT, int(chain["divergences"]), interrupted

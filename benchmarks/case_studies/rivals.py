@@ -135,7 +135,9 @@ def lolo_forests(
     from lolopy.learners import RandomForestRegressor as Lolo
 
     labelled = np.isfinite(y)
+    began = time.perf_counter()
     s, s_new = everywhere(x, s, x_new, s_new, seed)
+    filling = time.perf_counter() - began
     best = int(np.argmin([np.std(y[labelled] - s[labelled, j]) for j in range(s.shape[1])]))
     both, both_new = np.column_stack([x, s]), np.column_stack([x_new, s_new])
     for name, inputs, values, new, shift in (
@@ -145,22 +147,23 @@ def lolo_forests(
     ):
         began = time.perf_counter()
         forest = Lolo(num_trees=300, uncertainty_calibration=True)
-        forest.fit(inputs[labelled], values[labelled], random_seed=seed)
+        forest.fit(inputs[labelled], values[labelled], random_seed=seed + 1)  # 0 means none
         mean, std = forest.predict(new, return_std=True)
         # A single value seen by all trees has no spread at all.
         std = np.maximum(std, 0.05 * values[labelled].std())
-        yield name, Normal(mean + shift, std), time.perf_counter() - began
+        used = 0.0 if name == "lolo, target only" else filling
+        yield name, Normal(mean + shift, std), used + time.perf_counter() - began
 
 
 def gaussian_processes(
-    x: Array, s: Array, y: Array, x_new: Array, offset: float | None
+    x: Array, s: Array, y: Array, x_new: Array, offset: float | None, kept: NDArray[np.bool_]
 ) -> Iterator[tuple[str, Normal, float]]:
     """BoTorch alone and multi-task (its kernel of tasks cannot be negative), and on small tables with one that can; as `rivals`.
 
     A fit to more than 800 rows takes minutes: then it sees what `two_fidelities` do.
     """
     if np.isfinite(s).sum() + np.isfinite(y).sum() > MANY:
-        s = nearest(s, y, FEWER)
+        s = nearest(s, y, kept, FEWER)
     inputs, values, x_new, location, scale = in_unit_cube(x, s, y, x_new, offset)
     target = s.shape[1]
     own = inputs[:, -1] == target
@@ -175,33 +178,37 @@ def gaussian_processes(
 
 
 def two_fidelities(
-    x: Array, s: Array, y: Array, x_new: Array, offset: float | None
+    x: Array, s: Array, y: Array, x_new: Array, offset: float | None, kept: NDArray[np.bool_], seed: int
 ) -> Iterator[tuple[str, Normal, float]]:
     """SMT's and Emukit's models of two fidelities, from the nearest source; as `rivals`.
 
-    At most 600 rows, those of the source beyond drawn at random.
+    At most 600 rows besides those that must be kept: the source beyond is drawn at random.
     """
-    inputs, values, x_new, location, scale = in_unit_cube(x, nearest(s, y, FEWER), y, x_new, offset)
+    inputs, values, x_new, location, scale = in_unit_cube(x, nearest(s, y, kept, FEWER), y, x_new, offset)
     task = inputs[:, -1].astype(int)
     data: Any = SimpleNamespace(
         x=inputs[:, :-1], values=values * scale[task] + location[task], task_index=task, tasks=("source", "target")
     )
     for name, method in (("SMT MFK", smt_mfk), ("Emukit AR1", emukit_ar1)):
+        np.random.seed(seed)  # noqa: NPY002 - their restarts draw from it
         p = method(data, x_new, np.ones(len(x_new), dtype=int))
         yield name, Normal(p.mean, p.noisy_std, offset), p.seconds
 
 
-def nearest(s: Array, y: Array, most: int) -> Array:
-    """Only the source nearest to the target where both are known, with at most so many rows less those of the target."""
+def nearest(s: Array, y: Array, kept: NDArray[np.bool_], most: int) -> Array:
+    """Only the source nearest to the target where both are known; what is beyond `most` rows with the target's is left out.
+
+    What the source says of the rows to be predicted, `kept`, stays.
+    """
     labelled = np.isfinite(y)
     off = [
         np.nanstd((y - s[:, j])[labelled]) if np.isfinite(s[labelled, j]).sum() > 2 else np.inf
         for j in range(s.shape[1])
     ]
     s = s[:, [int(np.argmin(off))]].copy()
-    known = np.flatnonzero(np.isfinite(s[:, 0]))
-    extra = max(0, len(known) - max(most - int(labelled.sum()), 100))
-    s[np.random.default_rng(0).permutation(known)[:extra], 0] = np.nan
+    known = np.isfinite(s[:, 0])
+    extra = max(0, int(known.sum()) - max(most - int(labelled.sum()), 100))
+    s[np.random.default_rng(0).permutation(np.flatnonzero(known & ~kept))[:extra], 0] = np.nan
     return s
 
 

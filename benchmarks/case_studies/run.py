@@ -70,12 +70,13 @@ def others(case: Case, train: pd.DataFrame, test: pd.DataFrame, paired: bool, se
     if not paired:
         known = np.full_like(known, np.nan)
     new, y = x.loc[test.index].to_numpy(), test[case.target].to_numpy(float)
+    kept = train.index.isin(test.index)
     if part == "two fidelities":
-        found = list(two_fidelities(*at, new, case.offset))
+        found = list(two_fidelities(*at, new, case.offset, kept, seed))
     elif part == "lolo":
         found = list(lolo_forests(*at, new, known, seed))
     else:
-        found = [*rivals(*at, new, known, case.offset, seed), *gaussian_processes(*at, new, case.offset)]
+        found = [*rivals(*at, new, known, case.offset, seed), *gaussian_processes(*at, new, case.offset, kept)]
     return [{"method": name, **normal.scores(y), "seconds": seconds} for name, normal, seconds in found]
 
 
