@@ -293,9 +293,9 @@ def prior_draws(problem: Problem, count: int, seed: int) -> Theta:
     """Draws of theta from the prior."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        with pyro.poutine.block():
-            each = [problem.prior() for _ in range(count)]
-    return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+        with pyro.poutine.block(), pyro.plate("draws", count):
+            theta = problem.prior()
+    return {name: value.expand(count, *value.shape[1:]) for name, value in theta.items()}
 
 
 def _rows_of_task(problem: Problem, task: int) -> torch.Tensor:

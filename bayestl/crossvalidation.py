@@ -19,7 +19,8 @@ from bayestl.psis import smoothed
 from bayestl.regression import Regression
 
 ENOUGH = 32  # draws of theta from which importance weights can be smoothed
-WORK = 4e10  # operations that the factorisations may take
+# Operations that the factorisations may take: up to 256 draws where they are cheap, and just enough where they are dear.
+CHEAP, WORK = 4e9, 4e10
 
 
 def leave_out(
@@ -78,8 +79,9 @@ def _regression(posterior: Posterior) -> Regression:
     """The functions under as many draws of theta as are cheap."""
     if posterior.inducing is not None:
         return posterior._regression
-    size = len(posterior._problem.points.output)
-    draws = min(posterior.draws, 256, max(posterior.components, int(WORK / max(size, 1) ** 3)))
+    each = max(len(posterior._problem.points.output), 1) ** 3
+    enough = ENOUGH if ENOUGH * each <= WORK else 0
+    draws = min(posterior.draws, 256, max(posterior.components, int(CHEAP / each), enough))
     chosen = slice(0, draws)  # of a quasi-random sequence; of a chain, draws far apart
     if posterior.record.method == "nuts":
         chosen = slice(None, None, max(1, posterior.draws // draws))

@@ -49,7 +49,9 @@ def sample(
         When interrupted before there is a block of draws.
     """
 
-    def block(u: Tensor, centre: Tensor, basis: Tensor, count: int, seed: int, **adapt: Any) -> tuple[Tensor, NUTS, int]:
+    def block(
+        u: Tensor, centre: Tensor, basis: Tensor, count: int, seed: int, **adapt: Any
+    ) -> tuple[Tensor, NUTS, int]:
         class Potential(torch.autograd.Function):
             @staticmethod
             def forward(ctx: object, u: Tensor) -> Tensor:
