@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayestl.crossvalidation import covered, leave_out, standard_error
+from bayestl.crossvalidation import Groups, covered, leave_out, standard_error
 from bayestl.errors import DataError
 from bayestl.fitting import fit
 from bayestl.likelihoods.predictive import SCORES, judged, mixed
@@ -31,9 +31,7 @@ CLEAR = 4.0  # nats
 # -- comparing --------------------------------------------------------------------------------------------------------
 
 
-def compare(
-    posteriors: Mapping[str, Posterior], target: str, by: str | Sequence[Any] | pd.Series | None = None
-) -> pd.DataFrame:
+def compare(posteriors: Mapping[str, Posterior], target: str, by: Groups = None) -> pd.DataFrame:
     """Compare models by how well they predict the target's observations when these are left out: see `leave_out`.
 
     Parameters
@@ -103,9 +101,7 @@ def plausibility(log_density: NDArray[np.float64], draws: int = 2000) -> NDArray
     return (weights / weights.sum(1, keepdims=True)).mean(0)
 
 
-def _scored(
-    posteriors: Mapping[str, Posterior], target: str, by: str | Sequence[Any] | pd.Series | None
-) -> dict[str, xr.Dataset]:
+def _scored(posteriors: Mapping[str, Posterior], target: str, by: Groups) -> dict[str, xr.Dataset]:
     if not posteriors:
         raise ValueError("Give at least one posterior to compare.")
     scored, first = {}, None
@@ -233,7 +229,7 @@ class Stack:
                 yield chosen, [law for law, _ in found], found[0][1]
 
 
-def stack(posteriors: Mapping[str, Posterior], target: str, by: str | Sequence[Any] | pd.Series | None = None) -> Stack:
+def stack(posteriors: Mapping[str, Posterior], target: str, by: Groups = None) -> Stack:
     """Mix posteriors with the weights that predict the target's left-out observations best: see `stacking_weights`.
 
     Examples
@@ -267,7 +263,7 @@ def fit_best(
     target: str,
     *,
     models: Mapping[str, Model] | None = None,
-    by: str | Sequence[Any] | pd.Series | None = None,
+    by: Groups = None,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -335,7 +331,7 @@ def transfer_report(
     target: str,
     *,
     model: Model | None = None,
-    by: str | Sequence[Any] | pd.Series | None = None,
+    by: Groups = None,
     seed: int = 0,
     progress: bool = True,
 ) -> TransferReport:

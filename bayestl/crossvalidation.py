@@ -18,14 +18,13 @@ from bayestl.posterior import Posterior, labelled_scores
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
 
+Groups = str | Sequence[Any] | pd.Series | None  # what is left out together: see `leave_out`
 ENOUGH = 32  # draws of theta from which importance weights can be smoothed
 # Operations that the factorisations may take: up to 256 draws where they are cheap, and just enough where they are dear.
 CHEAP, WORK = 4e9, 4e10
 
 
-def leave_out(
-    posterior: Posterior, by: str | Sequence[Any] | pd.Series | None = None, *, task: str | None = None
-) -> xr.Dataset:
+def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = None) -> xr.Dataset:
     """Judge every observation by what all other rows say of it, without refitting.
 
     The functions are conditioned on the other rows exactly (on a condensed table as exactly as its inducing pairs allow),
@@ -134,7 +133,7 @@ def _weights(
     return log_weight.exp(), k
 
 
-def _groups(posterior: Posterior, by: str | Sequence[Any] | pd.Series | None) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def _groups(posterior: Posterior, by: Groups) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Number and label of the group of each observation."""
     data = posterior.data
     if by is None:

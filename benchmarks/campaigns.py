@@ -1,12 +1,12 @@
 """Cost of finding the best, or of learning, in campaigns simulated on finished tables.
 
-python -m benchmarks.campaigns [--seeds 20] [--first 0] [--only "cofs;branin"] [--scale 1.0] [--rival 20]
+python -m benchmarks.campaigns [--seeds 20] [--first 0] [--only cofs,branin] [--scale 1.0] [--rival 20]
 
 * cofs: of 605 covalent organic frameworks (Gantzler et al. 2023) the one with the highest Xe/Kr selectivity by GCMC, with Henry
   coefficients as the cheap source; costs are the recorded minutes of each run. Begins with both of ten.
 * arylation: the highest yield of a direct arylation at 120 C (Shields et al. 2021), all 576 yields at 90 and at 105 C known;
   begins with two at 120 C, each measurement costs 1.
-* arylation, a tenth known: the same from 58 yields at either lower temperature, beside BayBE's transfer learning, which took
+* arylation_tenth: the same from 58 yields at either lower temperature, beside BayBE's transfer learning, which took
   more than 400 s for a suggestion from all of them.
 * borlido: measured band gaps of 472 solids from their formula (Borlido et al. 2019): root mean squared error on those not yet
   measured, against cost, with PBE gaps at a hundredth of the cost. Begins with five of each.
@@ -120,7 +120,7 @@ def analytic(dim: int, points: int, budget: float) -> Problem:
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "cofs": cofs,
     "arylation": arylation,
-    "arylation, a tenth known": lambda: arylation(58, 40.0),
+    "arylation_tenth": lambda: arylation(58, 40.0),
     "borlido": borlido,
     "branin": lambda: analytic(2, 512, 40.0),
     "hartmann": lambda: analytic(6, 1024, 60.0),
@@ -233,7 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--only", default=";".join(PROBLEMS))
+    parser.add_argument("--only", default=",".join(PROBLEMS))
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--rival", type=int, default=20, help="seeds of BoTorch and BayBE")
     parser.add_argument("--out", default="campaigns")
@@ -242,14 +242,14 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     rows: list[dict] = []
-    for name in asked.only.split(";"):
+    for name in asked.only.split(","):
         problem = PROBLEMS[name]()
         if asked.score:
             problem.options["score"] = asked.score
         budget = asked.scale * problem.budget
         for seed in range(asked.first, asked.first + asked.seeds):
             rivals = ("botorch",) if seed < asked.rival and name in ("branin", "hartmann") else ()
-            rivals = ("baybe",) if seed < asked.rival and name == "arylation, a tenth known" else rivals
+            rivals = ("baybe",) if seed < asked.rival and name == "arylation_tenth" else rivals
             for strategy in asked.strategies.split(",") if asked.strategies else (*problem.strategies, *rivals):
                 began = time.perf_counter()
                 if strategy in ("botorch", "baybe"):

@@ -63,8 +63,8 @@ held = table[table["colour"].notna()].iloc[::9]
 known = table.assign(colour=table["colour"].where(~table.index.isin(held.index)))
 
 data = btl.TaskData.from_wide(
-    known, inputs=inputs, tasks=["gap", "colour"], errors={{"gap": "gap_error"}},
-    likelihoods={{"gap": btl.Gaussian(btl.Log()), "colour": btl.Categorical(lapse=None)}},
+    known, inputs=inputs, tasks=["gap", "colour"], errors={"gap": "gap_error"},
+    likelihoods={"gap": btl.Gaussian(btl.Log()), "colour": btl.Categorical(lapse=None)},
 )  # fmt: skip
 print(data.summary()[["rows", "likelihood", "shared with gap"]].to_string(), "\\n")
 
@@ -150,7 +150,7 @@ def picture(found: pd.DataFrame, unit: str, file: Path) -> None:
     plt.close(figure)
 
 
-def example(name: str, case: Case, file: Path) -> list[str]:
+def example(name: str, case: Case, file: Path) -> str:
     """Run the code of a page; it, what it printed, and the picture it drew."""
     import matplotlib.pyplot as plt
 
@@ -161,8 +161,22 @@ def example(name: str, case: Case, file: Path) -> list[str]:
     space["figure"].savefig(file, dpi=100)
     plt.close(space["figure"])
     split = f"the first {case.group} left out" if case.group else f"{case.sizes[0]} labels, the first split"
-    head = f"## Executed: {split}, paired"
-    return [head, "", "```python", code, "```", "", "```text", *shown, "```", "", f"![]({file.name})", ""]
+    return block(f"{split}, paired", code, shown) + f"\n\n![]({file.name})"
+
+
+def block(title: str, code: str, printed: list[str]) -> str:
+    """Code, and what it printed."""
+    lines = "\n".join(printed)
+    return f"## Executed: {title}\n\n```python\n{code}\n```\n\n```text\n{lines}\n```"
+
+
+def write_page(page: Path, title: str, example: str, results: str) -> None:
+    """Write what comes from results, and an example if there is a new one, below what was written by hand."""
+    text = page.read_text() if page.exists() else f"# {title}\n"
+    text = text.split("<!-- results -->")[0]
+    if example:
+        text = f"{text.split('<!-- example -->')[0].rstrip()}\n\n<!-- example -->\n\n{example}\n"
+    page.write_text(f"{text.rstrip()}\n\n<!-- results -->\n\n{results}")
 
 
 def executed(code: str) -> tuple[list[str], dict]:
@@ -192,12 +206,9 @@ def colours(examples: bool) -> None:
     figure.tight_layout()
     figure.savefig(DOCS / "colours-beside-gaps.png", dpi=100)
     plt.close(figure)
-    written = page.read_text().split("<!-- results -->")[0] if page.exists() else "# Colours beside band gaps\n\n"
+    made = ""
     if examples:
-        code = COLOURS.format().strip()
-        lines = "\n".join(executed(code)[0])
-        made = f"## Executed: every ninth colour held out\n\n```python\n{code}\n```\n\n```text\n{lines}\n```"
-        written = f"{written.split('<!-- example -->')[0].rstrip()}\n\n<!-- example -->\n\n{made}"
+        made = block("every ninth colour held out", COLOURS.strip(), executed(COLOURS)[0])
     rows = [
         "| gap of the test compounds | method | log loss | Brier | accuracy | calibration error | seconds |",
         "|---" * 7 + "|",
@@ -207,7 +218,7 @@ def colours(examples: bool) -> None:
         for (gap, method), line in found.iterrows()
     ]
     picture = "![Log loss of every method, ours in blue](colours-beside-gaps.png)"
-    page.write_text(f"{written.rstrip()}\n\n<!-- results -->\n\n{picture}\n\n" + "\n".join(rows) + "\n")
+    write_page(page, "Colours beside band gaps", made, "\n".join([picture, "", *rows, ""]))
 
 
 def main(examples: bool) -> None:
@@ -230,18 +241,10 @@ def main(examples: bool) -> None:
             kind = f"all rows of {seeds} {case.group}s" if case.group else f"median of {seeds} splits"
             text += [f"### {setting[0].upper()}{setting[1:]} ({kind})", "", verdict(part), "", markdown(part), ""]
         page = DOCS / f"{slug}.md"
-        written = page.read_text().split("<!-- results -->")[0] if page.exists() else f"# {name}\n\n"
-        if examples:
-            made = "\n".join(example(name, case, DOCS / f"{slug}-example.png"))
-            written = f"{written.split('<!-- example -->')[0].rstrip()}\n\n<!-- example -->\n\n{made}"
-        page.write_text(f"{written.rstrip()}\n\n<!-- results -->\n\n" + "\n".join(text))
-    head = (
-        (DOCS / "README.md").read_text().split("<!-- results -->")[0]
-        if (DOCS / "README.md").exists()
-        else "# Case studies\n\n"
-    )
-    lines = ["| case | setting | splits | best of bayestl against the best rival |", "|---|---|---|---|", *index]
-    (DOCS / "README.md").write_text(f"{head.rstrip()}\n\n<!-- results -->\n\n" + "\n".join(lines) + "\n")
+        made = example(name, case, DOCS / f"{slug}-example.png") if examples else ""
+        write_page(page, name, made, "\n".join(text))
+    lines = ["| case | setting | splits | best of bayestl against the best rival |", "|---|---|---|---|", *index, ""]
+    write_page(DOCS / "README.md", "Case studies", "", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -108,8 +108,7 @@ def rivals(
     s, s_new = (
         everywhere(x, s, x_new, s_new, seed) if not np.isfinite(s).all() or not np.isfinite(s_new).all() else (s, s_new)
     )
-    # Of several sources the one that is nearest to the target where both are known.
-    best = int(np.argmin([np.std(y[labelled] - s[labelled, j]) for j in range(s.shape[1])]))
+    best = nearest(s, y)
     off = y - s[:, best]
     flat = np.full(len(x_new), off[labelled].std(ddof=1))
     yield "constant shift", Normal(s_new[:, best] + off[labelled].mean(), flat), lap()
@@ -138,7 +137,7 @@ def lolo_forests(
     began = time.perf_counter()
     s, s_new = everywhere(x, s, x_new, s_new, seed)
     filling = time.perf_counter() - began
-    best = int(np.argmin([np.std(y[labelled] - s[labelled, j]) for j in range(s.shape[1])]))
+    best = nearest(s, y)
     both, both_new = np.column_stack([x, s]), np.column_stack([x_new, s_new])
     for name, inputs, values, new, shift in (
         ("lolo, target only", x, y, x_new, 0.0),
@@ -163,7 +162,7 @@ def gaussian_processes(
     A fit to more than 800 rows takes minutes: then it sees what `two_fidelities` do.
     """
     if np.isfinite(s).sum() + np.isfinite(y).sum() > MANY:
-        s = nearest(s, y, kept, FEWER)
+        s = thinned(s, y, kept, FEWER)
     inputs, values, x_new, location, scale = in_unit_cube(x, s, y, x_new, offset)
     target = s.shape[1]
     own = inputs[:, -1] == target
@@ -184,7 +183,7 @@ def two_fidelities(
 
     At most 600 rows besides those that must be kept: the source beyond is drawn at random.
     """
-    inputs, values, x_new, location, scale = in_unit_cube(x, nearest(s, y, kept, FEWER), y, x_new, offset)
+    inputs, values, x_new, location, scale = in_unit_cube(x, thinned(s, y, kept, FEWER), y, x_new, offset)
     task = inputs[:, -1].astype(int)
     data: Any = SimpleNamespace(
         x=inputs[:, :-1], values=values * scale[task] + location[task], task_index=task, tasks=("source", "target")
@@ -195,19 +194,23 @@ def two_fidelities(
         yield name, Normal(p.mean, p.noisy_std, offset), p.seconds
 
 
-def nearest(s: Array, y: Array, kept: NDArray[np.bool_], most: int) -> Array:
-    """Only the source nearest to the target where both are known; what is beyond `most` rows with the target's is left out.
+def nearest(s: Array, y: Array) -> int:
+    """Of several sources the one that is nearest to the target where both are known."""
+    off = (y[:, None] - s)[np.isfinite(y)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a source that is known nowhere
+        spread = np.where(np.isfinite(off).sum(0) > 2, np.nanstd(off, axis=0), np.inf)
+    return int(spread.argmin())
+
+
+def thinned(s: Array, y: Array, kept: NDArray[np.bool_], most: int) -> Array:
+    """Only the nearest source; what is beyond `most` rows with the target's is left out.
 
     What the source says of the rows to be predicted, `kept`, stays.
     """
-    labelled = np.isfinite(y)
-    off = [
-        np.nanstd((y - s[:, j])[labelled]) if np.isfinite(s[labelled, j]).sum() > 2 else np.inf
-        for j in range(s.shape[1])
-    ]
-    s = s[:, [int(np.argmin(off))]].copy()
+    s = s[:, [nearest(s, y)]].copy()
     known = np.isfinite(s[:, 0])
-    extra = max(0, int(known.sum()) - max(most - int(labelled.sum()), 100))
+    extra = max(0, int(known.sum()) - max(most - int(np.isfinite(y).sum()), 100))
     s[np.random.default_rng(0).permutation(np.flatnonzero(known & ~kept))[:extra], 0] = np.nan
     return s
 
