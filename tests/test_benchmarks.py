@@ -13,7 +13,7 @@ from bayestl.datasets import load_bulk_moduli, load_gaps_and_colours
 pytest.importorskip("benchmarks.case_studies.run", reason="installed without the benchmarks")
 from benchmarks.case_studies import pages, run
 from benchmarks.case_studies.derived import judge
-from benchmarks.case_studies.rivals import Forest, Normal, rivals
+from benchmarks.case_studies.rivals import Forest, Normal, nearest, rivals, thinned
 from benchmarks.case_studies.tables import Case
 from benchmarks.matbench import told_by_neighbours
 
@@ -76,6 +76,34 @@ def test_models_of_two_fidelities_as_rivals():
 def test_forests_of_lolo_as_rivals():
     rows = run.others(CASE, *CASE.split(20, True, seed=0), True, 0, "lolo")
     assert {r["method"] for r in rows} == {"lolo, target only", "lolo, difference", "lolo, stacked"}
+
+
+def test_what_the_nearest_source_says_of_the_rows_to_be_predicted_stays():
+    rng = np.random.default_rng(0)
+    y = np.where(np.arange(300) < 40, rng.normal(size=300), np.nan)
+    s = np.column_stack([rng.normal(size=300), np.nan_to_num(y) + 0.1 * rng.normal(size=300), np.full(300, np.nan)])
+    kept = np.arange(300) >= 200
+    assert nearest(s, y) == 1
+    left = thinned(s, y, kept, 160)
+    assert left.shape == (300, 1)
+    np.testing.assert_array_equal(left[kept, 0], s[kept, 1])
+    assert np.isfinite(left).sum() == 120  # 160 less the 40 of the target
+
+
+def test_medians_are_over_the_splits_that_all_parts_saw():
+    parts = {
+        "bayestl fit_best": (0, 1),
+        "BoTorch MultiTaskGP": (0, 1, 2),
+        "lolo, difference": (0, 1, 2),
+        "SMT MFK": (0,),
+    }
+    rows = [
+        {"case": "c", "size": 30, "paired": True, "seed": seed, "method": method}
+        for method, seeds in parts.items()
+        for seed in seeds
+    ]
+    kept = pages.complete(pd.DataFrame(rows))
+    assert set(zip(kept["method"], kept["seed"], strict=True)) == {(m, i) for m in list(parts)[:3] for i in (0, 1)}
 
 
 def test_rows_over_groups_are_scored_together():
