@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
 import scipy.stats
 import torch
@@ -14,6 +15,8 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 import bayestl as btl
 from bayestl import storage
+from bayestl.archive import prior_draws
+from bayestl.models.problem import Problem
 from bayestl.scaling import Pairs, Scaling
 
 from .conftest import MODELS, grid, table
@@ -517,3 +520,20 @@ def test_dense_grids_of_nearly_noise_free_data_can_be_sampled():
     data = btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y", error="e")
     draws = btl.fit(btl.SingleTask(), data).sample({"x": np.linspace(0, 1, 400)}, draws=100)
     np.testing.assert_allclose(draws.mean("draw")[:, 0], np.sin(5 * np.linspace(0, 1, 400)), atol=0.02)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_draws_from_the_prior_in_one_batch_are_those_made_one_by_one(name):
+    data, model = table(), MODELS[name]
+    problem = Problem.of(model, data, model.scaling(data))
+    together = prior_draws(problem, 2000, 0)
+    with pyro.poutine.block(), torch.random.fork_rng():
+        torch.manual_seed(1)
+        each = [problem.prior() for _ in range(300)]
+    assert set(together) == set(each[0])
+    for site, values in together.items():
+        apart = torch.stack([one[site] for one in each])
+        assert values.shape == (2000, *apart.shape[1:])
+        for a, b in zip(values.reshape(2000, -1).T, apart.reshape(300, -1).T, strict=True):
+            assert scipy.stats.ks_2samp(a, b).pvalue > 1e-6, site
+            assert len(a.unique()) in (1, 2000)  # no two draws share a value; a loading may be zero by construction
