@@ -377,7 +377,7 @@ class Posterior:
         chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
         return dataclasses.replace(
             self,
-            theta={name: value[chosen] for name, value in self.theta.items()},
+            theta={name: value[-len(ratios) :][chosen] for name, value in self.theta.items()},
             components=len(chosen),
             record=self.record.of_other_draws(),
         )

@@ -4,9 +4,12 @@ python -m benchmarks.matbench [--paired] [--folds 01234]        (reads the sets 
 
 Four computed sources: gaps of the Materials Project, of AFLOW and, with two functionals, of JARVIS. What each says of a
 composition enters as inputs beside the descriptors: its lowest gap, the median over polymorphs, and whether it is zero. *Paired*
-takes these values where a source holds the composition; elsewhere, and everywhere when *unpaired*, a Gaussian process tells
-them from the 256 most similar compositions of the source (its kernel and theta are those of a `SingleTask` fit to 1,000 rows).
-Unpaired, every composition of the measured table is first removed from every source.
+takes these values where a source holds the composition; elsewhere, and everywhere when *unpaired*, a forest trained on the
+source tells them, and a Gaussian process from the 256 most similar compositions of the source (its kernel and theta are those of
+a `SingleTask` fit to 1,000 rows). Unpaired, every composition of the measured table is first removed from every source.
+
+What forests trained on the measured rows say enters as inputs too: if a compound is a metal, and how large its gap is. For a
+row of the training set these are the forests that did not see it, of ten that each left a tenth of the rows out (cross-fitting).
 
 Whether a compound is a metal is a `Bernoulli` task of all rows, the size of the gap of the non-metals a `StudentT` task on a
 square-root scale; both are conditioned on exactly. The prediction is the median of the mixture of the two. That a composition is
@@ -22,6 +25,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold
 
@@ -32,6 +36,8 @@ from bayestl.features import parse_formula
 from benchmarks.report import write
 
 NEAREST = 256
+TREES = {"n_estimators": 200, "max_features": 0.3, "min_samples_leaf": 2, "n_jobs": -1}
+FOREST = ["forest metal: log odds", "forest gap: of a non-metal", "forest gap: of any"]
 LEVELS = np.linspace(0.01, 0.99, 99)
 
 
@@ -60,6 +66,22 @@ def sources() -> dict[str, pd.DataFrame]:
         )
         out[name] = table.groupby("key").agg(formula=("formula", "first"), low=("gap", "min"), mid=("gap", "median"))
     return out
+
+
+def described(formulas: pd.Series) -> np.ndarray:
+    """What the forests see of compositions."""
+    each = [
+        features(formulas.tolist()).to_numpy(np.float32) for features in (btl.Compositions(), btl.ElementFractions())
+    ]
+    return np.column_stack(each)
+
+
+def told_by_forest(source: pd.DataFrame, new: pd.DataFrame) -> np.ndarray:
+    """Root of the lowest and of the median gap plus 1 eV, share of zeros, and spread among the trees, (m, 4)."""
+    y = np.column_stack([np.sqrt(source["low"] + 1), np.sqrt(source["mid"] + 1), source["low"] == 0])
+    forest = ExtraTreesRegressor(**{**TREES, "n_estimators": 100}, random_state=0).fit(described(source["formula"]), y)
+    each = np.stack([tree.predict(described(new["formula"])) for tree in forest.estimators_])
+    return np.column_stack([each.mean(0), each[..., 0].std(0)])
 
 
 def told_by_neighbours(source: pd.DataFrame, new: pd.DataFrame, seed: int = 1) -> np.ndarray:
@@ -105,23 +127,54 @@ def table_of(paired: bool) -> pd.DataFrame:
     measured["key"] = keys(measured["formula"])
     table = measured[["formula", "gap_experiment"]].copy()
     for name, source in sources().items():
-        told = told_by_neighbours(source if paired else source[~source.index.isin(measured["key"])], measured)
-        columns = {"low": told[:, 0], "median": told[:, 0].copy(), "zero": told[:, 1], "std": told[:, 2]}
+        known = source if paired else source[~source.index.isin(measured["key"])]
+        forest, near = told_by_forest(known, measured), told_by_neighbours(known, measured)
+        columns = dict(zip(("low", "median", "zero", "std"), forest.T, strict=True))
+        columns |= dict(zip(("near", "near zero", "near std"), near.T, strict=True))
         if paired:
             own = source.reindex(pd.Index(measured["key"], tupleize_cols=False))
-            known = own["low"].notna().to_numpy()
-            for column, value in (("low", np.sqrt(own["low"] + 1)), ("median", np.sqrt(own["mid"] + 1)),
-                                  ("zero", own["low"] == 0), ("std", 0 * own["low"])):  # fmt: skip
-                columns[column][known] = value.to_numpy(float)[known]
+            held = own["low"].notna().to_numpy()
+            low, median, zero = np.sqrt(own["low"] + 1), np.sqrt(own["mid"] + 1), own["low"] == 0
+            for column, value in zip(columns, (low, median, zero, 0 * low, low, zero, 0 * low), strict=True):
+                columns[column][held] = value.to_numpy(float)[held]
         else:
-            del columns["median"]
+            del columns["median"]  # it says the same
         table = table.assign(**{f"{name}: {column}": value for column, value in columns.items()})
         print(f"{name}: {len(source):,} compositions", flush=True)
     return table
 
 
+def told_by_measured(train: pd.DataFrame, new: pd.DataFrame, seed: int) -> np.ndarray:
+    """Log odds of a metal, root of the gap of a non-metal, root of the gap, (m, 3)."""
+
+    def seen(table: pd.DataFrame) -> np.ndarray:
+        sources = [c for c in table if c not in ("formula", "gap_experiment")]
+        return np.column_stack([described(table["formula"]), table[sources].to_numpy(np.float32)])
+
+    x, at, y = seen(train), seen(new), train["gap_experiment"].to_numpy()
+    metal = ExtraTreesClassifier(**TREES, random_state=seed).fit(x, y == 0).predict_proba(at)[:, 1]
+    size, root = (
+        ExtraTreesRegressor(**TREES, random_state=seed).fit(x[some], np.sqrt(y[some])).predict(at)
+        for some in (y > 0, y >= 0)
+    )
+    return np.column_stack([np.log((metal + 0.01) / (1.01 - metal)), size, root])
+
+
+def with_forests(train: pd.DataFrame, test: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables with what forests say that did not see their rows."""
+    said = np.empty((len(train), 3))
+    for part, (rest, left_out) in enumerate(KFold(10, shuffle=True, random_state=1).split(train)):
+        said[left_out] = told_by_measured(train.iloc[rest], train.iloc[left_out], part)
+    ours, theirs = (
+        pd.DataFrame(z, columns=FOREST, index=t.index)
+        for z, t in ((said, train), (told_by_measured(train, test, 0), test))
+    )
+    return pd.concat([train, ours], axis=1), pd.concat([test, theirs], axis=1)
+
+
 def one_fold(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
     began = time.perf_counter()
+    train, test = with_forests(train, test)
     inputs = [c for c in train if c not in ("gap_experiment", "metal")]
     features = {"formula": btl.Compositions()}
     train = train.assign(metal=train["gap_experiment"] == 0)

@@ -5,13 +5,14 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.stats
 import torch
 
 import bayestl as btl
 from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.infer import infer
 from bayestl.inference.mode import climb, curvature
-from bayestl.inference.variational import Gaussian, Schedule, normal_points, refine
+from bayestl.inference.variational import Gaussian, Schedule, normal_points, orthogonal_normals, refine
 from bayestl.models.problem import Problem
 from bayestl.psis import pareto_k
 
@@ -118,6 +119,26 @@ def test_quasi_random_normals_have_the_moments_of_normals():
     torch.testing.assert_close(z.mean(0), torch.zeros(5).double(), atol=0.01, rtol=0)
     torch.testing.assert_close(z.T.cov(), torch.eye(5).double(), atol=0.03, rtol=0)
     assert normal_points(64, 3, 1).shape == (64, 3)
+
+
+def test_orthogonal_normals_are_normal_and_few_of_them_have_its_moments():
+    many = torch.cat([orthogonal_normals(5, 3, seed) for seed in range(2000)])
+    for column in many.T:
+        assert scipy.stats.kstest(column[::5].numpy(), "norm").pvalue > 1e-3  # independent: one of each five
+    assert scipy.stats.kstest(many[::5].square().sum(-1).numpy(), "chi2", (3,)).pvalue > 1e-3
+    z = orthogonal_normals(2 * 17, 17, seed=0)
+    assert z.mean(0).abs().max() < 1e-12
+    along = torch.linalg.eigvalsh(z.T @ z / len(z))  # the squares of the lengths: no direction is left out
+    assert along.min() > 0.3
+    assert along.mean().item() == pytest.approx(1.0, abs=0.05)
+    weight = torch.linspace(-1, 1, 17).double() / 8
+
+    def error(points, count):  # of the mean of exp(w.z), which is exp(w.w/2)
+        found = torch.stack([(points(count, 17, seed) @ weight).exp().mean() for seed in range(200)])
+        return (found - (weight @ weight / 2).exp()).square().mean().sqrt()
+
+    assert error(orthogonal_normals, 4) < 0.7 * error(normal_points, 4)
+    assert [len(orthogonal_normals(count, 2, 0)) for count in (1, 2, 3, 9)] == [1, 2, 3, 9]
 
 
 def test_k_hat_is_low_for_a_good_guide_and_high_for_a_bad_one():

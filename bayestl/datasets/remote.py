@@ -91,7 +91,7 @@ def _download(name: str, file: str, source: Source) -> Path:
             f"{file} of {name} {problem}; nothing was kept. Expected: sha256 {source.sha256} from {origin}. "
             f"What happened: {str(error).rstrip('.')}. Try again later, or download the file by any other means to "
             f"<folder>/{name}/{file} and name that folder in the environment variable BAYESTL_DATA."
-        ) from error
+        ) from None
     return Path(path)
 
 

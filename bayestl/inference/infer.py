@@ -18,7 +18,7 @@ from bayestl.inference import nuts
 from bayestl.inference.collapsed import Collapsed
 from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.mode import Mode, climb, curvature
-from bayestl.inference.variational import Gaussian, Schedule, normal_points, refine
+from bayestl.inference.variational import Gaussian, Schedule, normal_points, orthogonal_normals, refine
 from bayestl.models.problem import STEPS, Problem
 from bayestl.priors import Theta
 from bayestl.psis import pareto_k
@@ -44,7 +44,7 @@ class FitRecord:
     interrupted : whether the fit was stopped by the user before its end
     sites_converged : whether the sites of observations that are not normal settled at the mode
     learned_from : observations that theta was learned from
-    log_ratios : log importance ratios, up to a constant, of the first draws of a variational posterior
+    log_ratios : log importance ratios, up to a constant, of the last draws of a variational posterior
     log_prior : log prior density of every draw, in coordinates in which the prior is a standard normal
     learned : positions among the data of the observations that theta was learned from
     """
@@ -87,7 +87,7 @@ def schedule(rows: int, parameters: int, sites: bool = False, scarcest: int = 10
     Few rows leave theta uncertain and its posterior skewed, and are cheap; with many it is nearly Gaussian and dear. Observations
     by `sites` cost twice as much. A task that is scarce beside rich ones leaves its own parameters uncertain: more components.
     """
-    few = 32 if scarcest <= 80 else 8
+    few = 32 if scarcest <= 80 else 8 if sites or rows < 400 else 4
     if rows <= 80:
         return Schedule(steps=60, particles=16, full=parameters <= 30), 64
     if rows <= 250:
@@ -148,7 +148,7 @@ def infer(
                 if method == "variational":
                     bar.set_description("fit: variational")
                     q, trace, interrupted = refine(coordinates, mode, plan, generator, lambda: _tick(bar))
-                    v, ratios = _draw(coordinates, q, draws or 256, rows, seed)
+                    v, ratios = _draw(coordinates, q, draws or components, 0 if draws else 256 - components, rows, seed)
                     k = pareto_k(torch.from_numpy(ratios))
                 else:
                     bar.set_description("fit: nuts")
@@ -215,11 +215,12 @@ def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Te
 
 
 def _draw(
-    coordinates: Coordinates, q: Gaussian, draws: int, rows: int, seed: int
+    coordinates: Coordinates, q: Gaussian, predicting: int, more: int, rows: int, seed: int
 ) -> tuple[torch.Tensor, NDArray[np.float64]]:
-    """Draws from q, and the log importance ratios of as many of them as are cheap."""
-    white = normal_points(draws, coordinates.dim, seed)
-    judged = white[: 256 if rows <= 80 else 48 if rows <= 250 else 32]
+    """Draws from q, those that predict first, and the log importance ratios of as many of the last as are cheap."""
+    dim = coordinates.dim
+    white = torch.cat([orthogonal_normals(predicting, dim, seed), normal_points(more, dim, seed)])
+    judged = white[-(256 if rows <= 80 else 48 if rows <= 250 else 32) :]
     return q.push(white), (coordinates.density(q.push(judged)) - q.log_density_of(judged)).numpy()
 
 
