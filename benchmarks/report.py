@@ -21,11 +21,15 @@ COMMIT = subprocess.run(  # of the code that is imported, not of whatever is che
 ).stdout.strip()
 
 
-def write(name: str, rows: list[dict]) -> pd.DataFrame:
-    """Write rows to results/NAME.csv, with the commit they were measured at."""
-    table = pd.DataFrame(rows).assign(commit=COMMIT)
+def write(name: str, rows: list[dict], key: list[str] | None = None) -> pd.DataFrame:
+    """Write rows to results/NAME.csv, with the commit they were measured at; with a key, rows of other keys stay there."""
+    table, path = pd.DataFrame(rows).assign(commit=COMMIT), RESULTS / f"{name}.csv"
     RESULTS.mkdir(exist_ok=True)
-    table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.5g")
+    if key and path.exists():
+        before = pd.read_csv(path)
+        again = pd.MultiIndex.from_frame(before[key]).isin(pd.MultiIndex.from_frame(table[key]))
+        table = pd.concat([before[~again], table], ignore_index=True).sort_values(key, ignore_index=True)
+    table.to_csv(path, index=False, float_format="%.5g")
     return table
 
 
