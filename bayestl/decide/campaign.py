@@ -316,17 +316,16 @@ class Campaign:
         -------
         pandas.DataFrame
             ``time``, ``event`` (asked, told, failed), ``id``, ``row``, ``task``, the inputs, ``value``, ``error``, ``reason`` of
-            a failure, ``cost``, ``spent`` so far, and ``best`` value of the target so far, which of a goal without a best is NaN.
-            Constraints are not looked at.
+            a failure, ``cost``, ``spent`` so far, and ``best`` value of the target so far, not counting those at whose inputs a
+            constraint is known not to hold; NaN where there is none, or the goal has no best.
         """
         return self._ledger.history()
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the best value of the target so far against what was spent, into the axes given or new ones."""
-        settings, data = self._ledger.settings, self._ledger.data
-        task = data.tasks[data.index_of(settings["target"])]
-        start = data.values[data.task_index == data.index_of(task.name)]
-        return plot_history(self.history(), task.name, task.unit or "", self._ledger.better(start), start, ax)
+        task = self._ledger.data.tasks[self._ledger.data.index_of(self._ledger.settings["target"])]
+        history = self.history()
+        return plot_history(history, task.name, task.unit or "", self._ledger.bests(history), ax)
 
     def __repr__(self) -> str:
         ledger = self._ledger

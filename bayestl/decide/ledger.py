@@ -235,20 +235,36 @@ class Ledger:
         frame = pd.DataFrame(lines, columns=columns).astype({"id": "Int64"})
         frame["time"] = pd.to_datetime(frame["time"], utc=True)
         frame["spent"] = frame["cost"].astype(float).where(frame["event"] != "asked", 0.0).cumsum()
-        target = self.data.task_index == self.data.index_of(self.settings["target"])
-        start = self.data.values[target]
-        own = ((frame["event"] == "told") & (frame["task"] == self.settings["target"])).to_numpy()
-        told = np.full(len(frame), np.nan)
-        if not np.isnan(self.better(start[:1])).any():
-            told[own] = frame["value"][own].to_numpy(dtype=float)
-        values = np.concatenate([start, told])
-        gain = self.better(values)
-        best = np.full(len(frame), np.nan)
-        if not np.isnan(gain).all():
-            run = np.maximum.accumulate(np.where(np.isnan(gain), -np.inf, gain))
-            first = np.where(np.r_[True, run[1:] > run[:-1]], np.arange(len(run)), 0)
-            best = values[np.maximum.accumulate(first)][len(start) :]
-        return frame.assign(best=best)
+        return frame.assign(best=self.bests(frame)[1:])
+
+    def bests(self, history: pd.DataFrame) -> NDArray[np.float64]:
+        """Best value of the target before the first line of a history and after each; NaN where goal or data have none.
+
+        A value counts from its own line until a constraint is known not to hold at its inputs.
+        """
+        more = self.observations(self.measured)
+        task, values, mark = (
+            np.concatenate([own, new])
+            for own, new in (
+                (self.data.task_index, more.task_index), (self.data.values, more.values),
+                (_marks(self.data.x), _marks(more.x)),
+            )
+        )  # fmt: skip
+        lines = len(history) + 1
+        since = np.concatenate([np.zeros(len(self.data.values), int), np.flatnonzero(history["event"] == "told") + 1])
+        until = np.full(len(mark), lines)
+        for t, wanted in _constraints(self.data, self.constraints):
+            low, high = wanted if isinstance(wanted, tuple) else (wanted, wanted)
+            for i in np.flatnonzero((task == t) & ~((low <= values) & (values <= high)))[::-1]:
+                until[mark == mark[i]] = np.minimum(until[mark == mark[i]], since[i])
+        own = task == self.data.index_of(self.settings["target"])
+        values, since, until = values[own], since[own], until[own]
+        gain, best = self.better(values), np.full(lines, np.nan)
+        for line in range(lines):
+            counts = (since <= line) & (line < until) & ~np.isnan(gain)
+            if counts.any():
+                best[line] = values[np.where(counts, gain, -np.inf).argmax()]
+        return best
 
 
 def _shown(own: Event) -> dict[str, Any]:

@@ -14,15 +14,14 @@ DARK, LIGHT, ACCENT = "#334", "#99b", "#c52"
 COLOURS = {"bayestl": ACCENT, "target-only": "#27a", "single-task": DARK, "random": LIGHT}
 
 
-def plot_history(history: pd.DataFrame, target: str, unit: str, gain: np.ndarray, start: np.ndarray, ax: Any) -> Any:
-    """Results of the target, and the best so far, against what was spent; `start` (n) are those known before."""
-    if np.isnan(gain).all():
+def plot_history(history: pd.DataFrame, target: str, unit: str, bests: np.ndarray, ax: Any) -> Any:
+    """Results of the target, and the best before the first line and after each, against what was spent."""
+    if np.isnan(bests).all():
         raise DataError(f"The goal of this campaign has no best value of {target!r} to draw. See `history()`.")
     ax = axes(ax)
-    first = start[np.nanargmax(gain)]
     done = history[history["event"] != "asked"]
-    ax.axhline(first, color=LIGHT, linewidth=1, linestyle="--")
-    ax.step([0.0, *done["spent"]], [first, *done["best"]], where="post", color=DARK)
+    ax.axhline(bests[0], color=LIGHT, linewidth=1, linestyle="--")
+    ax.step([0.0, *done["spent"]], [bests[0], *done["best"]], where="post", color=DARK)
     own = done[(done["task"] == target) & (done["event"] == "told")]
     ax.plot(own["spent"], own["value"].astype(float), "o", color=ACCENT, markersize=4)
     ax.set(xlabel="spent", ylabel=f"best {target}" + (f" ({unit})" if unit else ""))
