@@ -26,7 +26,7 @@ def write(name: str, rows: list[dict], key: list[str] | None = None) -> pd.DataF
     table, path = pd.DataFrame(rows).assign(commit=COMMIT), RESULTS / f"{name}.csv"
     RESULTS.mkdir(exist_ok=True)
     if key and path.exists():
-        before = pd.read_csv(path)
+        before = pd.read_csv(path, dtype={"commit": str})
         again = pd.MultiIndex.from_frame(before[key]).isin(pd.MultiIndex.from_frame(table[key]))
         table = pd.concat([before[~again], table], ignore_index=True).sort_values(key, ignore_index=True)
     table.to_csv(path, index=False, float_format="%.5g")

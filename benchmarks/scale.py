@@ -169,7 +169,7 @@ if __name__ == "__main__":
     parser.add_argument("--sizes", default="1000,3000,10000,30000,100000,300000,1000000")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rival", type=int, default=100_000, help="rows of the comparison with SVGP; 0 for none")
-    parser.add_argument("--rates", default="0.003,0.01,0.03", help="learning rates tried in five epochs each")
+    parser.add_argument("--rates", default="0.01,0.03,0.1", help="learning rates tried in five epochs each")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--predictions", type=int, default=1_000_000)
     parser.add_argument("--one", nargs=2, metavar=("N", "MODEL"), help=argparse.SUPPRESS)
