@@ -68,7 +68,7 @@ def fit(
     model : `SingleTask`, `MultiTask`, `Difference` or `LatentTask`
     data : the observations
     seed : the same seed gives the same answer; no global random state is read or left changed
-    draws : of theta, all of which then predict; by default 256, of which the first 64 (few rows) to 4 (a million)
+    draws : of theta, all of which then predict; by default 256, of which the first 64 (few rows) to 4 (hundreds)
         predict, and 1000 with NUTS
     warmup : steps of NUTS's adaptation
     pairs : number of inducing pairs; by default up to 512, and none where rows are conditioned on exactly; 0 conditions exactly

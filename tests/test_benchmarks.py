@@ -11,11 +11,12 @@ import bayestl as btl
 from bayestl.datasets import load_bulk_moduli, load_gaps_and_colours
 
 pytest.importorskip("benchmarks.case_studies.run", reason="installed without the benchmarks")
+from benchmarks import matbench
 from benchmarks.case_studies import pages, run
 from benchmarks.case_studies.derived import judge
 from benchmarks.case_studies.rivals import Forest, Normal, nearest, rivals, thinned
 from benchmarks.case_studies.tables import Case
-from benchmarks.matbench import told_by_neighbours
+from benchmarks.matbench import told_by_forest, told_by_neighbours, with_forests
 
 pytestmark = pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
 CASE = Case(
@@ -140,14 +141,28 @@ def test_a_forest_knows_its_errors():
     assert 0.8 < np.mean(((mean - y[200:]) / std) ** 2) < 1.3
 
 
-def test_neighbours_tell_what_is_known():
+@pytest.mark.parametrize("told_by", [told_by_forest, told_by_neighbours])
+def test_sources_tell_what_is_known(told_by):
     table = load_gaps_and_colours().reset_index()[["formula", "gap"]].dropna()
     source = table.rename(columns={"gap": "low"}).assign(mid=table["gap"])
-    told = told_by_neighbours(source.iloc[:250], source.iloc[250:300])
+    told = told_by(source.iloc[:250], source.iloc[250:300])
     z = np.sqrt(source["low"].to_numpy()[250:300] + 1)
     assert np.sqrt(np.mean((told[:, 0] - z) ** 2)) < 0.8 * z.std()
     assert np.isfinite(told).all()
-    assert (told[:, 2] > 0).all()
+    assert (told[:, -1] > 0).all()
+
+
+def test_forests_do_not_see_the_rows_that_they_describe(monkeypatch):
+    monkeypatch.setitem(matbench.TREES, "n_estimators", 10)
+    table = load_gaps_and_colours().reset_index()[["formula"]].drop_duplicates().iloc[:120]
+    rng = np.random.default_rng(0)  # nothing to be learned, so that only a forest that saw a row can tell its value
+    table = table.assign(gap_experiment=np.where(rng.random(len(table)) < 0.5, 0.0, rng.random(len(table)) + 1))
+    train, test = with_forests(table.iloc[:100], table.iloc[100:])
+    for part in (train, test):
+        own = part["gap_experiment"] == 0
+        assert abs(np.corrcoef(part["forest metal: log odds"], own)[0, 1]) < 0.4
+    seen = matbench.told_by_measured(table.iloc[:100], table.iloc[:100], 0)
+    assert np.corrcoef(seen[:, 0], table["gap_experiment"].iloc[:100] == 0)[0, 1] > 0.8
 
 
 def test_differences_are_judged_by_joint_draws():
