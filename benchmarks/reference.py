@@ -128,8 +128,8 @@ if __name__ == "__main__":
     rows, before = [], {}
     if options.again:
         kept = ["n", "seed", "model", "nlpd_hmc", "nlpd_map", "coverage_hmc", "coverage_map", "seconds_hmc"]
-        table = pd.read_csv(RESULTS / "reference.csv")[kept]
-        before = {(row["n"], row["seed"], row["model"]): row for row in table.to_dict("records")}
+        chains = pd.read_csv(RESULTS / "reference.csv")[kept]
+        before = {(row["n"], row["seed"], row["model"]): row for row in chains.to_dict("records")}
     for size in map(int, options.sizes.split(",")):
         for seed in range(options.seeds):
             for model in MODELS:
