@@ -68,8 +68,8 @@ def fit(
     model : `SingleTask`, `MultiTask`, `Difference` or `LatentTask`
     data : the observations
     seed : the same seed gives the same answer; no global random state is read or left changed
-    draws : of theta, all of which then predict; by default 256, of which the first 64 (few rows) to 4 (hundreds)
-        predict, and 1000 with NUTS
+    draws : of theta, all of which then predict; by default 64 (few rows) to 4 (hundreds) that predict and 256 more, and 1000
+        with NUTS
     warmup : steps of NUTS's adaptation
     pairs : number of inducing pairs; by default up to 512, and none where rows are conditioned on exactly; 0 conditions exactly
         however many rows there are, as memory and time allow

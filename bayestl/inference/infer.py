@@ -148,7 +148,7 @@ def infer(
                 if method == "variational":
                     bar.set_description("fit: variational")
                     q, trace, interrupted = refine(coordinates, mode, plan, generator, lambda: _tick(bar))
-                    v, ratios = _draw(coordinates, q, draws or components, 0 if draws else 256 - components, rows, seed)
+                    v, ratios = _draw(coordinates, q, draws or components, 0 if draws else 256, rows, seed)
                     k = pareto_k(torch.from_numpy(ratios))
                 else:
                     bar.set_description("fit: nuts")
@@ -217,10 +217,11 @@ def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Te
 def _draw(
     coordinates: Coordinates, q: Gaussian, predicting: int, more: int, rows: int, seed: int
 ) -> tuple[torch.Tensor, NDArray[np.float64]]:
-    """Draws from q, those that predict first, and the log importance ratios of as many of the last as are cheap."""
+    """Draws from q, those that predict first, and the log importance ratios of as many of the others as are cheap."""
     dim = coordinates.dim
-    white = torch.cat([orthogonal_normals(predicting, dim, seed), normal_points(more, dim, seed)])
-    judged = white[-(256 if rows <= 80 else 48 if rows <= 250 else 32) :]
+    others = normal_points(more, dim, seed).flip(0)  # the beginning of the sequence, which is a good sample, comes last
+    white = torch.cat([orthogonal_normals(predicting, dim, seed), others])
+    judged = white[-min(more or predicting, 256 if rows <= 80 else 48 if rows <= 250 else 32) :]
     return q.push(white), (coordinates.density(q.push(judged)) - q.log_density_of(judged)).numpy()
 
 
