@@ -94,7 +94,7 @@ if __name__ == "__main__":
                     }
                 )
                 print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
-    table = write("censored", rows)
+                table = write("censored", rows)
     print(
         table.groupby(["model", "observed as"], sort=False)
         .mean(numeric_only=True)

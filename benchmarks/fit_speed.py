@@ -2,7 +2,7 @@
 
 python -m benchmarks.fit_speed [--sizes 100,400,1000,2000] [--seeds 2] [--parts ours,rival]
 
-Tables of 1,000 rows or more are measured for one seed. Rows of a part that is left out stay as they were measured before.
+Tables of 1,000 rows or more are measured for one seed. Results of sizes, seeds and parts that are left out stay as they were.
 """
 
 from __future__ import annotations

@@ -255,7 +255,7 @@ class Ledger:
         until = np.full(len(mark), lines)
         for t, wanted in _constraints(self.data, self.constraints):
             low, high = wanted if isinstance(wanted, tuple) else (wanted, wanted)
-            for i in np.flatnonzero((task == t) & ~((low <= values) & (values <= high)))[::-1]:
+            for i in np.flatnonzero((task == t) & ~((low <= values) & (values <= high))):
                 until[mark == mark[i]] = np.minimum(until[mark == mark[i]], since[i])
         own = task == self.data.index_of(self.settings["target"])
         values, since, until = values[own], since[own], until[own]
