@@ -429,6 +429,22 @@ def test_knowledge_gradient_of_a_mixture_is_the_mean_over_its_draws(toy):
     torch.testing.assert_close(gradients, torch.stack(alone[1::2]).mean(0))
 
 
+@pytest.mark.parametrize("mixture", [False, True])
+def test_knowledge_gradient_has_the_gradient_of_its_values(toy, mixture):
+    """Line searches that get stuck are then not the model's doing."""
+    model = as_botorch_model(toy, "dear", mixture=mixture)
+    gradients = qKnowledgeGradient(model, num_fantasies=None, sampler=sampler(4))
+    X = torch.rand(1, 1 + 4, 2, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    (slope,) = torch.autograd.grad(gradients(X).sum(), X)
+    for i in range(5):
+        for j in range(2):
+            step = torch.zeros_like(X)
+            step[0, i, j] = 1e-5
+            with torch.no_grad():
+                rise = (gradients(X + step) - gradients(X - step)).item() / 2e-5
+            assert slope[0, i, j].item() == pytest.approx(rise, rel=1e-5, abs=1e-5 * slope.abs().max().item())
+
+
 def test_discrete_and_mixed_search(own):
     torch.manual_seed(0)
     model = as_botorch_model(own, "c", draws=4)
