@@ -80,7 +80,8 @@ def told_by_forest(source: pd.DataFrame, new: pd.DataFrame) -> np.ndarray:
     """Root of the lowest and of the median gap plus 1 eV, share of zeros, and spread among the trees, (m, 4)."""
     y = np.column_stack([np.sqrt(source["low"] + 1), np.sqrt(source["mid"] + 1), source["low"] == 0])
     forest = ExtraTreesRegressor(**{**TREES, "n_estimators": 100}, random_state=0).fit(described(source["formula"]), y)
-    each = np.stack([tree.predict(described(new["formula"])) for tree in forest.estimators_])
+    at = described(new["formula"])
+    each = np.stack([tree.predict(at) for tree in forest.estimators_])
     return np.column_stack([each.mean(0), each[..., 0].std(0)])
 
 
