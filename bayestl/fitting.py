@@ -17,7 +17,8 @@ from tqdm import tqdm
 from bayestl import checkpoint as checkpoints
 from bayestl.condense import PAIRS, SCARCE, Source, add, choose_pairs, condense, learning_rows, typical
 from bayestl.errors import DataError, FitError
-from bayestl.inference.infer import FitRecord, Method, infer
+from bayestl.inference.infer import STRONG, FitRecord, Method, infer
+from bayestl.kernels import MaternOrRBF
 from bayestl.models.base import Model
 from bayestl.models.problem import Problem
 from bayestl.posterior import Posterior
@@ -27,6 +28,7 @@ from bayestl.table import TaskData
 
 LEARN = 600  # points that theta is learned from
 EXACT = 2500  # points that are conditioned on exactly
+TELLING = 250  # points above which the smoothness of the functions is asked for
 LOOSE = 0.03  # share above which a warning is due
 SMALL, PART = 16_384, 65_536  # rows of a table in memory that are condensed in one go: all of it, or parts of it
 WORK, MORE_WORK = (
@@ -122,6 +124,8 @@ def fit(
     theta, record, components, sites = _learned(notes) or _learn(
         model, data, scaling, cost, here, method, seed, draws, warmup, progress, notes
     )
+    if isinstance(model.kernel, MaternOrRBF) and not np.isnan(record.smoother):
+        model = model.with_kernel(model.kernel.candidates[record.smoother > STRONG])
     if exact:
         _finish(notes, record)
         return Posterior(model, data, scaling, theta, record, components, sites if size <= LEARN else None)
@@ -170,13 +174,21 @@ def _learn(
     chosen = np.ones(len(data), dtype=bool)
     if points > LEARN:
         chosen = learning_rows(data, scaling.inputs(data.x), cost, LEARN, seed)
-    problem = Problem.of(model, data.where(chosen), scaling)
-    theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress, notes)
+    problem, smoother = Problem.of(model, data.where(chosen), scaling), None
+    if isinstance(model.kernel, MaternOrRBF) and _tells_smoothness(problem):
+        smoother = dataclasses.replace(problem, model=model.with_kernel(model.kernel.candidates[1]))
+    theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress, notes, smoother)
     record = dataclasses.replace(record, learned=np.flatnonzero(chosen))
     kept = {name: theta[name] for name in problem.parameters()}
     if notes is not None and not record.interrupted:
         notes.write_theta(kept, record, components)
     return kept, record, components, sites
+
+
+def _tells_smoothness(problem: Problem) -> bool:
+    """Whether the observations are many and plain enough to tell how smooth the functions are."""
+    alone = all(family is None for family in problem.layout.families)
+    return alone and len(problem.points.output) > TELLING and not problem.sites and not problem.moving
 
 
 def _learned(notes: checkpoints.Checkpoint | None) -> tuple[Theta, FitRecord, int, Any] | None:

@@ -61,7 +61,7 @@ class Kernel(ABC):
 def as_kernel(kernel: Kernel | gpytorch.kernels.Kernel | None) -> Kernel:
     """Accept what users may pass as `kernel`: nothing, one of ours, or any GPyTorch kernel."""
     if kernel is None:
-        return Matern52()
+        return MaternOrRBF()
     if isinstance(kernel, gpytorch.kernels.Kernel):
         return GPyTorchKernel(kernel)
     if isinstance(kernel, Kernel):
@@ -177,6 +177,26 @@ class RBF(_Stationary):
     """
 
     profile = distance.RBF
+
+
+@dataclass(frozen=True, init=False)
+class MaternOrRBF(Matern52):
+    """The default: `Matern52`, unless hundreds of measured numbers tell that the functions are smoother; then `fit` takes `RBF`.
+
+    Which it is shows in the evidence: `fit` climbs from the mode of theta under the one to that under the other, and takes the
+    smoother kernel where the posterior density there is 20 times (3 nats) higher. It asks above 250 observations, all of them
+    normal, of up to 15 inputs. With fewer the data can hardly tell, and Matern-5/2 is the safer guess. The posterior's
+    `model.kernel` says what was taken.
+
+    Parameters
+    ----------
+    inputs : the inputs it depends on; all of them by default
+    """
+
+    @property
+    def candidates(self) -> tuple[Kernel, Kernel]:
+        """The rougher kernel and the smoother one."""
+        return Matern52(self.inputs), RBF(self.inputs)
 
 
 @dataclass(frozen=True)

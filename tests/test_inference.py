@@ -2,6 +2,7 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,6 +10,8 @@ import scipy.stats
 import torch
 
 import bayestl as btl
+from bayestl.checkpoint import Checkpoint
+from bayestl.distance import matern52, rbf
 from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.infer import infer
 from bayestl.inference.mode import climb, curvature
@@ -268,3 +271,67 @@ def test_infer_reports_what_it_did(data):
     assert theta["rho"].shape == (256 + components, 2)
     assert components == 64
     assert isinstance(record.pareto_k, float)
+
+
+# -- how smooth the functions are -------------------------------------------------------------------------------------
+
+
+def drawn_from(kernel, n=300, seed=0, inputs=2):
+    """A function drawn from a GP with that kernel (length scale 0.3), seen by two tasks with noise."""
+    rng = np.random.default_rng(seed)
+    x = rng.random((n, inputs))
+    covariance = kernel(torch.from_numpy(x / 0.3), torch.from_numpy(x / 0.3)).numpy()
+    f = np.linalg.cholesky(covariance + 1e-9 * np.eye(n)) @ rng.standard_normal(n)
+    frame = pd.DataFrame(x, columns=[f"x{j}" for j in range(inputs)])
+    frame = frame.assign(task=np.where(np.arange(n) % 2, "a", "b"), y=f + 0.02 * rng.standard_normal(n))
+    return btl.TaskData.from_long(frame, inputs=list(frame.columns[:inputs]), task="task", value="y")
+
+
+@pytest.mark.parametrize("function", [matern52, rbf])
+def test_the_data_tell_how_smooth_they_are(function):
+    data = drawn_from(function)
+    posterior = btl.fit(btl.MultiTask(), data, seed=0, method="map", progress=False)
+    expected = {matern52: btl.Matern52(), rbf: btl.RBF()}[function]
+    assert posterior.model.kernel == expected
+    assert type(posterior.model.kernel) is type(expected)
+    # The reported gain is the ratio of the two densities at their modes, each found by a fit of its own.
+    heights = [
+        btl.fit(btl.MultiTask(kernel=kernel), data, seed=0, method="map", progress=False).record.modes.max()
+        for kernel in (btl.Matern52(), btl.RBF())
+    ]
+    assert posterior.record.smoother == pytest.approx(heights[1] - heights[0], abs=0.05)
+    alone = btl.fit(btl.MultiTask(kernel=expected), data, seed=0, method="map", progress=False)
+    new = pd.DataFrame(data.x[:20], columns=["x0", "x1"])
+    np.testing.assert_allclose(
+        posterior.predict(new)["mean"].to_numpy(), alone.predict(new)["mean"].to_numpy(), atol=2e-3
+    )
+
+
+def test_smoothness_is_left_alone_where_it_was_given_or_cannot_be_told():
+    smooth = drawn_from(rbf)
+    given = btl.fit(btl.MultiTask(kernel=btl.Matern52()), smooth, seed=0, method="map", progress=False)
+    assert type(given.model.kernel) is btl.Matern52
+    assert math.isnan(given.record.smoother)
+    few = btl.fit(btl.MultiTask(), drawn_from(rbf, n=100), seed=0, method="map", progress=False)
+    assert few.model == btl.MultiTask()
+    assert math.isnan(few.record.smoother)
+    many = btl.fit(btl.SingleTask(), drawn_from(rbf, inputs=16), seed=0, method="map", progress=False)
+    assert math.isnan(many.record.smoother)  # a family of descriptors has a kernel of its own
+
+
+def test_the_choice_of_a_kernel_survives_a_file_and_an_interruption(tmp_path):
+    data = drawn_from(rbf)
+    posterior = btl.fit(btl.Difference.chain("a", "b"), data, seed=0, method="map", progress=False)
+    posterior.save(tmp_path / "p.nc")
+    again = btl.load(tmp_path / "p.nc")
+    assert type(again.model.kernel) is btl.RBF
+    assert again.record.smoother == posterior.record.smoother
+    notes = Checkpoint(tmp_path / "notes", btl.Difference.chain("a", "b"), data, ("map", 0, None, 300, None, "cpu"))
+    notes.write_theta(posterior.theta, posterior.record, posterior.components)
+    resumed = btl.fit(
+        btl.Difference.chain("a", "b"), data, seed=0, method="map", progress=False, checkpoint=tmp_path / "notes"
+    )
+    assert type(resumed.model.kernel) is btl.RBF
+    np.testing.assert_array_equal(
+        resumed.predict({"x0": [0.5], "x1": [0.5]})["mean"], posterior.predict({"x0": [0.5], "x1": [0.5]})["mean"]
+    )

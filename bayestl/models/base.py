@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -78,6 +79,12 @@ class Model(ABC):
     def scaling(self, data: TaskData) -> Scaling:
         """Choose the standardisation of the values: per task, unless the model says otherwise."""
         return Scaling.of_inputs(data, task_means(data), task_spreads(data), self.kernel.unscaled)
+
+    def with_kernel(self, kernel: Kernel) -> Model:
+        """Give the same model with another kernel."""
+        other = copy.copy(self)
+        object.__setattr__(other, "kernel", kernel)
+        return other
 
     def check(self, data: TaskData) -> None:  # noqa: B027 - most models can describe any data
         """Refuse data that this model cannot describe, with a `DataError`."""

@@ -25,7 +25,7 @@ class SingleTask(Model):
 
     Parameters
     ----------
-    kernel : `Matern52` by default, or any bayestl or GPyTorch kernel
+    kernel : `MaternOrRBF` by default, or any bayestl or GPyTorch kernel
     """
 
     kernel: Kernel
