@@ -42,6 +42,6 @@ __all__ = [
     "ElementFractions", "Features", "Finding", "FitError", "GPyTorchKernel", "Gaussian", "Hurdle", "Identity", "Kernel",
     "LatentTask", "Likelihood", "Log", "Matern52", "MaternOrRBF", "Model", "Molecules", "MultiTask", "NegativeBinomial",
     "Ordinal", "Poisson", "Posterior", "SingleTask", "Softplus", "Sqrt", "Stack", "StudentT", "Surfaces", "TaskData",
-    "TransferReport", "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "replay", "scores", "stack", "suggest",
-    "transfer_report",
+    "TransferReport", "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "replay", "scores",
+    "stack", "suggest", "transfer_report",
 ]  # fmt: skip
