@@ -90,14 +90,11 @@ def schedule(rows: int, parameters: int, sites: bool = False, scarcest: int = 10
     Few rows leave theta uncertain and its posterior skewed, and are cheap; with many it is nearly Gaussian and dear. Observations
     by `sites` cost twice as much. A task that is scarce beside rich ones leaves its own parameters uncertain: more components.
     """
-    few = 32 if scarcest <= 80 else 8 if sites or rows < 400 else 4
-    if rows <= 80:
-        return Schedule(steps=60, particles=16, full=parameters <= 30), 64
-    if rows <= 250:
-        return Schedule(steps=24, particles=8, full=parameters <= 30), 32
-    if rows <= 1200:
-        return Schedule(steps=15 if sites else 30, particles=4), few
-    return Schedule(steps=10 if sites else 15, particles=4), few
+    if rows > 250:
+        return Schedule(10, 4), 32 if scarcest <= 80 else 8 if sites or rows < 400 else 4
+    if parameters > 40:  # embeddings of many tasks: far from normal
+        return Schedule(60, 16), 64 if rows <= 80 else 32
+    return (Schedule(24, 16), 64) if rows <= 80 else (Schedule(12, 8), 32)
 
 
 def infer(
@@ -137,7 +134,7 @@ def infer(
     ) as bar:
         try:
             starts = _starts(coordinates.dim, rows, generator)
-            tolerance, gain = 1e-6 if method == "map" else 1e-3, float("nan")
+            tolerance, gain = 1e-6 if method == "map" else 1e-2, float("nan")
             points, heights = climb(coordinates, starts, tolerance)
             if smoother is not None:
                 other = Coordinates(smoother.program, rows, smoother.prior)
@@ -158,11 +155,11 @@ def infer(
         if method != "map":
             try:
                 bar.set_description("fit: curvature")
-                mode = _best_mode(coordinates, points, heights, central=rows <= 250)
+                mode = _best_mode(coordinates, points, heights)
                 lap("curvature")
                 if method == "variational":
                     bar.set_description("fit: variational")
-                    q, trace, interrupted = refine(coordinates, mode, plan, generator, lambda: _tick(bar))
+                    q, trace, interrupted = refine(coordinates, mode, plan, seed, lambda: _tick(bar))
                     v, ratios = _draw(coordinates, q, draws or components, 0 if draws else 256, rows, seed)
                     k = pareto_k(torch.from_numpy(ratios))
                 else:
@@ -220,13 +217,13 @@ def _starts(dim: int, rows: int, generator: torch.Generator) -> torch.Tensor:
     return noise * torch.tensor([0.3, 1.0, 1.0][:count], dtype=torch.float64)[:, None]
 
 
-def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Tensor, central: bool = True) -> Mode:
+def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Tensor) -> Mode:
     """The mode with the most posterior mass around it, of those that are distinct."""
     distinct: list[int] = []
     for i in heights.argsort(descending=True).tolist():
         if heights[i] > heights.max() - 10 and all((heights[i] - heights[j]).abs() > 0.05 for j in distinct):
             distinct.append(i)
-    modes = [curvature(coordinates, points[i], heights[i].item(), central=central) for i in distinct]
+    modes = [curvature(coordinates, points[i], heights[i].item()) for i in distinct]
     return max(modes, key=lambda mode: mode.log_evidence)
 
 

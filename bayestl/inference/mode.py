@@ -90,18 +90,15 @@ def _two_loop(gradient: Tensor, history: list[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.from_numpy(q)
 
 
-def curvature(
-    coordinates: Coordinates, v: Float[Tensor, " D"], log_density: float, step: float = 1e-3, central: bool = True
-) -> Mode:
-    """Take the Hessian by differences of gradients, in one batch; central ones, or forward ones at half the price.
+def curvature(coordinates: Coordinates, v: Float[Tensor, " D"], log_density: float, step: float = 1e-3) -> Mode:
+    """Take the Hessian by forward differences of gradients, in one batch.
 
     Its eigenvalues are floored at 1, the curvature of the prior: in a direction that the likelihood says nothing about,
     or in which the mode is a saddle, the posterior is taken to be as wide as the prior.
     """
     steps = step * torch.eye(coordinates.dim, dtype=v.dtype)
-    _, slopes = coordinates.gradient(torch.cat([v + steps, v - steps if central else v[None]]))
-    ahead, behind = slopes[: len(v)], slopes[len(v) :]
-    hessian = (behind - ahead) / (2 * step if central else step)
+    _, slopes = coordinates.gradient(torch.cat([v + steps, v[None]]))
+    hessian = (slopes[-1] - slopes[:-1]) / step
     values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
     values = values.clamp_min(1.0)
     return Mode(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -15,7 +16,9 @@ from torch import Tensor
 from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.mode import Mode
 
-FLOOR = 1e-2  # in the units of the Laplace posterior: gradients below it are noise, which Adam must not blow up
+FIRST, DECAY = 0.6, 0.4  # step t of the natural gradient is FIRST / (1 + t)^DECAY long
+TRUST = 0.5  # nats that q may move in one step: far out, gradients of a skewed density are no guide
+SCATTER = 100  # draws after which what they say of correlations counts half
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,74 +38,64 @@ class Gaussian:
         return -0.5 * white.square().sum(-1) - entropy
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
     """How much work the fit of a variational posterior may take."""
 
     steps: int
     particles: int
-    rate: float = 0.08
-    full: bool = False
 
 
 def refine(
     coordinates: Coordinates,
     mode: Mode,
     schedule: Schedule,
-    generator: torch.Generator,
+    seed: int,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[Gaussian, list[float], bool]:
-    """Maximise the ELBO by Adam from the Laplace approximation.
+    """Maximise the ELBO by natural gradients from the Laplace approximation.
 
-    In the basis ``v = m + L u`` the Laplace posterior is ``u ~ N(0, I)`` and q is ``u = a + C e``, C diagonal (mean field
-    in a rotated basis) or lower-triangular. Gradients are pathwise without the score term ("sticking the landing", Roeder
-    et al. 2017, arXiv:1703.09194), so they vanish where q is exact; particles come in antithetic pairs; the last quarter
-    of the iterates is averaged.
+    In the basis ``v = m + L u`` the Laplace posterior is ``u ~ N(0, I)``, and q is ``u ~ N(a, P^-1)``. The natural gradient moves
+    P towards the mean curvature under q, and a by ``P^-1 E[d log p/du]``. The curvature is told by gradients alone
+    (``E[-d2 log p] - P = -E[(d log p/du + P (u - a)) (u - a)'] P``, Stein's lemma), without the score term ("sticking the
+    landing", Roeder et al. 2017, arXiv:1703.09194), so that all noise vanishes where q is exact; a term of second order keeps
+    P positive definite (Lin, Schmidt & Khan 2020, arXiv:2002.10060). Steps shrink, so that the iterates average, and are
+    never longer than `TRUST`. Off the diagonal, where there is much to learn from few draws, steps are shorter at first.
 
-    Returns q, the ELBO estimates, and whether the run was interrupted (q is then the average so far).
+    Returns q, the ELBO estimates, and whether the run was interrupted (q is then where it had come to).
     """
-    dim, half = coordinates.dim, schedule.particles // 2
-    shift = torch.zeros(dim, dtype=torch.float64)
-    log_scale = torch.zeros(dim, dtype=torch.float64)
-    lower = torch.zeros(dim, dim, dtype=torch.float64)
-    state = [shift, log_scale, lower] if schedule.full else [shift, log_scale]
-    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in state]
-    averages, averaged, trace, interrupted = [torch.zeros_like(p) for p in state], 0, [], False
-    log_det = torch.linalg.slogdet(mode.basis)[1]
-    limit = 10 * math.sqrt(dim)
-    for step in range(schedule.steps):
+    dim, (steps, particles) = coordinates.dim, schedule
+    white = orthogonal_normals(steps * particles, dim, seed).unflatten(0, (steps, particles))
+    eye = torch.eye(dim, dtype=torch.float64)
+    centre, precision, trace, interrupted = torch.zeros(dim, dtype=torch.float64), eye, list[float](), False
+    log_det, limit = torch.linalg.slogdet(mode.basis)[1], 10 * math.sqrt(dim)
+    for step, z in enumerate(white):
+        root = torch.linalg.cholesky(precision)
+        u = centre + torch.linalg.solve_triangular(root.mT, z.mT, upper=True).mT
         try:
-            half_noise = torch.randn(half, dim, dtype=torch.float64, generator=generator)
-            noise = torch.cat([half_noise, -half_noise])
-            scale = torch.diag(log_scale.exp()) + lower.tril(-1)
-            u = shift + noise @ scale.mT
             value, slope = coordinates.gradient(mode.v + u @ mode.basis.mT)
         except KeyboardInterrupt:
             interrupted = True
             break
         sound = value > -1e9
-        score = torch.linalg.solve_triangular(scale.mT, noise.mT, upper=True).mT  # -d log q / du
-        path = torch.where(sound[:, None], slope @ mode.basis + score, 0.0)
-        size = path.norm(dim=-1, keepdim=True)
-        path = path * (limit / size.clamp_min(limit))
-        outer = path.mT @ noise / len(noise)
-        gradients = [path.mean(0), outer.diagonal() * log_scale.exp(), outer.tril(-1)]
+        path = torch.where(sound[:, None], slope @ mode.basis + z @ root.mT, 0.0)
+        path *= limit / path.norm(dim=-1, keepdim=True).clamp_min(limit)
         # log q at the same points rather than its exact mean: where q is exact the estimate then has no noise at all.
-        log_q = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(-1) - log_det - log_scale.sum()
+        log_q = -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1) - log_det + root.diagonal().log().sum()
         trace.append((value - log_q)[sound].mean().item() if sound.any() else -math.inf)
-        rate = schedule.rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
-        for p, g, (first, second) in zip(state, gradients, moments, strict=False):
-            first.mul_(0.9).add_(g, alpha=0.1)
-            second.mul_(0.99).addcmul_(g, g, value=0.01)
-            p.add_(rate * (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.99 ** (step + 1))).sqrt() + FLOOR))
-        if step >= 0.75 * schedule.steps:
-            averaged += 1
-            for average, p in zip(averages, state, strict=True):
-                average += (p - average) / averaged
+        bend = path.mT @ z @ root.mT / particles
+        seen = particles * (step + 1)
+        bend = 0.5 * (bend + bend.mT) * torch.where(eye > 0, 1.0, seen / (seen + SCATTER))
+        half = torch.linalg.solve_triangular(root, bend, upper=False)
+        push = torch.linalg.solve_triangular(root, path.mean(0)[:, None], upper=False)
+        squeeze = torch.linalg.solve_triangular(root, half.mT, upper=False)
+        moved = 0.5 * push.square().sum() + 0.25 * squeeze.square().sum()  # nats, for a step of 1
+        rate = min(FIRST / (1 + step) ** DECAY, math.sqrt(TRUST / max(moved.item(), 1e-12)))
+        precision = precision - rate * bend + 0.5 * rate**2 * half.mT @ half
+        centre = centre + rate * torch.linalg.solve(precision, path.mean(0))
         tick()
-    final = averages if averaged else state
-    scale = torch.diag(final[1].exp()) + (final[2].tril(-1) if schedule.full else 0.0)
-    return Gaussian(mode.v + mode.basis @ final[0], mode.basis @ scale), trace, interrupted
+    root = torch.linalg.cholesky(precision)
+    factor = mode.basis @ torch.linalg.solve_triangular(root.mT, eye, upper=True)
+    return Gaussian(mode.v + mode.basis @ centre, factor), trace, interrupted
 
 
 def normal_points(count: int, dim: int, seed: int) -> Float[Tensor, "count dim"]:

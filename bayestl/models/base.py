@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from bayestl import priors
 from bayestl.kernels import Kernel
@@ -109,21 +110,16 @@ class Model(ABC):
 
     def covariance(self, theta: Theta, a: Pairs, b: Pairs, layout: Layout) -> Float[Tensor, "*#draws n m"]:
         """Give ``Cov[f(a), f(b)] = sum_q B_q[o, o'] k_q(x, x')``, batched over the leading dimensions of theta."""
-        total: Tensor | None = None
-        n, m = len(a.output), len(b.output)
+        left, right = (one_hot(p.output, len(layout.outputs)).to(p.x) for p in (a, b))
+        places, parts = [], []
         for term in self.seen(theta, layout):
             rows, columns = _members(a, term.outputs), _members(b, term.outputs)
             if rows is None or columns is None:
                 continue
-            a_, b_ = Pairs(a.x[rows], a.output[rows]), Pairs(b.x[columns], b.output[columns])
-            block = _spread(term.weights, a_.output, b_.output)
-            if term.kernel is not None:
-                block = block * term.kernel(theta, term.name, a_.x, b_.x, layout)
-            if block.shape[-2:] != (n, m):
-                block = _embed(block, rows, columns, n, m)
-            total = block if total is None else total + block
-        assert total is not None  # every model has a term for every output
-        return total
+            k = None if term.kernel is None else term.kernel(theta, term.name, a.x[rows], b.x[columns], layout)
+            places.append((rows, columns))
+            parts += [term.weights, k]
+        return _Sum.apply(left, right, places, *parts)  # type: ignore[no-any-return]
 
     def cross(self, theta: Theta, x: Tensor, outputs: list[int], b: Pairs, layout: Layout) -> Iterator[Tensor]:
         """Give ``Cov[f_o(x), f(b)]`` for one output o after another, each kernel evaluated only once for all of them."""
@@ -214,20 +210,52 @@ def _members(a: Pairs, outputs: tuple[int, ...] | None) -> slice | Tensor | None
     return slice(first, last + 1) if last + 1 - first == len(found) else found
 
 
-def _spread(weights: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``B[o_i, o_j]`` for all pairs of rows, by products with one-hot matrices: their gradient is a product too."""
-    count = weights.shape[-1]
-    left = torch.nn.functional.one_hot(rows, count).to(weights.dtype)
-    right = torch.nn.functional.one_hot(columns, count).to(weights.dtype)
-    return left @ weights @ right.mT
+class _Sum(torch.autograd.Function):
+    """``sum_q B_q[o_i, o_j] k_q[i, j]``, the q-th term on its own rows and columns, with few passes over the (n, m) arrays.
+
+    ``B[o_i, o_j]`` for all pairs is a product with one-hot matrices, and so is the gradient with respect to B.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, places: list[Any], *parts: Tensor | None) -> Tensor:
+        weights, kernels = parts[::2], parts[1::2]
+        batch = torch.broadcast_shapes(*(p.shape[:-2] for p in parts if p is not None))
+        total = left.new_zeros(*batch, len(left), len(right))
+        spreads = []
+        for (rows, columns), w, k in zip(places, weights, kernels, strict=True):
+            assert w is not None
+            spread = left[rows] @ w @ right[columns].mT
+            spreads.append(None if k is None else spread)
+            if isinstance(rows, slice) and isinstance(columns, slice):
+                own = total[..., rows, columns]
+                own.add_(spread) if k is None else own.addcmul_(spread, k)
+            else:
+                at = (..., _index(rows, len(left)).unsqueeze(-1), _index(columns, len(right)))
+                total[at] = total[at] + (spread if k is None else spread * k)
+        ctx.places, ctx.shapes = places, [None if p is None else p.shape for p in parts]
+        ctx.save_for_backward(left, right, *kernels, *spreads)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        left, right, *saved = ctx.saved_tensors
+        kernels, spreads = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        found: list[Tensor | None] = []
+        for i, ((rows, columns), k, spread) in enumerate(zip(ctx.places, kernels, spreads, strict=True)):
+            if isinstance(rows, slice) and isinstance(columns, slice):
+                own = gradient[..., rows, columns]
+            else:
+                own = gradient[..., _index(rows, len(left)).unsqueeze(-1), _index(columns, len(right))]
+            d_weights = d_kernel = None
+            if ctx.needs_input_grad[3 + 2 * i]:
+                pushed = (own if k is None else own * k) @ right[columns]
+                d_weights = (left[rows].mT @ pushed).sum_to_size(ctx.shapes[2 * i])
+            if ctx.needs_input_grad[4 + 2 * i]:
+                d_kernel = (own * spread).sum_to_size(ctx.shapes[2 * i + 1])
+            found += [d_weights, d_kernel]
+        return None, None, None, *found
 
 
-def _embed(block: Tensor, rows: slice | Tensor, columns: slice | Tensor, n: int, m: int) -> Tensor:
-    """Place a block into an otherwise zero (n, m) matrix."""
-    if isinstance(rows, slice) and isinstance(columns, slice):
-        return torch.nn.functional.pad(block, (columns.start, m - columns.stop, rows.start, n - rows.stop))
-    out = block.new_zeros(*block.shape[:-2], n, m)
-    rows = torch.arange(n)[rows] if isinstance(rows, slice) else rows
-    columns = torch.arange(m)[columns] if isinstance(columns, slice) else columns
-    out[..., rows.unsqueeze(-1), columns] = block
-    return out
+def _index(members: slice | Tensor, count: int) -> Tensor:
+    return torch.arange(count)[members] if isinstance(members, slice) else members
