@@ -478,7 +478,7 @@ def test_a_parquet_folder_is_a_table(folder):
     )
     ours = btl.fit(btl.MultiTask(), stream, seed=0, method="map", progress=False)
     assert ours.inducing.rows == 9040
-    problem = Problem.of(btl.MultiTask(), memory, ours.scaling)
+    problem = Problem.of(ours.model, memory, ours.scaling)
     theirs = condense([lambda: problem], ours.model, problem.layout, ours.theta, ours.inducing.pairs)
     torch.testing.assert_close(ours.inducing.gram, theirs.gram, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(ours.inducing.moment, theirs.moment, rtol=1e-8, atol=1e-8)

@@ -110,9 +110,11 @@ class Model(ABC):
 
     def covariance(self, theta: Theta, a: Pairs, b: Pairs, layout: Layout) -> Float[Tensor, "*#draws n m"]:
         """Give ``Cov[f(a), f(b)] = sum_q B_q[o, o'] k_q(x, x')``, batched over the leading dimensions of theta."""
-        left, right = (one_hot(p.output, len(layout.outputs)).to(p.x) for p in (a, b))
+        terms = list(self.seen(theta, layout))
+        count = terms[0].weights.shape[-1]
+        left, right = (one_hot(p.output, count).to(p.x) for p in (a, b))
         places, parts = [], []
-        for term in self.seen(theta, layout):
+        for term in terms:
             rows, columns = _members(a, term.outputs), _members(b, term.outputs)
             if rows is None or columns is None:
                 continue
