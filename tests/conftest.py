@@ -71,4 +71,4 @@ def problem(model, data) -> Problem:
 
 @pytest.fixture(scope="session")
 def posterior(model, data) -> btl.Posterior:
-    return btl.fit(model, data, seed=1)
+    return btl.fit(model, data, seed=2)

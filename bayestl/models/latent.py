@@ -42,7 +42,7 @@ class LatentTask(Model):
     the z as a lower-trapezoidal matrix with ``chi^2`` and normal entries (Bartlett 1933,
     doi 10.1017/S0370164600015096), which has the same prior on ``Z Z^T``.
 
-    Priors: ``c, s ~ LogNormal(-0.1, 0.5)``, ``p ~ LogNormal(-1.5, 0.7)``, ``tau ~ LogNormal(-1, 0.7)``, noise hierarchical,
+    Priors: ``c, s ~ LogNormal(-0.1, 0.5)``, ``p ~ LogNormal(-2.5, 1)``, ``tau ~ LogNormal(-1, 0.7)``, noise hierarchical,
     ``log noise_t ~ N(level, 0.5^2)``, ``level ~ N(-2, 1)``.
 
     Parameters
@@ -76,7 +76,7 @@ class LatentTask(Model):
         theta = {
             "common": pyro.sample("common", priors.amplitude()),
             "amplitude": pyro.sample("amplitude", priors.amplitude()),
-            "private": pyro.sample("private", priors.log_normal(-1.5, 0.7)),
+            "private": pyro.sample("private", priors.log_normal(-2.5, 1.0)),
             "mean_spread": pyro.sample("mean_spread", priors.log_normal(-1.0, 0.7)),
         }
         if layout.noisy:
