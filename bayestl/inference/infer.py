@@ -134,7 +134,7 @@ def infer(
     ) as bar:
         try:
             starts = _starts(coordinates.dim, rows, generator)
-            tolerance, gain = 1e-6 if method == "map" else 1e-2, float("nan")
+            tolerance, gain = 1e-6 if method == "map" else 1e-3, float("nan")
             points, heights = climb(coordinates, starts, tolerance)
             if smoother is not None:
                 other = Coordinates(smoother.program, rows, smoother.prior)
