@@ -122,6 +122,7 @@ if __name__ == "__main__":
     parser.add_argument("--sizes", default="30,60,100,200")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--nuts", default="60,100", help="sizes at which Pyro's NUTS is timed; empty for none")
+    parser.add_argument("--models", default=",".join(type(model).__name__ for model in MODELS))
     parser.add_argument("--again", action="store_true", help="our fits only, against the chains of the results")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -132,13 +133,13 @@ if __name__ == "__main__":
         before = {(row["n"], row["seed"], row["model"]): row for row in chains.to_dict("records")}
     for size in map(int, options.sizes.split(",")):
         for seed in range(options.seeds):
-            for model in MODELS:
+            for model in (m for m in MODELS if type(m).__name__ in options.models.split(",")):
                 long = before.get((size, seed, type(model).__name__)) or reference(
                     size, seed, model, chains=24 if size <= 100 else 16, warmup=50, keep=100
                 )
                 rows.append({**long, **ours(size, seed, model)})
                 print(rows[-1], flush=True)
-    results = write("reference", rows)
+    results = write("reference", rows, key=["n", "seed", "model"])
     results["gap"] = results["nlpd"] - results["nlpd_hmc"]
     results["abs_gap"] = results["gap"].abs()
     results["abs_gap_map"] = (results["nlpd_map"] - results["nlpd_hmc"]).abs()
