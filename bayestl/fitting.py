@@ -177,7 +177,10 @@ def _learn(
     problem, smoother = Problem.of(model, data.where(chosen), scaling), None
     if isinstance(model.kernel, MaternOrRBF) and _tells_smoothness(problem):
         smoother = dataclasses.replace(problem, model=model.with_kernel(model.kernel.candidates[1]))
-    theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress, notes, smoother)
+    whole = None
+    if LEARN < points <= EXACT and data.parts is None and not problem.sites and not problem.moving:
+        whole = Problem.of(model, data, scaling)
+    theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress, notes, smoother, whole)
     record = dataclasses.replace(record, learned=np.flatnonzero(chosen))
     kept = {name: theta[name] for name in problem.parameters()}
     if notes is not None and not record.interrupted:

@@ -276,6 +276,25 @@ def test_infer_reports_what_it_did(data):
     assert isinstance(record.pareto_k, float)
 
 
+def test_theta_learned_from_some_rows_is_moved_to_the_mode_of_all():
+    data = drawn_from(matern52, n=240)
+    some = np.arange(240) % 3 == 0
+    model = btl.MultiTask(kernel=btl.Matern52())
+    whole = Problem.of(model, data)
+    part = Problem.of(model, data.where(some), whole.scaling)
+    top, *_ = infer(whole, method="map")
+    alone, _, count, _ = infer(part)
+    moved, record, _, _ = infer(part, whole=whole)
+    assert "mode of all rows" in record.seconds
+    for name in ("noise", "amplitude", "shared.length_scale"):
+        # Log-normal parameters, whose draws come in antithetic pairs: the mean of their logarithms is the centre of q.
+        ours = moved[name][:count].log().mean(0)
+        torch.testing.assert_close(ours, top[name][0].log(), atol=0.03, rtol=0)
+        assert (alone[name][:count].log().mean(0) - top[name][0].log()).abs().max() > 0.05
+        widths = [theta[name][:count].log().std(0) for theta in (alone, moved)]
+        torch.testing.assert_close(widths[1], widths[0], atol=1e-6, rtol=1e-6)
+
+
 # -- how smooth the functions are -------------------------------------------------------------------------------------
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from bayestl.gaussian.sites import Site
 from bayestl.inference import nuts
 from bayestl.inference.collapsed import Collapsed
 from bayestl.inference.coordinates import Coordinates
-from bayestl.inference.mode import Mode, climb, curvature
+from bayestl.inference.mode import InBasis, Mode, climb, curvature
 from bayestl.inference.variational import Gaussian, Schedule, normal_points, orthogonal_normals, refine
 from bayestl.models.problem import STEPS, Problem
 from bayestl.priors import Theta
@@ -45,7 +46,8 @@ class FitRecord:
     interrupted : whether the fit was stopped by the user before its end
     sites_converged : whether the sites of observations that are not normal settled at the mode
     learned_from : observations that theta was learned from
-    log_ratios : log importance ratios, up to a constant, of the last draws of a variational posterior
+    log_ratios : log importance ratios, up to a constant, of the last draws of a variational posterior (before they were moved
+        to the mode of all rows, where they were)
     log_prior : log prior density of every draw, in coordinates in which the prior is a standard normal
     learned : positions among the data of the observations that theta was learned from
     smoother : how much higher the density at the mode is under the smoother of two kernels, in nats; nan where none was tried
@@ -72,7 +74,7 @@ class FitRecord:
 
     def of_other_draws(self) -> FitRecord:
         """The record of a posterior whose draws are no longer those of the fit."""
-        return replace(self, log_ratios=np.empty(0), log_prior=np.empty(0), pareto_k=float("nan"))
+        return dataclasses.replace(self, log_ratios=np.empty(0), log_prior=np.empty(0), pareto_k=float("nan"))
 
 
 class Inferred(NamedTuple):
@@ -106,11 +108,13 @@ def infer(
     progress: bool = True,
     notes: nuts.Notes | None = None,
     smoother: Problem | None = None,
+    whole: Problem | None = None,
 ) -> Inferred:
     """Infer theta. See `bayestl.fit`. A NUTS chain is noted as it grows, and goes on from its notes.
 
     `smoother` is the same problem with a smoother kernel, whose parameters are the same: it takes the place of the problem
-    where its mode is higher by more than `STRONG`.
+    where its mode is higher by more than `STRONG`. `whole` holds all rows where the problem holds some of them: a variational
+    posterior is then moved to their mode, which takes a few steps, and stays as wide as some of them leave it.
     """
     if method not in ("variational", "map", "nuts"):
         raise ValueError(f"`method` must be 'variational', 'map' or 'nuts'; got {method!r}.")
@@ -162,13 +166,22 @@ def infer(
                     q, trace, interrupted = refine(coordinates, mode, plan, seed, lambda: _tick(bar))
                     v, ratios = _draw(coordinates, q, draws or components, 0 if draws else 256, rows, seed)
                     k = pareto_k(torch.from_numpy(ratios))
+                    if whole is not None and not interrupted:
+                        lap(method)
+                        bar.set_description("fit: mode of all rows")
+                        every = dataclasses.replace(whole, model=problem.model)
+                        density = Coordinates(every.program, len(every.points.output), every.prior)
+                        moved, _ = climb(InBasis(density, q.centre, q.factor), torch.zeros_like(v[:1]), 1e-2)
+                        v = v + moved @ q.factor.mT
+                        lap("mode of all rows")
                 else:
                     bar.set_description("fit: nuts")
                     bar.reset(total=warmup + 1 + (draws or 1000))
                     v, divergences, interrupted = nuts.sample(
                         coordinates, mode, draws or 1000, warmup, seed, lambda: _tick(bar), notes
                     )
-                lap(method)
+                if method not in seconds:
+                    lap(method)
             except KeyboardInterrupt:
                 interrupted = True
     if interrupted:

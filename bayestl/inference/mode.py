@@ -23,8 +23,21 @@ class Mode(NamedTuple):
     log_evidence: float
 
 
+class InBasis(NamedTuple):
+    """The log density at ``v = centre + basis u``, as a function of u."""
+
+    coordinates: Coordinates
+    centre: Float[Tensor, " D"]
+    basis: Float[Tensor, "D D"]
+
+    def gradient(self, u: Float[Tensor, "S D"]) -> tuple[Float[Tensor, " S"], Float[Tensor, "S D"]]:
+        """Log density and its gradient at every row."""
+        value, slope = self.coordinates.gradient(self.centre + u @ self.basis.mT)
+        return value, slope @ self.basis
+
+
 def climb(
-    coordinates: Coordinates,
+    coordinates: Coordinates | InBasis,
     starts: Float[Tensor, "S D"],
     tolerance: float = 1e-3,
     iterations: int = 200,
