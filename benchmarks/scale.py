@@ -27,7 +27,7 @@ from benchmarks.simulate import three_tasks
 MODELS = {
     "MultiTask": btl.MultiTask(),
     "Difference": btl.Difference.chain("t0", "t1", "t2"),
-    "MultiTask, RBF": btl.MultiTask(kernel=btl.RBF()),
+    "MultiTask, Matern-5/2": btl.MultiTask(kernel=btl.Matern52()),
 }
 
 
@@ -92,7 +92,7 @@ def pass_rate(size: int = 100_000, pairs: int = 512) -> dict:
     rates, products = [], []
     data, _ = three_tasks(size, 0)
     posterior = btl.fit(btl.MultiTask(), data, method="map", seed=0, progress=False)
-    problem = Problem.of(btl.MultiTask(), data, posterior.scaling)
+    problem = Problem.of(posterior.model, data, posterior.scaling)
     held, _ = choose_pairs(problem, typical(posterior.theta), pairs, 0)
     factor = factors(problem.model, posterior.theta, held, problem.layout)
     for _ in range(3):
@@ -103,7 +103,7 @@ def pass_rate(size: int = 100_000, pairs: int = 512) -> dict:
     return {"pass": np.median(rates) / 1e9, "product": np.median(products) / 1e9}
 
 
-def svgp(data: btl.TaskData, test: btl.TaskData, pairs: int, rate: float, epochs: int) -> dict:
+def svgp(data: btl.TaskData, test: btl.TaskData, pairs: int, rate: float, epochs: int, kernel: str) -> dict:
     """GPyTorch's stochastic variational GP on (x, task) pairs, intrinsic coregionalisation, Adam, minibatches of 1024."""
     import gpytorch
 
@@ -122,7 +122,8 @@ def svgp(data: btl.TaskData, test: btl.TaskData, pairs: int, rate: float, epochs
             start = x[torch.randperm(len(x))[:pairs]]
             super().__init__(gpytorch.variational.VariationalStrategy(self, start, q, learn_inducing_locations=True))
             self.mean_module = gpytorch.means.ConstantMean()
-            self.over_inputs = gpytorch.kernels.MaternKernel(nu=2.5, ard_num_dims=x.shape[1] - 1)
+            family = gpytorch.kernels.RBFKernel if kernel == "RBF" else gpytorch.kernels.MaternKernel  # Matern-5/2
+            self.over_inputs = family(ard_num_dims=x.shape[1] - 1)
             self.over_tasks = gpytorch.kernels.IndexKernel(num_tasks=count, rank=count)
 
         def forward(self, x):
@@ -201,17 +202,17 @@ if __name__ == "__main__":
     if options.rival:
         data, test = three_tasks(options.rival, options.seed)
         rivals = []
-        for rate in map(float, options.rates.split(",")):
-            rivals.append(
-                {"n": options.rival, "method": f"SVGP, rate {rate}, 5 epochs", **svgp(data, test, 512, rate, 5)}
-            )
+        best: tuple[float, float, str] = (np.inf, 0.0, "")
+        tries = [(float(rate), "RBF") for rate in options.rates.split(",")]
+        for rate, kernel in [*tries, (float("nan"), "Matern-5/2")]:
+            rate = rate if np.isfinite(rate) else best[1]  # the other kernel at the rate that was best
+            found = svgp(data, test, 512, rate, 5, kernel)
+            rivals.append({"n": options.rival, "method": f"SVGP, {kernel}, rate {rate}, 5 epochs", **found})
+            best = min(best, (found["nlpd"], rate, kernel))
             print(pd.DataFrame(rivals).tail(1).round(3).to_string(), flush=True)
-        best = min(rivals, key=lambda row: row["nlpd"])
-        rate = float(best["method"].split()[2].rstrip(","))
-        rivals.append(
-            {"n": options.rival, "method": f"SVGP, rate {rate}, {options.epochs} epochs",
-             **svgp(data, test, 512, rate, options.epochs)}
-        )  # fmt: skip
+        _, rate, kernel = best
+        long = svgp(data, test, 512, rate, options.epochs, kernel)
+        rivals.append({"n": options.rival, "method": f"SVGP, {kernel}, rate {rate}, {options.epochs} epochs", **long})
         for name in MODELS:
             rivals.append(apart("--one", str(options.rival), name, "--seed", str(options.seed)))
         table = write("scale_svgp", rivals)
