@@ -14,6 +14,9 @@ import torch
 import bayestl as btl
 from bayestl.cavity import leave_one_out
 from bayestl.gaussian import sites
+from bayestl.inference.collapsed import Collapsed
+from bayestl.inference.coordinates import Coordinates
+from bayestl.inference.mode import climb
 from bayestl.likelihoods.base import Rows
 from bayestl.likelihoods.classes import normal_cloud
 from bayestl.likelihoods.numeric import Gate
@@ -572,3 +575,28 @@ def test_the_choice_made_from_the_column_is_told(capsys):
     assert "t: 2 classes ('stable', 'unstable') -> Bernoulli()" in capsys.readouterr().out
     assert data.summary().loc["t", "likelihood"] == "Bernoulli, 2 classes"
     assert data.to_frame()["value"].tolist()[-40:] == frame["t"].tolist()
+
+
+def test_the_density_of_theta_promises_no_more_than_settled_sites_give():
+    """One step from the sites of the mode is no bound: far from there it once promised 1e8 nats, and q went after them."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(40)})
+    frame["count"] = rng.poisson(np.exp(1 + np.sin(6 * frame["x"])))
+    frame["value"] = np.sin(6 * frame["x"]) + 0.1 * rng.standard_t(2, 40)
+    data = btl.TaskData.from_wide(
+        frame, inputs=["x"], tasks=["count", "value"],
+        likelihoods={"count": btl.Poisson(), "value": btl.StudentT(degrees=4.0)},
+    )  # fmt: skip
+    problem = Problem.of(btl.MultiTask(rank=1), data)
+    collapsed = Collapsed(problem)
+    coordinates = Coordinates(collapsed, 80, problem.prior)
+    points, _ = climb(coordinates, torch.zeros(1, coordinates.dim, dtype=torch.float64))
+    collapsed.fix(coordinates.theta(points))
+    white = torch.randn(40, coordinates.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    near, far = points + 0.1 * white, points + 3.0 * white
+    for v, slack in ((near, 0.05), (far, 2.0)):
+        promised = coordinates.density(v) - coordinates.log_prior(v)
+        with torch.no_grad():
+            settled, _ = problem.settle(coordinates.theta(v), collapsed.start)
+        assert (promised <= settled + slack).all()
+    assert (coordinates.density(near) - coordinates.log_prior(near)).max() > -1e3

@@ -6,10 +6,8 @@ import pyro
 import torch
 
 from bayestl.gaussian.sites import Site
-from bayestl.models.problem import Problem
+from bayestl.models.problem import ROUGH, Problem
 from bayestl.priors import Theta
-
-ROUGH = 1e-3  # of the evidence bound: how well the sites settle while the mode is sought
 
 
 class Collapsed:

@@ -26,6 +26,8 @@ from bayestl.scaling import Layout, Pairs, Scaling
 from bayestl.table import TaskData
 
 SETTLED = 1e-6  # of the evidence bound, when the sites are to be at their optimum
+ROUGH = 1e-3  # the same, while theta is still being sought
+NEAR = 2.0  # nats that one step may promise
 STEPS = 400  # a Student-t row that may or may not be an outlier can take hundreds; most take ten
 
 
@@ -253,12 +255,19 @@ class Problem:
         return sites.bound(law, blocks, solved, solved.factor) + volume, solved
 
     def approach(self, theta: Theta, start: list[Site]) -> Float[Tensor, " S"]:
-        """Give the evidence lower bound, differentiable, from sites that are near their optimum: see `sites.tangent`."""
+        """Give the evidence lower bound, differentiable, from sites that are near their optimum: see `sites.tangent`.
+
+        What that gives is not itself a bound. Where it promises more than `NEAR` above the bound of the sites as they were, theta
+        is too far away for one step to tell, and the sites of this batch are settled.
+        """
         law, volume = self.unsettled(theta)
         blocks = self.blocks(theta)
         with torch.no_grad():
             solved = sites.tangent(_detached(law), blocks, start)
-        return sites.bound(law, blocks, solved, None) + volume
+        value = sites.bound(law, blocks, solved, None)
+        if bool((value.detach() - solved.bound > NEAR).any()):
+            return self.settle(theta, start, ROUGH, 30)[0]
+        return value + volume
 
     def unsettled(self, theta: Theta) -> tuple[Prior, Float[Tensor, "*#draws"]]:
         """Give the law of the pseudo-data before the sites are known, and the log volume of `values_at`."""
