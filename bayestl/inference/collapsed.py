@@ -16,6 +16,7 @@ class Collapsed:
     The sites are found anew at every theta, from `start`, the best seen so far. While the mode is sought the start follows,
     and the sites settle on the way. Afterwards it stays at the mode, so that the density is a function of theta alone, and
     one step is taken from there: it is a step of Newton's method, and an error e in the sites changes the bound by e^2 only.
+    Far from the mode one step may promise anything; there the sites are settled (`Problem.approach`).
     """
 
     def __init__(self, problem: Problem) -> None:
