@@ -93,7 +93,7 @@ def schedule(rows: int, parameters: int, sites: bool = False, scarcest: int = 10
     by `sites` cost twice as much. A task that is scarce beside rich ones leaves its own parameters uncertain: more components.
     """
     if rows > 250:
-        return Schedule(10, 4), 32 if scarcest <= 80 else 8 if sites or rows < 400 else 4
+        return Schedule(20 if parameters > 30 else 10, 4), 32 if scarcest <= 80 else 8 if sites or rows < 400 else 4
     if parameters > 40 or sites:  # embeddings of many tasks, scales that few classes leave open: far from normal
         return Schedule(60, 16), 64 if rows <= 80 else 32
     return (Schedule(24, 16), 64) if rows <= 80 else (Schedule(12, 8), 32)
