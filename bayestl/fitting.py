@@ -17,7 +17,7 @@ from tqdm import tqdm
 from bayestl import checkpoint as checkpoints
 from bayestl.condense import PAIRS, SCARCE, Source, add, choose_pairs, condense, learning_rows, typical
 from bayestl.errors import DataError, FitError
-from bayestl.inference.infer import STRONG, FitRecord, Method, infer
+from bayestl.inference.infer import FitRecord, Method, infer
 from bayestl.kernels import MaternOrRBF
 from bayestl.models.base import Model
 from bayestl.models.problem import Problem
@@ -125,7 +125,7 @@ def fit(
         model, data, scaling, cost, here, method, seed, draws, warmup, progress, notes
     )
     if isinstance(model.kernel, MaternOrRBF) and not np.isnan(record.smoother):
-        model = model.with_kernel(model.kernel.candidates[record.smoother > STRONG])
+        model = model.with_kernel(model.kernel.candidates[record.took_smoother])
     if exact:
         _finish(notes, record)
         return Posterior(model, data, scaling, theta, record, components, sites if size <= LEARN else None)
@@ -178,7 +178,7 @@ def _learn(
     if isinstance(model.kernel, MaternOrRBF) and _tells_smoothness(problem):
         smoother = dataclasses.replace(problem, model=model.with_kernel(model.kernel.candidates[1]))
     whole = None
-    if LEARN < points <= EXACT and data.parts is None and not problem.sites and not problem.moving:
+    if LEARN < points <= EXACT and data.parts is None and problem.plain:
         whole = Problem.of(model, data, scaling)
     theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress, notes, smoother, whole)
     record = dataclasses.replace(record, learned=np.flatnonzero(chosen))
@@ -191,7 +191,7 @@ def _learn(
 def _tells_smoothness(problem: Problem) -> bool:
     """Whether the observations are many and plain enough to tell how smooth the functions are."""
     alone = all(family is None for family in problem.layout.families)
-    return alone and len(problem.points.output) > TELLING and not problem.sites and not problem.moving
+    return alone and len(problem.points.output) > TELLING and problem.plain
 
 
 def _learned(notes: checkpoints.Checkpoint | None) -> tuple[Theta, FitRecord, int, Any] | None:

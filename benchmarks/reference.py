@@ -1,6 +1,6 @@
 """The variational posterior against long Hamiltonian Monte Carlo on the same density, and against Pyro's NUTS in seconds.
 
-python -m benchmarks.reference [--sizes 30,60,100,200] [--seeds 5] [--again]
+python -m benchmarks.reference [--sizes 30,60,100,200] [--seeds 5] [--models LatentTask] [--again]
 """
 
 from __future__ import annotations

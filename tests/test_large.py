@@ -323,7 +323,7 @@ def test_everything_a_posterior_does_works_on_a_condensed_table(large, tmp_path)
     np.testing.assert_allclose(drawn.mean("draw"), out["mean"], atol=0.01)
     np.testing.assert_allclose(drawn.std("draw"), out["std"], rtol=0.1)
     derived = large.derive(lambda y: y["dear"] + 0.8 * y["cheap"], new, draws=4000)
-    assert derived["std"].mean() < derived["std_independent"].mean()
+    assert (derived["std"] < derived["std_independent"]).all()
     score = large.score(large.data.where(np.arange(3040) % 50 == 0))
     assert float(score["log_density"].mean()) > 0.5
     leave_one_out = large.log_likelihood()

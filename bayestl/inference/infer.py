@@ -72,6 +72,11 @@ class FitRecord:
 
     ARRAYS: ClassVar[tuple[str, ...]] = ("elbo", "modes", "log_ratios", "log_prior", "learned")
 
+    @property
+    def took_smoother(self) -> bool:
+        """Whether the smoother of two kernels was taken."""
+        return self.smoother > STRONG
+
     def of_other_draws(self) -> FitRecord:
         """The record of a posterior whose draws are no longer those of the fit."""
         return dataclasses.replace(self, log_ratios=np.empty(0), log_prior=np.empty(0), pareto_k=float("nan"))
@@ -123,8 +128,7 @@ def infer(
     began = time.perf_counter()
     rows = len(problem.points.output)
     collapsed = Collapsed(problem)
-    plain = not problem.sites and not problem.moving
-    coordinates = Coordinates(problem.program if plain else collapsed, rows, problem.prior)
+    coordinates = Coordinates(problem.program if problem.plain else collapsed, rows, problem.prior)
     generator = torch.Generator().manual_seed(seed)
     scarcest = int(problem.data.counts.min())
     plan, components = schedule(rows, coordinates.dim, bool(problem.sites), scarcest)
@@ -166,13 +170,10 @@ def infer(
                     q, trace, interrupted = refine(coordinates, mode, plan, seed, lambda: _tick(bar))
                     v, ratios = _draw(coordinates, q, draws or components, 0 if draws else 256, rows, seed)
                     k = pareto_k(torch.from_numpy(ratios))
+                    lap(method)
                     if whole is not None and not interrupted:
-                        lap(method)
                         bar.set_description("fit: mode of all rows")
-                        every = dataclasses.replace(whole, model=problem.model)
-                        density = Coordinates(every.program, len(every.points.output), every.prior)
-                        moved, _ = climb(InBasis(density, q.centre, q.factor), torch.zeros_like(v[:1]), 1e-2)
-                        v = v + moved @ q.factor.mT
+                        v = v + _way_to_the_mode(dataclasses.replace(whole, model=problem.model), q)
                         lap("mode of all rows")
                 else:
                     bar.set_description("fit: nuts")
@@ -180,7 +181,6 @@ def infer(
                     v, divergences, interrupted = nuts.sample(
                         coordinates, mode, draws or 1000, warmup, seed, lambda: _tick(bar), notes
                     )
-                if method not in seconds:
                     lap(method)
             except KeyboardInterrupt:
                 interrupted = True
@@ -249,6 +249,13 @@ def _draw(
     white = torch.cat([orthogonal_normals(predicting, dim, seed), others])
     judged = white[-min(more or predicting, 256 if rows <= 80 else 48 if rows <= 250 else 32) :]
     return q.push(white), (coordinates.density(q.push(judged)) - q.log_density_of(judged)).numpy()
+
+
+def _way_to_the_mode(whole: Problem, q: Gaussian) -> torch.Tensor:
+    """From the centre of q to the mode of all rows, in a few steps: q is nearly round in its own basis."""
+    coordinates = Coordinates(whole.program, len(whole.points.output), whole.prior)
+    u, _ = climb(InBasis(coordinates, q.centre, q.factor), torch.zeros_like(q.centre)[None], 1e-2)
+    return u @ q.factor.mT
 
 
 def _tick(bar: tqdm) -> None:

@@ -228,12 +228,11 @@ class _Sum(torch.autograd.Function):
             assert w is not None
             spread = left[rows] @ w @ right[columns].mT
             spreads.append(None if k is None else spread)
-            if isinstance(rows, slice) and isinstance(columns, slice):
-                own = total[..., rows, columns]
-                own.add_(spread) if k is None else own.addcmul_(spread, k)
-            else:
-                at = (..., _index(rows, len(left)).unsqueeze(-1), _index(columns, len(right)))
-                total[at] = total[at] + (spread if k is None else spread * k)
+            at = _at(rows, columns, len(left), len(right))
+            own = total[at]  # a view where rows and columns are slices, else a copy
+            own.add_(spread) if k is None else own.addcmul_(spread, k)
+            if not isinstance(at[1], slice):
+                total[at] = own
         ctx.places, ctx.shapes = places, [None if p is None else p.shape for p in parts]
         ctx.save_for_backward(left, right, *kernels, *spreads)
         return total
@@ -245,10 +244,7 @@ class _Sum(torch.autograd.Function):
         kernels, spreads = saved[: len(saved) // 2], saved[len(saved) // 2 :]
         found: list[Tensor | None] = []
         for i, ((rows, columns), k, spread) in enumerate(zip(ctx.places, kernels, spreads, strict=True)):
-            if isinstance(rows, slice) and isinstance(columns, slice):
-                own = gradient[..., rows, columns]
-            else:
-                own = gradient[..., _index(rows, len(left)).unsqueeze(-1), _index(columns, len(right))]
+            own = gradient[_at(rows, columns, len(left), len(right))]
             d_weights = d_kernel = None
             if ctx.needs_input_grad[3 + 2 * i]:
                 pushed = (own if k is None else own * k) @ right[columns]
@@ -259,5 +255,8 @@ class _Sum(torch.autograd.Function):
         return None, None, None, *found
 
 
-def _index(members: slice | Tensor, count: int) -> Tensor:
-    return torch.arange(count)[members] if isinstance(members, slice) else members
+def _at(rows: slice | Tensor, columns: slice | Tensor, n: int, m: int) -> tuple[Any, Any, Any]:
+    """Where a block of an (n, m) matrix stands: slices where both are, else open grids of indices."""
+    if isinstance(rows, slice) and isinstance(columns, slice):
+        return ..., rows, columns
+    return ..., torch.arange(n)[rows].unsqueeze(-1), torch.arange(m)[columns]

@@ -95,7 +95,7 @@ class Problem:
     def program(self) -> Tensor:
         """Run the generative program: theta, the functions where they cannot be integrated out, the observations."""
         theta = self.prior()
-        if not self.sites and not self.moving:
+        if self.plain:
             return pyro.sample("y", self.marginal(theta), obs=self.values)
         mean = self.model.mean(theta, self.points, self.layout)
         covariance = self.model.covariance(theta, self.points, self.points, self.layout)
@@ -145,6 +145,11 @@ class Problem:
     def sites(self) -> tuple[Piece, ...]:
         """The observations that are not normal."""
         return tuple(piece for piece in self.pieces if not piece.law.exact)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the observations are normal in the scale that they are given in: then they have a density in closed form."""
+        return not self.sites and not self.moving
 
     @cached_property
     def moving(self) -> bool:
@@ -266,7 +271,7 @@ class Problem:
             solved = sites.tangent(_detached(law), blocks, start)
         value = sites.bound(law, blocks, solved, None)
         if bool((value.detach() - solved.bound > NEAR).any()):
-            return self.settle(theta, start, ROUGH, 30)[0]
+            return self.settle(theta, start, ROUGH, 30, law)[0]
         return value + volume
 
     def unsettled(self, theta: Theta) -> tuple[Prior, Float[Tensor, "*#draws"]]:
