@@ -201,18 +201,20 @@ if __name__ == "__main__":
         print(f"the pass: {rate['pass']:.0f} GFlop/s, {share:.0%} of a matrix product's {rate['product']:.0f}")
     if options.rival:
         data, test = three_tasks(options.rival, options.seed)
-        rivals = []
-        best: tuple[float, float, str] = (np.inf, 0.0, "")
-        tries = [(float(rate), "RBF") for rate in options.rates.split(",")]
-        for rate, kernel in [*tries, (float("nan"), "Matern-5/2")]:
-            rate = rate if np.isfinite(rate) else best[1]  # the other kernel at the rate that was best
-            found = svgp(data, test, 512, rate, 5, kernel)
-            rivals.append({"n": options.rival, "method": f"SVGP, {kernel}, rate {rate}, 5 epochs", **found})
-            best = min(best, (found["nlpd"], rate, kernel))
-            print(pd.DataFrame(rivals).tail(1).round(3).to_string(), flush=True)
-        _, rate, kernel = best
-        long = svgp(data, test, 512, rate, options.epochs, kernel)
-        rivals.append({"n": options.rival, "method": f"SVGP, {kernel}, rate {rate}, {options.epochs} epochs", **long})
+
+        def tried(rate: float, kernel: str, epochs: int) -> dict:
+            method = f"SVGP, {kernel}, rate {rate:g}, {epochs} epochs"
+            row = {"n": options.rival, "method": method, "kernel": kernel, "rate": rate}
+            row |= svgp(data, test, 512, rate, epochs, kernel)
+            print(pd.DataFrame([row]).round(3).to_string(), flush=True)
+            return row
+
+        def best() -> dict:
+            return min(rivals, key=lambda row: row["nlpd"])
+
+        rivals = [tried(float(rate), "RBF", 5) for rate in options.rates.split(",")]
+        rivals.append(tried(best()["rate"], "Matern-5/2", 5))
+        rivals.append(tried(best()["rate"], best()["kernel"], options.epochs))
         for name in MODELS:
             rivals.append(apart("--one", str(options.rival), name, "--seed", str(options.seed)))
         table = write("scale_svgp", rivals)

@@ -78,7 +78,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(
         [
             groups[["rmse", "nlpd"]].median().add_prefix("median "),
-            groups[["nlpd", "coverage", "seconds"]].mean().add_prefix("mean "),
+            groups[["rmse", "nlpd", "coverage", "seconds"]].mean().add_prefix("mean "),
         ],
         axis=1,
     ).round(3)
