@@ -50,9 +50,11 @@ class _OfDistance(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, w: Tensor | None, apart: Tensor | None, profile: Profile) -> Tensor:
         centre = b.mean(-2, keepdim=True)  # differences of large numbers lose digits
         a, b = a - centre, b - centre
-        # Few passes over the (n, m) array, in place: they, not the arithmetic, are what a kernel matrix costs.
-        square = (-2.0 * a) @ b.mT
-        square.add_(a.square().sum(-1).unsqueeze(-1)).add_(b.square().sum(-1).unsqueeze(-2))
+        # Few passes over the (n, m) array, in place: they, not the arithmetic, are what a kernel matrix costs. So the squared
+        # norms ride along in the product, as two more columns.
+        left = torch.cat([-2.0 * a, a.square().sum(-1, keepdim=True), a.new_ones(*a.shape[:-1], 1)], -1)
+        right = torch.cat([b, b.new_ones(*b.shape[:-1], 1), b.square().sum(-1, keepdim=True)], -1)
+        square = left @ right.mT
         if w is not None and apart is not None:
             square.flatten(-2).add_(w @ apart.flatten(1))
         k, slope, ctx.factor = profile.values(square.clamp_(0.0, profile.far))

@@ -291,8 +291,7 @@ class GPyTorchKernel(Kernel):
         shape = tuple(raw.shape)
         if short == "raw_lengthscale" and type(constraint) is gpytorch.constraints.Positive:
             inputs = len(positions(self.inputs, layout))
-            base = length_scales(inputs, 1 if shape[-1] == 1 else inputs).base_dist
-            return dist.LogNormal(base.loc[:1].expand(shape), base.scale[:1].expand(shape)).to_event(len(shape))
+            return length_scales(inputs, *shape)
         if constraint is None:
             return dist.Normal(raw, full(1.0, shape)).to_event(len(shape))
         value, low, high = constraint.transform(raw), constraint.lower_bound, constraint.upper_bound

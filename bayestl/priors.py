@@ -45,16 +45,24 @@ def share(centre: float, scale: float, *shape: int) -> TorchDistribution:
     return dist.TransformedDistribution(base, [torch.distributions.transforms.SigmoidTransform()]).to_event(len(shape))
 
 
-def length_scales(inputs: int, count: int) -> TorchDistribution:
-    """Length scales of `inputs` inputs of unit range: one each (`count` = `inputs`) or one in common (`count` = 1).
+def length_scales(inputs: int, *shape: int) -> TorchDistribution:
+    """Length scales of `inputs` inputs of unit range: one each (``shape[-1] = inputs``) or one in common (``shape[-1] = 1``).
 
-    Distances grow with the square root of the dimension, so the prior median must too, or the functions it draws become
-    white noise in many dimensions: ``exp(-0.3)`` in one dimension, 1 in two or more where each input has its own and
-    the irrelevant ones can grow, ``exp(-0.3) sqrt(d)`` where all share one. The width 0.8 lets a length scale be five
-    times longer or shorter within two standard deviations.
+    Where each input has its own, ``log l = v + 0.4 (sqrt(1 + v^2) - 1)``, ``v ~ N(0, 1)``: median 1 (``exp(-0.3)`` where there is
+    but one input), from 0.22 to 12 within two standard deviations. An input may matter little far more easily than it may matter
+    a lot. Against a log-normal with the same lower end, and 5 at the upper, two idle ones of six inputs cost less: on simulated
+    tables 0.017 to 0.025 nats a row at n = 100 and 0.006 to 0.009 at 400; a log-normal as wide as that at both ends overfits ten rows.
+
+    Distances grow with the square root of the dimension. Where all inputs share one length scale its median must grow too, or
+    the functions it draws become white noise: ``l ~ LogNormal(log(d) / 2 - 0.3, 0.8)``.
     """
     centre = 0.5 * math.log(inputs) - 0.3
-    return log_normal(min(centre, 0.0) if count == inputs else centre, 0.8, count)
+    if shape[-1] < inputs:
+        return log_normal(centre, 0.8, *shape)
+    base = dist.Normal(full(0.0, shape), full(1.0, shape))
+    maps = [_TwoSlopes(0.6, 1.4), torch.distributions.transforms.AffineTransform(min(centre, 0.0), 1.0)]
+    maps.append(torch.distributions.transforms.ExpTransform())
+    return dist.TransformedDistribution(base, maps).to_event(len(shape))
 
 
 def family_scales(count: int) -> TorchDistribution:
@@ -77,6 +85,34 @@ def noise(*shape: int) -> TorchDistribution:
 def amplitude(*shape: int) -> TorchDistribution:
     """Standard deviation of a function on standardised values: median 0.9, 0.33 to 2.5 within two deviations."""
     return log_normal(-0.1, 0.5, *shape)
+
+
+class _TwoSlopes(torch.distributions.transforms.Transform):
+    """``x -> p x + q (sqrt(1 + x^2) - 1)``: slope ``a = p - q`` far below zero and ``b = p + q`` far above."""
+
+    domain = codomain = torch.distributions.constraints.real
+    bijective = True
+    sign = 1
+
+    def __init__(self, a: float, b: float) -> None:
+        super().__init__()
+        self.p, self.q = (a + b) / 2, (b - a) / 2
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _TwoSlopes) and (self.p, self.q) == (other.p, other.q)
+
+    def __hash__(self) -> int:
+        return hash((self.p, self.q))
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.p * x + self.q * ((1 + x.square()).sqrt() - 1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        ab, y = self.p**2 - self.q**2, y + self.q
+        return (self.p * y - self.q * (y.square() + ab).sqrt()) / ab
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.log(self.p + self.q * x / (1 + x.square()).sqrt())
 
 
 class _Sinh(torch.distributions.transforms.Transform):

@@ -287,7 +287,7 @@ def test_theta_learned_from_some_rows_is_moved_to_the_mode_of_all():
     moved, record, _, _ = infer(part, whole=whole)
     assert "mode of all rows" in record.seconds
     # Of log-normal parameters, whose draws come in antithetic pairs, the mean of the logarithms is the centre of q.
-    names = ("noise", "amplitude", "shared.length_scale")
+    names = ("noise", "amplitude", "private")
     goal = torch.cat([top[name][0] for name in names]).log()
     logs = [torch.cat([theta[name][:count] for name in names], -1).log() for theta in (alone, moved)]
     off = [(log.mean(0) - goal).abs().max() for log in logs]

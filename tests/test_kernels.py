@@ -10,6 +10,7 @@ import bayestl as btl
 from bayestl.distance import Memory, matern52, mean_absolute, rbf
 from bayestl.kernels import RBF, GPyTorchKernel, Matern52
 from bayestl.models.problem import Problem
+from bayestl.priors import length_scales
 from bayestl.scaling import Layout, families
 from bayestl.table import Input
 
@@ -249,3 +250,26 @@ def test_differences_survive_a_large_offset():
 def test_gpytorch_kernels_join_sums():
     kernel = Matern52(["p"]) + gpytorch.kernels.RBFKernel()
     assert kernel(prior(kernel), "k", X, Z, LAYOUT).shape == (3, 6, 4)
+
+
+# -- length scales ----------------------------------------------------------------------------------------------------
+
+
+def test_length_scales_may_be_long_more_easily_than_short():
+    law = length_scales(2, 2)
+    torch.testing.assert_close(law.base_dist.icdf(torch.full((2,), 0.5).double()), torch.ones(2).double())
+    low, high = (law.base_dist.icdf(torch.full((2,), p).double()) for p in (0.0228, 0.9772))
+    assert (low > 1 / 5).all()
+    assert (high > 10).all()
+    values = law.sample((5,))
+    probability = law.base_dist.cdf(values)
+    # The density is the slope of the distribution function.
+    step = 1e-5 * values
+    slope = (law.base_dist.cdf(values + step) - law.base_dist.cdf(values - step)) / (2 * step)
+    torch.testing.assert_close(law.log_prob(values), slope.log().sum(-1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(law.base_dist.icdf(probability), values)
+
+
+def test_a_length_scale_that_all_inputs_share_grows_with_their_number():
+    medians = [length_scales(d, 1).base_dist.icdf(torch.tensor([0.5]).double()).item() for d in (4, 16)]
+    assert medians[1] == pytest.approx(2 * medians[0])
