@@ -48,10 +48,11 @@ def share(centre: float, scale: float, *shape: int) -> TorchDistribution:
 def length_scales(inputs: int, *shape: int) -> TorchDistribution:
     """Length scales of `inputs` inputs of unit range: one each (``shape[-1] = inputs``) or one in common (``shape[-1] = 1``).
 
-    Where each input has its own, ``log l = v + 0.4 (sqrt(1 + v^2) - 1)``, ``v ~ N(0, 1)``: median 1 (``exp(-0.3)`` where there is
-    but one input), from 0.22 to 12 within two standard deviations. An input may matter little far more easily than it may matter
-    a lot. Against a log-normal with the same lower end, and 5 at the upper, two idle ones of six inputs cost less: on simulated
-    tables 0.017 to 0.025 nats a row at n = 100 and 0.006 to 0.009 at 400; a log-normal as wide as that at both ends overfits ten rows.
+    Where each input has its own, ``log l = v + 0.4 (sqrt(1 + v^2) - 1)``, ``v ~ N(0, 1)``: median 1 (``exp(-0.3)`` where there
+    is but one input), from 0.22 to 12 within two standard deviations. An input may matter little far more easily than it may
+    matter a lot. Against a log-normal with the same lower end, and 5 at the upper, two idle ones of six inputs cost less: on
+    simulated tables 0.017 to 0.025 nats a row at n = 100 and 0.006 to 0.009 at 400; a log-normal as wide as that at both ends
+    overfits ten rows.
 
     Distances grow with the square root of the dimension. Where all inputs share one length scale its median must grow too, or
     the functions it draws become white noise: ``l ~ LogNormal(log(d) / 2 - 0.3, 0.8)``.

@@ -43,9 +43,9 @@ class LatentTask(Model):
     doi 10.1017/S0370164600015096), which has the same prior on ``Z Z^T``.
 
     Priors: ``s ~ LogNormal(-0.1, 0.5)``, ``p ~ LogNormal(-2.5, 1)``, ``tau ~ LogNormal(-1, 0.7)``, noise hierarchical,
-    ``log noise_t ~ N(level, 0.5^2)``, ``level ~ N(-2, 1)``. ``c ~ LogNormal(-0.8, 1.2)``, from 0.04 to 5 within two deviations: tasks
-    may have nothing in common, or run opposite to one another (with ``LogNormal(-0.1, 0.5)`` the error beside a sign-flipped
-    source was a quarter larger).
+    ``log noise_t ~ N(level, 0.5^2)``, ``level ~ N(-2, 1)``. ``c ~ LogNormal(-0.8, 1.2)``, from 0.04 to 5 within two
+    deviations: tasks may have nothing in common, or run opposite to one another (with ``LogNormal(-0.1, 0.5)`` the error
+    beside a sign-flipped source was a quarter larger).
 
     Parameters
     ----------
