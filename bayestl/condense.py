@@ -322,7 +322,7 @@ def _features(
     """``phi = L^-1 Cov[u, f]``, for one function after another."""
     for cross in model.cross(theta, x, outputs, pairs, layout):
         full = cross.expand(*factor.shape[:-2], len(x), factor.shape[-1])
-        yield torch.linalg.solve_triangular(factor.mT, full, upper=True, left=False)
+        yield torch.linalg.solve_triangular(factor, full.mT, upper=False).mT  # column-major: else LAPACK wants copies
 
 
 def _parts(problem: Problem, exact: bool) -> Iterator[tuple[Piece, Tensor, list[int]]]:
