@@ -84,11 +84,14 @@ if __name__ == "__main__":
                 rows.append(rival(size, seed))
             print(pd.DataFrame(rows).tail(6).round(3).to_string(), flush=True)
     table = write("fit_speed", rows, key=["n", "seed", "method"])
-    table = (
-        table.groupby(["n", "method"], sort=False)[["seconds", "nlpd", "coverage"]]
-        .mean()
-        .sort_index(level="n", sort_remaining=False)
+    rival_name = "BoTorch MultiTaskGP"
+    every = table.pivot_table("nlpd", ["n", "seed"], "method")
+    ahead = every.rsub(every[rival_name], axis=0).reset_index("seed", drop=True).melt(ignore_index=False).reset_index()
+    ahead = ahead.groupby(["n", "method"])["value"].agg(["mean", "sem"])
+    table = table.groupby(["n", "method"])[["seconds", "nlpd", "coverage"]].mean()
+    reference = table["seconds"].xs(rival_name, level="method").reindex(table.index, level="n")
+    table = table.assign(
+        **{"times faster": reference / table["seconds"], "nats ahead": ahead["mean"], "its error": ahead["sem"]}
     )
-    reference = table["seconds"].xs("BoTorch MultiTaskGP", level="method").reindex(table.index, level="n")
-    print(table.assign(**{"times faster": reference / table["seconds"]}).round(3).to_string())
+    print(table.round(4).to_string())
     print(predicting())

@@ -14,7 +14,7 @@ import pandas as pd
 import bayestl as btl
 from benchmarks.report import judge_normal, judge_truth, write
 from benchmarks.rivals import RIVALS
-from benchmarks.simulate import table, task_family, two_fidelities
+from benchmarks.simulate import family_predictor, table, task_family, two_fidelities
 
 MODELS = {
     "SingleTask": btl.SingleTask(), "MultiTask": btl.MultiTask(), "Difference": btl.Difference.chain("source", "target"),
@@ -70,6 +70,13 @@ def families(seeds: int) -> list[dict]:
         for case, posteriors in cases.items():
             for name, p in posteriors.items():
                 rows.append({"case": case, "seed": seed, "method": name, **judge_truth(p, x, truth, "new")})
+        known = family_predictor(data, x)
+        rows.append(
+            {
+                "case": "new task, no rows", "seed": seed, "method": "its law known",
+                "rmse": float(np.sqrt(np.mean((known - truth) ** 2))),
+            }
+        )  # fmt: skip
     return rows
 
 
