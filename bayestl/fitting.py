@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bayestl import checkpoint as checkpoints
-from bayestl.condense import PAIRS, SCARCE, Source, add, choose_pairs, condense, learning_rows, typical
+from bayestl.condense import PAIRS, SCARCE, Source, add, choose_pairs, condense, learning_rows, relearn_noise, typical
 from bayestl.errors import DataError, FitError
 from bayestl.inference.infer import FitRecord, Method, infer
 from bayestl.kernels import MaternOrRBF
@@ -136,6 +136,11 @@ def fit(
     sample = Problem.of(model, data, scaling)
     held, untold = choose_pairs(sample, typical(mixed), most, seed, all_of_them=pairs is not None)
     record.seconds["pairs"] = time.perf_counter() - lap
+    lap = time.perf_counter()
+    learned = np.bincount(data.task_index[record.learned], minlength=len(cost))
+    theta = relearn_noise(model, data, scaling, theta, held, learned, seed)
+    mixed |= {name: theta[name][:components] for name in theta if name == "noise"}
+    record.seconds["noise"] = time.perf_counter() - lap
     if progress:
         print(
             f"{data.counts.sum():,} observations: parameters learned from {record.learned_from:,} of them; all condensed onto "

@@ -19,7 +19,7 @@ from bayestl import condense as condensing
 from bayestl import fitting
 from bayestl.cavity import leave_one_out
 from bayestl.checkpoint import Checkpoint
-from bayestl.condense import add_gram, choose_pairs, condense, learning_rows, shares
+from bayestl.condense import add_gram, choose_pairs, condense, learning_rows, relearn_noise, shares
 from bayestl.gaussian.conditional import Conditioned, Updated
 from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.inducing import Sums, Weights, log_evidence
@@ -66,6 +66,64 @@ def truth(new: pd.DataFrame) -> np.ndarray:
 
 def new_rows(n: int = 50, seed: int = 7) -> pd.DataFrame:
     return pd.DataFrame(np.random.default_rng(seed).random((n, 2)), columns=["x0", "x1"])
+
+
+# -- noise ------------------------------------------------------------------------------------------------------------
+
+
+def relearned(problem: Problem, theta, learned) -> torch.Tensor:
+    """The noise learned again with all points as pairs."""
+    held = problem.points.take(problem.points.output.argsort(stable=True))
+    learned = np.asarray(learned)
+    return relearn_noise(problem.model, problem.data, problem.scaling, theta, held, learned, seed=0)["noise"]
+
+
+def test_noise_learned_again_is_at_the_peak_of_the_evidence():
+    data = big(150, scarce=30)
+    problem = Problem.of(btl.MultiTask(kernel=btl.Matern52()), data)
+    theta = draw_theta(problem, 1, seed=1)
+    theta["private"] = torch.full((1, 2), 0.1).double()
+    found = relearned(problem, theta, [10, 10])
+    assert ((found / theta["noise"]) != 1).all()
+
+    def evidence(noise):
+        return problem.marginal(theta | {"noise": noise}).log_prob(problem.values)
+
+    peak = found.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(evidence(peak.log().exp()).sum(), peak)
+    torch.testing.assert_close(
+        slope * found, torch.zeros(1, 2).double(), atol=0.3, rtol=0
+    )  # of some 75 that each row could push
+    assert evidence(found) > evidence(theta["noise"])
+
+
+def test_noise_learned_again_is_the_truth():
+    posterior = btl.fit(btl.SingleTask(), big(6000).select(["cheap"]), seed=0, progress=False)
+    noise = posterior.theta["noise"][:, 0] * float(posterior.scaling.scale[0])
+    assert float(noise.median()) == pytest.approx(
+        0.1, abs=0.003
+    )  # three standard errors of 6,000 rows; of 600 it would be one
+    assert float(noise.log().std()) < 2 / np.sqrt(2 * 6000)
+
+
+def test_noise_that_few_more_rows_tell_of_stays_as_it_is():
+    problem = Problem.of(btl.MultiTask(kernel=btl.Matern52()), big(150, scarce=30))
+    theta = draw_theta(problem, 3, seed=1)
+    found = relearned(problem, theta, [10, 20])
+    assert (found[:, 1] == theta["noise"][:, 1]).all()
+    assert (found[:, 0].argsort() == theta["noise"][:, 0].argsort()).all()
+    assert found[:, 0].log().std() < theta["noise"][:, 0].log().std()
+
+
+def test_noise_of_known_errors_is_not_learned_again():
+    data = big(150, scarce=30)
+    errors = np.where(data.task_index == 0, 0.1, np.nan)
+    errors[0] = np.nan
+    problem = Problem.of(btl.MultiTask(kernel=btl.Matern52()), dataclasses.replace(data, errors=errors))
+    theta = draw_theta(problem, 2, seed=1)
+    found = relearned(problem, theta, [10, 10])
+    assert (found[:, 0] == theta["noise"][:, 0]).all()
+    assert (found[:, 1] != theta["noise"][:, 1]).all()
 
 
 # -- the engine -------------------------------------------------------------------------------------------------------
