@@ -206,9 +206,9 @@ def relearn_noise(
     """Learn the noise of rich tasks again, from up to 16,384 rows in all: that of n rows costs ``1 / 2n`` nats a prediction.
 
     Expectation maximisation of the evidence that `condense` bounds, at the median of the draws: with q the law of the functions
-    given all these rows, ``noise_t^2 = mean_i (E_q[(y_i - f_i)^2] - untold_i)`` over the rows of task t. The draws keep their order,
-    and their spread shrinks as that of so many more rows. Tasks with known errors, or whose rows are not all normal, stay as
-    they are.
+    given all these rows, ``noise_t^2 = mean_i (E_q[(y_i - f_i)^2] - untold_i)`` over the rows of task t. The draws keep their
+    order, and their spread shrinks as that of so many more rows. Tasks with known errors, or whose rows are not all normal,
+    stay as they are.
 
     Parameters
     ----------
