@@ -35,9 +35,9 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def one(size: int, name: str, seed: int) -> dict:
+def one(size: int, name: str, seed: int, tests: int) -> dict:
     """A whole call, in a process of its own."""
-    data, test = three_tasks(size, seed)
+    data, test = three_tasks(size, seed, tests=tests)
     before = peak()
     btl.fit(btl.MultiTask(), three_tasks(60, 0)[0], progress=False)  # everything is imported
     began = time.perf_counter()
@@ -173,12 +173,13 @@ if __name__ == "__main__":
     parser.add_argument("--rates", default="0.01,0.03,0.1", help="learning rates tried in five epochs each")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--predictions", type=int, default=1_000_000)
-    parser.add_argument("--one", nargs=2, metavar=("N", "MODEL"), help=argparse.SUPPRESS)
+    parser.add_argument("--tests", type=int, default=20_000, help="test rows of the comparison with SVGP")
+    parser.add_argument("--one", nargs=3, metavar=("N", "MODEL", "TESTS"), help=argparse.SUPPRESS)
     parser.add_argument("--predict-one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
     if options.one:
-        print(json.dumps(one(int(options.one[0]), options.one[1], options.seed)))
+        print(json.dumps(one(int(options.one[0]), options.one[1], options.seed, int(options.one[2]))))
         sys.exit()
     if options.predict_one:
         print(json.dumps(predicting(options.predict_one, 10_000)))
@@ -186,7 +187,7 @@ if __name__ == "__main__":
     rows = []
     for size in map(int, options.sizes.split(",")) if options.sizes else []:
         for name in MODELS if size <= 100_000 else ["MultiTask"]:
-            rows.append(apart("--one", str(size), name, "--seed", str(options.seed)))
+            rows.append(apart("--one", str(size), name, "600", "--seed", str(options.seed)))
             print(pd.DataFrame(rows).tail(1).round(3).to_string(header=len(rows) == 1), flush=True)
     if rows:
         table = write("scale", rows)
@@ -200,7 +201,7 @@ if __name__ == "__main__":
         share = rate["pass"] / rate["product"]
         print(f"the pass: {rate['pass']:.0f} GFlop/s, {share:.0%} of a matrix product's {rate['product']:.0f}")
     if options.rival:
-        data, test = three_tasks(options.rival, options.seed)
+        data, test = three_tasks(options.rival, options.seed, tests=options.tests)
 
         def tried(rate: float, kernel: str, epochs: int) -> dict:
             method = f"SVGP, {kernel}, rate {rate:g}, {epochs} epochs"
@@ -216,7 +217,7 @@ if __name__ == "__main__":
         rivals.append(tried(best()["rate"], "Matern-5/2", 5))
         rivals.append(tried(best()["rate"], best()["kernel"], options.epochs))
         for name in MODELS:
-            rivals.append(apart("--one", str(options.rival), name, "--seed", str(options.seed)))
+            rivals.append(apart("--one", str(options.rival), name, str(options.tests), "--seed", str(options.seed)))
         table = write("scale_svgp", rivals)
         print(table[["method", "seconds", "nlpd", "rmse", "coverage"]].round(3).to_string())
     if options.predictions:

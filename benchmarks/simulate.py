@@ -42,8 +42,8 @@ def two_fidelities(kind: str, seed: int, sources: int = 60, targets: int = 10, d
     return table(np.concatenate([xs, xt]), ["source"] * sources + ["target"] * targets, y), test, target(test)
 
 
-def three_tasks(n: int, seed: int, d: int = 6):
-    """Three related tasks in `d` dimensions; returns a training table of n rows and a test table of 600."""
+def three_tasks(n: int, seed: int, d: int = 6, tests: int = 600):
+    """Three related tasks in `d` dimensions; returns a training table of n rows and one of `tests` rows."""
     rng = np.random.default_rng(seed)
 
     def draw(count: int) -> btl.TaskData:
@@ -52,7 +52,7 @@ def three_tasks(n: int, seed: int, d: int = 6):
         y = f + (t == 1) * 0.3 * np.cos(5 * x[:, 0]) + (t == 2) * (0.5 * x[:, 2] - 0.8 * f)
         return table(x, [f"t{i}" for i in t], y + 0.1 * rng.standard_normal(count))
 
-    return draw(n), draw(600)
+    return draw(n), draw(tests)
 
 
 def task_family(seed: int, tasks: int = 12, rows: int = 8, few: int = 3, noise: float = 0.05):
