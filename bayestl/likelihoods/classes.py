@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -38,9 +39,9 @@ class _Classes(Likelihood):
         u = torch.rand(*chances.shape[:-1], 1, dtype=f.dtype, generator=generator)
         return (chances.cumsum(-1)[..., :-1] < u).sum(-1).to(f.dtype)
 
+    @abstractmethod
     def probabilities(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         """Probabilities (..., R, K) of the classes given functions (..., R, c)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
