@@ -118,33 +118,44 @@ def mean_absolute(
     return out
 
 
+def same(a: Float[Tensor, "n columns"], b: Float[Tensor, "m columns"], columns: Sequence[int]) -> Float[Tensor, "n m"]:
+    """1 where two rows agree in some columns, else 0.
+
+    All rows are scaled the same way, so what is equal stays equal, to the last bit or nearly.
+    """
+    chosen = list(columns)
+    return (torch.cdist(a[:, chosen], b[:, chosen], p=math.inf) < 1e-9).to(a.dtype)
+
+
 class Memory:
-    """The last of the `mean_absolute`, up to 320 MB of them: they do not depend on theta and cost more than all that does.
+    """The last results of `mean_absolute` or `same`, up to 320 MB: they do not depend on theta and cost more than all that does.
 
     Keys are where the rows lie in memory; the rows are kept, so that nothing else can come to lie there. Threads may share it.
     """
 
     LARGEST = 40_000_000  # numbers
 
-    def __init__(self) -> None:
+    def __init__(self, compare: Callable[[Tensor, Tensor, Any], Tensor]) -> None:
+        self.compare = compare
         self._kept: dict[Any, tuple[Tensor, Tensor, Tensor]] = {}
         self._lock = Lock()
 
-    def __call__(self, a: Tensor, b: Tensor, families: tuple[tuple[int, ...], ...]) -> Tensor:
-        if len(families) * len(a) * len(b) > self.LARGEST or a.requires_grad or b.requires_grad:
-            return mean_absolute(a, b, families)
-        key = (*_place(a), *_place(b), families)
+    def __call__(self, a: Tensor, b: Tensor, columns: tuple[Any, ...]) -> Tensor:
+        if a.requires_grad or b.requires_grad:
+            return self.compare(a, b, columns)
+        key = (*_place(a), *_place(b), columns)
         with self._lock:
             found = self._kept.pop(key, None)
-        found = found or (a, b, mean_absolute(a, b, families))
-        with self._lock:
-            self._kept[key] = found
-            while sum(apart.numel() for *_, apart in self._kept.values()) > self.LARGEST:
-                self._kept.pop(next(iter(self._kept)))
+        found = found or (a, b, self.compare(a, b, columns))
+        if found[2].numel() <= self.LARGEST:
+            with self._lock:
+                self._kept[key] = found
+                while sum(kept.numel() for *_, kept in self._kept.values()) > self.LARGEST:
+                    self._kept.pop(next(iter(self._kept)))
         return found[2]
 
-    def __reduce__(self) -> tuple[type[Memory], tuple[()]]:
-        return Memory, ()
+    def __reduce__(self) -> tuple[type[Memory], tuple[Any]]:
+        return Memory, (self.compare,)
 
 
 def _place(x: Tensor) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import gpytorch
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayestl import distance
-from bayestl.distance import MATERN52, Memory, Profile, of_distance
+from bayestl.distance import MATERN52, Memory, Profile, mean_absolute, of_distance, same
 from bayestl.errors import DataError, listed
 from bayestl.priors import Theta, family_scales, full, length_scales, normal
 from bayestl.scaling import Layout
@@ -80,13 +81,13 @@ class _Stationary(Kernel):
     """
 
     inputs: tuple[str, ...] | None = None
-    _apart: Memory = field(default_factory=Memory, compare=False, repr=False)
+    _apart: Memory = field(default_factory=partial(Memory, mean_absolute), compare=False, repr=False)
 
     profile: ClassVar[Profile]
 
     def __init__(self, inputs: Sequence[str] | None = None) -> None:
         object.__setattr__(self, "inputs", None if inputs is None else tuple(inputs))
-        object.__setattr__(self, "_apart", Memory())
+        object.__setattr__(self, "_apart", Memory(mean_absolute))
 
     def prior(self, name: str, layout: Layout) -> Theta:
         alone, families = _parted(self.inputs, layout)
@@ -199,7 +200,7 @@ class MaternOrRBF(Matern52):
         return Matern52(self.inputs), RBF(self.inputs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Identity(Kernel):
     r"""``k(x, x') = 1`` where the inputs are equal, else 0: what a material has of its own that the inputs do not tell.
 
@@ -214,9 +215,11 @@ class Identity(Kernel):
     """
 
     inputs: tuple[str, ...] | None = None
+    _same: Memory = field(default_factory=partial(Memory, same), compare=False, repr=False)
 
     def __init__(self, inputs: Sequence[str] | None = None) -> None:
         object.__setattr__(self, "inputs", None if inputs is None else tuple(inputs))
+        object.__setattr__(self, "_same", Memory(same))
 
     def prior(self, name: str, layout: Layout) -> Theta:
         positions(self.inputs, layout)
@@ -224,13 +227,7 @@ class Identity(Kernel):
 
     def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
         chosen = positions(self.inputs, layout)
-        columns = [c for c, g in enumerate(layout.groups) if g in chosen]
-        same = torch.ones(len(a), len(b), dtype=torch.bool)
-        for (
-            column
-        ) in columns:  # inputs are scaled the same way everywhere: equal in, equal out, to the last bit or nearly
-            same &= (a[:, column, None] - b[None, :, column]).abs() < 1e-9
-        return same.to(a.dtype)
+        return self._same(a, b, tuple(c for c, g in enumerate(layout.groups) if g in chosen))
 
     def diagonal(self, theta: Theta, name: str, a: Tensor, layout: Layout) -> Tensor:
         return a.new_ones(len(a))

@@ -159,7 +159,7 @@ def test_gradients_through_families():
 def test_threads_may_share_what_is_remembered(monkeypatch):
     """Eight threads over more rows than are kept: every answer is that of its own rows."""
     monkeypatch.setattr(Memory, "LARGEST", 60)
-    remember, families = Memory(), ((0, 1), (2,))
+    remember, families = Memory(mean_absolute), ((0, 1), (2,))
     rows = [torch.rand(5, 3, dtype=torch.float64) for _ in range(12)]
     expected = [mean_absolute(a, a, families) for a in rows]
 
