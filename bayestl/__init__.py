@@ -9,7 +9,7 @@ from bayestl.diagnostics import Diagnosis, Finding, diagnose
 from bayestl.errors import DataError, FitError
 from bayestl.features import Compositions, ElementFractions, Features, Molecules, Surfaces
 from bayestl.fitting import fit
-from bayestl.kernels import RBF, GPyTorchKernel, Identity, Kernel, Matern52, MaternOrRBF
+from bayestl.kernels import RBF, GPyTorchKernel, Identity, Kernel, Matern52, MaternOrRBF, Nugget
 from bayestl.likelihoods import (
     Bernoulli,
     Categorical,
@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 __all__ = [
     "RBF", "Bernoulli", "Campaign", "Categorical", "Censored", "Compositions", "DataError", "Diagnosis", "Difference",
     "ElementFractions", "Features", "Finding", "FitError", "GPyTorchKernel", "Gaussian", "Hurdle", "Identity", "Kernel",
-    "LatentTask", "Likelihood", "Log", "Matern52", "MaternOrRBF", "Model", "Molecules", "MultiTask", "NegativeBinomial",
+    "LatentTask", "Likelihood", "Log", "Matern52", "MaternOrRBF", "Model", "Molecules", "MultiTask", "NegativeBinomial", "Nugget",
     "Ordinal", "Poisson", "Posterior", "SingleTask", "Softplus", "Sqrt", "Stack", "StudentT", "Surfaces", "TaskData",
     "TransferReport", "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "replay", "scores",
     "stack", "suggest", "transfer_report",

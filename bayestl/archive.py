@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 DENSE, RANK = 4000, 300  # values drawn jointly by their whole covariance, and by how many of them beyond
 PLAIN = (
     SingleTask, MultiTask, Difference, LatentTask, kernels.Matern52, kernels.RBF, kernels.MaternOrRBF,
-    kernels.Identity, kernels.Sum, kernels.Product,
+    kernels.Identity, kernels.Nugget, kernels.Sum, kernels.Product,
     likelihoods.Bernoulli, likelihoods.Categorical, likelihoods.Censored, likelihoods.Gaussian, likelihoods.Hurdle,
     likelihoods.NegativeBinomial, likelihoods.Ordinal, likelihoods.Poisson, likelihoods.StudentT,
     likelihoods.Log, likelihoods.Softplus, likelihoods.Sqrt,

@@ -18,17 +18,19 @@ from bayestl import checkpoint as checkpoints
 from bayestl.condense import PAIRS, SCARCE, Source, add, choose_pairs, condense, learning_rows, relearn_noise, typical
 from bayestl.errors import DataError, FitError
 from bayestl.inference.infer import FitRecord, Method, infer
-from bayestl.kernels import MaternOrRBF
+from bayestl.kernels import MaternOrRBF, Nugget
 from bayestl.models.base import Model
 from bayestl.models.problem import Problem
+from bayestl.models.single import SingleTask
 from bayestl.posterior import Posterior
 from bayestl.priors import Theta
-from bayestl.scaling import Scaling
+from bayestl.scaling import Layout, Scaling
 from bayestl.table import TaskData
 
 LEARN = 600  # points that theta is learned from
 EXACT = 2500  # points that are conditioned on exactly
 TELLING = 250  # points above which the smoothness of the functions is asked for
+SHARED = 5  # materials that several tasks must have been observed on for a nugget to be inferred
 LOOSE = 0.03  # share above which a warning is due
 SMALL, PART = 16_384, 65_536  # rows of a table in memory that are condensed in one go: all of it, or parts of it
 WORK, MORE_WORK = (
@@ -121,10 +123,12 @@ def fit(
     foresee(size, most, draws, exact, memory)
     options = (method, seed, draws, warmup, pairs, device)
     notes = None if checkpoint is None else checkpoints.Checkpoint(checkpoint, model, data, options)
+    if exact and isinstance(model.kernel, MaternOrRBF) and _same_materials(model, data, layout):
+        model = model.with_kernel(Nugget(model.kernel))
     theta, record, components, sites = _learned(notes) or _learn(
         model, data, scaling, cost, here, method, seed, draws, warmup, progress, notes
     )
-    if isinstance(model.kernel, MaternOrRBF) and not np.isnan(record.smoother):
+    if model.kernel.candidates and not np.isnan(record.smoother):
         model = model.with_kernel(model.kernel.candidates[record.took_smoother])
     if exact:
         _finish(notes, record)
@@ -180,7 +184,7 @@ def _learn(
     if points > LEARN:
         chosen = learning_rows(data, scaling.inputs(data.x), cost, LEARN, seed)
     problem, smoother = Problem.of(model, data.where(chosen), scaling), None
-    if isinstance(model.kernel, MaternOrRBF) and _tells_smoothness(problem):
+    if model.kernel.candidates and _tells_smoothness(problem):
         smoother = dataclasses.replace(problem, model=model.with_kernel(model.kernel.candidates[1]))
     whole = None
     if LEARN < points <= EXACT and data.parts is None and problem.plain:
@@ -191,6 +195,18 @@ def _learn(
     if notes is not None and not record.interrupted:
         notes.write_theta(kept, record, components)
     return kept, record, components, sites
+
+
+def _same_materials(model: Model, data: TaskData, layout: Layout) -> bool:
+    """Whether a joint model's tasks are observed at the same inputs often enough to tell what each material has of its own.
+
+    Only where inputs have length scales of their own: the L1 distances of families make a kernel that is rough enough as it is.
+    """
+    if isinstance(model, SingleTask) or any(family is not None for family in layout.families):
+        return False
+    _, material = np.unique(data.x, axis=0, return_inverse=True)
+    seen = np.unique(np.stack([material.ravel(), data.task_index], -1), axis=0)
+    return int((np.bincount(seen[:, 0]) > 1).sum()) >= SHARED
 
 
 def _tells_smoothness(problem: Problem) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from torch import Tensor
 from bayestl import distance
 from bayestl.distance import MATERN52, Memory, Profile, mean_absolute, of_distance, same
 from bayestl.errors import DataError, listed
-from bayestl.priors import Theta, family_scales, full, length_scales, normal
+from bayestl.priors import Theta, family_scales, full, length_scales, normal, share
 from bayestl.scaling import Layout
 
 
@@ -51,6 +52,11 @@ class Kernel(ABC):
     def unscaled(self) -> frozenset[str]:
         """Inputs that this kernel wants in the user's own units (bits and counts of a fingerprint, say)."""
         return frozenset()
+
+    @property
+    def candidates(self) -> tuple[Kernel, ...]:
+        """What `fit` may choose from, by the evidence, in place of this kernel: a rougher kernel and a smoother one, or none."""
+        return ()
 
     def __add__(self, other: Kernel | gpytorch.kernels.Kernel) -> Kernel:
         return Sum((self, as_kernel(other)))
@@ -195,8 +201,7 @@ class MaternOrRBF(Matern52):
     """
 
     @property
-    def candidates(self) -> tuple[Kernel, Kernel]:
-        """The rougher kernel and the smoother one."""
+    def candidates(self) -> tuple[Kernel, ...]:
         return Matern52(self.inputs), RBF(self.inputs)
 
 
@@ -231,6 +236,54 @@ class Identity(Kernel):
 
     def diagonal(self, theta: Theta, name: str, a: Tensor, layout: Layout) -> Tensor:
         return a.new_ones(len(a))
+
+
+@dataclass(frozen=True, init=False)
+class Nugget(Kernel):
+    r"""``(1 - w) k(x, x') + w 1[x = x']``: the nugget effect, beside a kernel k, of what a material has of its own.
+
+    Inputs never tell all of a material. Where several tasks are observed on the same materials they share what is left: it is no
+    noise, which is each task's own, and a model without it takes it for signal and is far too sure of new materials. Matheron's
+    nugget (Chiles & Delfiner 2012, doi 10.1002/9781118136188, sec. 2.3), its covariance between tasks that of k.
+
+    ``logit w ~ N(-6, 3.5^2)``: from nothing, where tasks are smooth functions of their inputs, to a half and more.
+
+    Parameters
+    ----------
+    kernel : k; the default kernel if None
+    inputs : those that must be equal; all of them by default
+    """
+
+    kernel: Kernel
+    inputs: tuple[str, ...] | None = None
+    _own: Identity = field(default_factory=Identity, compare=False, repr=False)
+
+    def __init__(
+        self, kernel: Kernel | gpytorch.kernels.Kernel | None = None, inputs: Sequence[str] | None = None
+    ) -> None:
+        object.__setattr__(self, "kernel", as_kernel(kernel))
+        object.__setattr__(self, "inputs", None if inputs is None else tuple(inputs))
+        object.__setattr__(self, "_own", Identity(inputs))
+
+    @property
+    def unscaled(self) -> frozenset[str]:
+        return self.kernel.unscaled
+
+    @property
+    def candidates(self) -> tuple[Kernel, ...]:
+        return tuple(Nugget(kernel, self.inputs) for kernel in self.kernel.candidates)
+
+    def prior(self, name: str, layout: Layout) -> Theta:
+        site = f"{name}.nugget"
+        return {site: pyro.sample(site, share(1 / (1 + math.exp(6.0)), 3.5))} | self.kernel.prior(name, layout)
+
+    def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
+        k = self.kernel(theta, name, a, b, layout)
+        return torch.lerp(k, self._own(theta, name, a, b, layout), theta[f"{name}.nugget"][..., None, None])
+
+    def diagonal(self, theta: Theta, name: str, a: Tensor, layout: Layout) -> Tensor:
+        k = self.kernel.diagonal(theta, name, a, layout)
+        return torch.lerp(k, torch.ones_like(k), theta[f"{name}.nugget"][..., None])
 
 
 @dataclass(frozen=True, eq=False)

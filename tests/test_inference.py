@@ -358,3 +358,73 @@ def test_the_choice_of_a_kernel_survives_a_file_and_an_interruption(tmp_path):
     np.testing.assert_array_equal(
         resumed.predict({"x0": [0.5], "x1": [0.5]})["mean"], posterior.predict({"x0": [0.5], "x1": [0.5]})["mean"]
     )
+
+
+# -- what a material has of its own -----------------------------------------------------------------------------------
+
+
+def of_their_own(size, seed=0, materials=60, together=True):
+    """Two tasks on the same materials, which have something of their own (deviation `size`) that both tasks see."""
+    rng = np.random.default_rng(seed)
+    x = rng.random((materials, 2))
+    f = np.sin(5 * x[:, 0]) + x[:, 1] + size * rng.standard_normal(materials)
+    seen = np.arange(materials) % 3 == 0
+    frame = pd.DataFrame(x, columns=["x0", "x1"]).assign(
+        cheap=f + 0.03 * rng.standard_normal(materials), dear=1.5 * f + 0.03 * rng.standard_normal(materials)
+    )
+    frame.loc[~seen, "dear"] = np.nan
+    if not together:
+        frame.loc[seen, "cheap"] = np.nan
+    return btl.TaskData.from_wide(frame, inputs=["x0", "x1"], tasks=["cheap", "dear"])
+
+
+def test_a_nugget_is_inferred_and_new_materials_are_as_uncertain_as_they_are():
+    rng = np.random.default_rng(5)
+    new = pd.DataFrame(rng.random((300, 2)), columns=["x0", "x1"])
+    y = 1.5 * (np.sin(5 * new["x0"]) + new["x1"] + 0.3 * rng.standard_normal(300)).to_numpy()
+    inside, density = {}, {}
+    for name, kernel in {"default": None, "smooth": btl.Matern52()}.items():
+        posterior = btl.fit(btl.MultiTask(kernel=kernel), of_their_own(0.3), seed=0, progress=False)
+        low, high = posterior.predict(new, task="dear", quantiles=[0.05, 0.95])["quantile"].to_numpy()
+        inside[name] = ((low < y) & (y < high)).mean()
+        test = btl.TaskData.from_wide(new.assign(dear=y), inputs=["x0", "x1"], tasks=["dear"])
+        density[name] = float(posterior.score(test)["log_density"].mean())
+    assert posterior.model.kernel == btl.Matern52()
+    assert 0.85 < inside["default"] < 0.95
+    assert inside["smooth"] < 0.85
+    assert density["default"] > density["smooth"] + 0.1
+
+
+def test_a_nugget_vanishes_where_inputs_tell_all():
+    posterior = btl.fit(btl.MultiTask(), of_their_own(0.0), seed=0, progress=False)
+    assert isinstance(posterior.model.kernel, btl.Nugget)
+    assert float(posterior.theta["shared.nugget"].median()) < 0.003  # a deviation of a twentieth at most
+
+
+def test_a_known_source_tells_what_the_target_has_of_its_own():
+    data = of_their_own(0.3)
+    posterior = btl.fit(btl.MultiTask(), data, seed=0, progress=False)
+    frame = pd.DataFrame(data.x[data.task_index == 0], columns=["x0", "x1"])
+    known = posterior.predict(frame, task="dear", noise=False)["std"].to_numpy()
+    assert known.mean() < 0.15  # 0.45 of its own, of which the source has told nearly all
+
+
+def test_a_nugget_is_only_for_joint_models_of_tasks_that_share_materials(tmp_path):
+    def kernel_of(model, data, **options):
+        return btl.fit(model, data, method="map", seed=0, progress=False, **options).model.kernel
+
+    data = of_their_own(0.3)
+    default = btl.MultiTask().kernel
+    assert kernel_of(btl.MultiTask(), data) == btl.Nugget()
+    assert kernel_of(btl.MultiTask(), of_their_own(0.3, together=False)) == default
+    assert kernel_of(btl.SingleTask(), data) == default
+    assert kernel_of(btl.MultiTask(kernel=btl.RBF()), data) == btl.RBF()
+    assert (
+        kernel_of(btl.MultiTask(), data, pairs=20) == default
+    )  # pairs cannot stand for what each material has of its own
+    posterior = btl.fit(btl.Difference.chain("cheap", "dear"), data, method="map", seed=0, progress=False)
+    posterior.save(tmp_path / "p.nc")
+    again = btl.load(tmp_path / "p.nc")
+    assert again.model == posterior.model
+    new = {"x0": [0.5], "x1": [0.5]}
+    np.testing.assert_array_equal(again.predict(new)["mean"], posterior.predict(new)["mean"])

@@ -273,3 +273,17 @@ def test_length_scales_may_be_long_more_easily_than_short():
 def test_a_length_scale_that_all_inputs_share_grows_with_their_number():
     medians = [length_scales(d, 1).base_dist.icdf(torch.tensor([0.5]).double()).item() for d in (4, 16)]
     assert medians[1] == pytest.approx(2 * medians[0])
+
+
+# -- nuggets ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_nugget_is_a_share_of_the_variance_at_equal_inputs():
+    kernel, both = btl.Nugget(btl.RBF()), torch.cat([X, Z])
+    theta = prior(kernel)
+    k = kernel(theta, "k", both, X, LAYOUT)
+    w = theta["k.nugget"][:, None, None]
+    smooth = btl.RBF()(theta, "k", both, X, LAYOUT)
+    torch.testing.assert_close(k, (1 - w) * smooth + w * torch.eye(10, 6).double())
+    torch.testing.assert_close(kernel.diagonal(theta, "k", X, LAYOUT), torch.ones(3, 6).double())
+    assert torch.linalg.eigvalsh(kernel(theta, "k", X, X, LAYOUT)).min() > 0
