@@ -2,7 +2,7 @@
 
 python -m benchmarks.fit_speed [--sizes 100,400,1000,2000] [--seeds 8] [--parts ours,rival] [--threads 1]
 
-Tables are measured for as many seeds, but for no more than seeds times rows make 8,000: BoTorch takes minutes from 1,000 rows on.
+Tables are measured for as many seeds, but for no more than seeds times rows make 5,000: BoTorch takes minutes from 1,000 rows on.
 Scores are of 6,000 test rows: differences of a thousandth of a nat are lost in the noise of some hundreds. Both sides have
 as many threads. Results of sizes, seeds and parts that are left out stay as they were.
 """
@@ -30,7 +30,7 @@ OURS = {
     "MultiTask variational, Matern-5/2": btl.MultiTask(kernel=btl.Matern52()),
     "MultiTask map": btl.MultiTask(),
 }
-MOST = 8000  # rows in all of the tables of one size
+MOST = 5000  # rows in all of the tables of one size
 TESTS = 6000
 
 

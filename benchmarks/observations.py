@@ -162,7 +162,7 @@ def against_hmc(seed: int) -> list[dict]:
             ours = probabilities(posterior, new)
             seconds = time.perf_counter() - began
             began = time.perf_counter()
-            truth, off = by_hmc(model, data, new, "colour", seed)
+            truth, off = by_hmc(posterior.model, data, new, "colour", seed)
             rows.append(
                 {"case": kind, "seed": seed, "model": type(model).__name__, "mean_abs": np.abs(ours - truth).mean(),
                  "hmc_off": off, "seconds": seconds, "seconds_hmc": time.perf_counter() - began}
