@@ -48,21 +48,18 @@ def share(centre: float, scale: float, *shape: int) -> TorchDistribution:
 def length_scales(inputs: int, *shape: int) -> TorchDistribution:
     """Length scales of `inputs` inputs of unit range: one each (``shape[-1] = inputs``) or one in common (``shape[-1] = 1``).
 
-    Where each input has its own, ``log l = v + 0.4 (sqrt(1 + v^2) - 1)``, ``v ~ N(0, 1)``: median 1 (``exp(-0.3)`` where there
-    is but one input), from 0.22 to 12 within two standard deviations. An input may matter little far more easily than it may
-    matter a lot. Against a log-normal with the same lower end, and 5 at the upper, two idle ones of six inputs cost less: on
-    simulated tables 0.017 to 0.025 nats a row at n = 100 and 0.006 to 0.009 at 400; a log-normal as wide as that at both ends
-    overfits ten rows.
+    Where each of several inputs has its own, ``log l = v + 0.4 (sqrt(1 + v^2) - 1)``, ``v ~ N(0, 1)``: median 1, from 0.22 to 12
+    within two standard deviations. An input may matter little far more easily than it may matter a lot. Against a log-normal
+    with the same lower end, and 5 at the upper, two idle ones of six inputs cost less: on simulated tables 0.017 to 0.025 nats a
+    row at n = 100 and 0.006 to 0.009 at 400; a log-normal as wide as that at both ends overfits ten rows.
 
-    Distances grow with the square root of the dimension. Where all inputs share one length scale its median must grow too, or
-    the functions it draws become white noise: ``l ~ LogNormal(log(d) / 2 - 0.3, 0.8)``.
+    One length scale for all is ``LogNormal(log(d) / 2 - 0.3, 0.8)``: distances grow with the square root of the dimension, and so
+    must it, or the functions it draws become white noise. That a single input matters little is for the amplitude to say.
     """
-    centre = 0.5 * math.log(inputs) - 0.3
-    if shape[-1] < inputs:
-        return log_normal(centre, 0.8, *shape)
+    if shape[-1] < inputs or inputs == 1:
+        return log_normal(0.5 * math.log(inputs) - 0.3, 0.8, *shape)
     base = dist.Normal(full(0.0, shape), full(1.0, shape))
-    maps = [_TwoSlopes(0.6, 1.4), torch.distributions.transforms.AffineTransform(min(centre, 0.0), 1.0)]
-    maps.append(torch.distributions.transforms.ExpTransform())
+    maps = [_TwoSlopes(0.6, 1.4), torch.distributions.transforms.ExpTransform()]
     return dist.TransformedDistribution(base, maps).to_event(len(shape))
 
 
