@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -376,7 +377,10 @@ def _features(
         yield torch.linalg.solve_triangular(factor, full.mT, upper=False).mT  # column-major: else LAPACK wants copies
 
 
-def _parts(problem: Problem, exact: bool) -> Iterator[tuple[Piece, Tensor, list[int]]]:
+_Part = tuple[Piece, Tensor, list[int]]
+
+
+def _parts(problem: Problem, exact: bool) -> Iterator[_Part]:
     """Observations a few at a time, with their inputs and the functions that they depend on."""
     for piece in problem.pieces:
         if piece.law.exact != exact or len(piece.at) == 0:
@@ -392,18 +396,25 @@ def _draw(theta: Theta, draw: int, device: str) -> Theta:
     return {name: value[draw].to(device) for name, value in theta.items()}
 
 
-@torch.no_grad()
 def _normal(problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, device: str) -> tuple[Sums, int, int]:
     """Sums over the normal rows; their number; and that of the others."""
-    model, layout = problem.model, problem.layout
-    draws, size = factor.shape[:2]
     keep_memory()
-    sums = Sums.zero(draws, size, device)
+    work = partial(_normal_sums, problem, theta, pairs, factor, device)
+    sums = reduce(Sums.plus, _in_threads(work, list(_parts(problem, exact=True)), device))
+    exact = sum(len(piece.at) for piece in problem.pieces if piece.law.exact)
+    others = sum(len(piece.at) for piece in problem.pieces if not piece.law.exact)
+    sums = Sums(*(part.cpu() for part in sums))
+    return sums._replace(gram=_mirrored(sums.gram)), exact, others
+
+
+def _normal_sums(problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, device: str, parts: list[_Part]) -> Sums:
+    model, layout = problem.model, problem.layout
+    sums = Sums.zero(len(factor), len(pairs.output), device)
     held = Pairs(pairs.x.to(device), pairs.output)
-    for s in range(draws):
+    for s in range(len(factor)):
         one, own, held_factor = _row(theta, s), _draw(theta, s, device), factor[s].to(device)
         gram, moment = sums.gram[s], sums.moment[s]
-        for part, x, outputs in _parts(problem, exact=True):
+        for part, x, outputs in parts:
             x, count = x.to(device), len(x)
             at = Pairs(x, torch.full((count,), outputs[0]))
             p = problem.parameters_of(one, part.task)
@@ -412,20 +423,16 @@ def _normal(problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, device
             w = 1 / noise.reshape(-1).expand(count).to(device)
             r = y.reshape(-1).to(device) - model.mean(own, at, layout)
             (phi,) = _features(model, own, layout, x, outputs, held, held_factor)
-            left = model.variance(own, at, layout) - phi.square().sum(-1)
+            left = model.variance(own, at, layout) - torch.linalg.vector_norm(phi, dim=-1).square()
             sums.square[s] += (w * r.square()).sum()
             sums.volume[s] += log_volume(w).sum() - 2 * slope.sum().to(device)
             sums.residual[s] += (w * left.clamp_min(0.0)).sum()
             phi = phi.mul_(w.sqrt().unsqueeze(-1))
             add_gram(gram, phi)
             moment.addmv_(phi.mT, w.sqrt() * r)
-    sums = Sums(*(part.cpu() for part in sums))
-    exact = sum(len(piece.at) for piece in problem.pieces if piece.law.exact)
-    others = sum(len(piece.at) for piece in problem.pieces if not piece.law.exact)
-    return sums._replace(gram=_mirrored(sums.gram)), exact, others
+    return sums
 
 
-@torch.no_grad()
 def _sites(
     problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, q: Weights | None, device: str
 ) -> tuple[Sums, Tensor]:
@@ -433,15 +440,29 @@ def _sites(
 
     Without q the step is from the prior, or from where the likelihood of counts is known to peak.
     """
-    model, layout = problem.model, problem.layout
-    draws, size = factor.shape[:2]
     keep_memory()
-    sums, value = Sums.zero(draws, size, device), torch.zeros(draws, dtype=torch.float64)
+    work = partial(_site_sums, problem, theta, pairs, factor, q, device)
+    sums, value = reduce(add, _in_threads(work, list(_parts(problem, exact=False)), device))
+    sums = Sums(*(part.cpu() for part in sums))
+    return sums._replace(gram=_mirrored(sums.gram)), value
+
+
+def _site_sums(
+    problem: Problem,
+    theta: Theta,
+    pairs: Pairs,
+    factor: Tensor,
+    q: Weights | None,
+    device: str,
+    parts: list[_Part],
+) -> tuple[Sums, Tensor]:
+    model, layout = problem.model, problem.layout
+    sums, value = Sums.zero(len(factor), len(pairs.output), device), torch.zeros(len(factor), dtype=torch.float64)
     held = Pairs(pairs.x.to(device), pairs.output)
-    for s in range(draws):
+    for s in range(len(factor)):
         one, own, held_factor = _row(theta, s), _draw(theta, s, device), factor[s].to(device)
         gram, moment = sums.gram[s], sums.moment[s]
-        for part, x, outputs in _parts(problem, exact=False):
+        for part, x, outputs in parts:
             x = x.to(device)
             phi = torch.stack(list(_features(model, own, layout, x, outputs, held, held_factor)))  # (c, r, m)
             start = torch.stack([model.mean(own, Pairs(x, torch.full((len(x),), o)), layout) for o in outputs], -1)
@@ -464,8 +485,29 @@ def _sites(
             for k in range(len(outputs)):  # lambda = C C': as many weighted features as functions
                 add_gram(gram, torch.einsum("crm,rc->rm", phi, root_precision[..., k]))
             moment.add_(torch.einsum("crm,rc->m", phi, natural))
-    sums = Sums(*(part.cpu() for part in sums))
-    return sums._replace(gram=_mirrored(sums.gram)), value
+    return sums, value
+
+
+def _in_threads(work: Callable[[list[_Part]], Any], parts: list[_Part], device: str) -> list[Any]:
+    """Do some work on shares of the parts, a thread and a core for each.
+
+    Of one operation after another on all cores only products of matrices would be twice as fast on two.
+    """
+    threads = torch.get_num_threads() if device == "cpu" else 1
+
+    def alone(share: list[_Part]) -> Any:
+        torch.set_num_threads(1)  # of this thread's operations
+        with torch.no_grad():
+            return work(share)
+
+    if threads == 1 or len(parts) < threads:
+        with torch.no_grad():
+            return [work(parts)]
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(alone, [parts[i::threads] for i in range(threads)]))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _row(theta: Theta, draw: int) -> Theta:
