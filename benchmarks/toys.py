@@ -21,6 +21,8 @@ MODELS = {
     "LatentTask": btl.LatentTask(),
 }  # fmt: skip
 
+FAMILIES = 3  # times as many tables of a family: in each there is but one new task
+
 
 def two_dimensional(seeds: int, rivals: dict) -> list[dict]:
     rows = []
@@ -97,5 +99,5 @@ if __name__ == "__main__":
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
-    rows = families(options.seeds) + two_dimensional(options.seeds, {} if options.again else RIVALS)
+    rows = families(FAMILIES * options.seeds) + two_dimensional(options.seeds, {} if options.again else RIVALS)
     print(summary(write("toys", rows, key=["case", "seed", "method"] if options.again else None)).to_string())
