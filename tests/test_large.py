@@ -416,7 +416,8 @@ def test_many_new_rows_are_condensed_too(large, monkeypatch):
     np.testing.assert_allclose(condensed_too.predict(new_rows())["mean"], one_by_one, atol=0.05)
 
 
-@pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")  # what is common or not is a ridge here
+# What is common to multiples of one function, and what is not, is a ridge.
+@pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
 def test_new_task_on_a_condensed_table():
     rng = np.random.default_rng(0)
     rows = []
