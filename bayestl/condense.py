@@ -1,4 +1,4 @@
-"""Large tables: which rows teach theta, which pairs stand for the rest, and the one pass that condenses all rows onto them."""
+"""Large tables: which rows teach theta and noise, which pairs stand for the rest, and the pass that condenses all onto them."""
 
 from __future__ import annotations
 

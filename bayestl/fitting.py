@@ -143,7 +143,7 @@ def fit(
     lap = time.perf_counter()
     learned = np.bincount(data.task_index[record.learned], minlength=len(cost))
     theta = relearn_noise(model, data, scaling, theta, held, learned, seed)
-    mixed |= {name: theta[name][:components] for name in theta if name == "noise"}
+    mixed = {name: value[:components] for name, value in theta.items()}
     record.seconds["noise"] = time.perf_counter() - lap
     if progress:
         print(

@@ -59,7 +59,7 @@ def length_scales(inputs: int, *shape: int) -> TorchDistribution:
     if shape[-1] < inputs or inputs == 1:
         return log_normal(0.5 * math.log(inputs) - 0.3, 0.8, *shape)
     base = dist.Normal(full(0.0, shape), full(1.0, shape))
-    maps = [_TwoSlopes(0.6, 1.4), torch.distributions.transforms.ExpTransform()]
+    maps = [_TwoSlopes(1.0, 0.4), torch.distributions.transforms.ExpTransform()]
     return dist.TransformedDistribution(base, maps).to_event(len(shape))
 
 
@@ -85,36 +85,8 @@ def amplitude(*shape: int) -> TorchDistribution:
     return log_normal(-0.1, 0.5, *shape)
 
 
-class _TwoSlopes(torch.distributions.transforms.Transform):
-    """``x -> p x + q (sqrt(1 + x^2) - 1)``: slope ``a = p - q`` far below zero and ``b = p + q`` far above."""
-
-    domain = codomain = torch.distributions.constraints.real
-    bijective = True
-    sign = 1
-
-    def __init__(self, a: float, b: float) -> None:
-        super().__init__()
-        self.p, self.q = (a + b) / 2, (b - a) / 2
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _TwoSlopes) and (self.p, self.q) == (other.p, other.q)
-
-    def __hash__(self) -> int:
-        return hash((self.p, self.q))
-
-    def _call(self, x: Tensor) -> Tensor:
-        return self.p * x + self.q * ((1 + x.square()).sqrt() - 1)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        ab, y = self.p**2 - self.q**2, y + self.q
-        return (self.p * y - self.q * (y.square() + ab).sqrt()) / ab
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.log(self.p + self.q * x / (1 + x.square()).sqrt())
-
-
-class _Sinh(torch.distributions.transforms.Transform):
-    """``x -> a sinh(b x)``."""
+class _Bijection(torch.distributions.transforms.Transform):
+    """A rising map of the real line onto itself, told by two constants."""
 
     domain = codomain = torch.distributions.constraints.real
     bijective = True
@@ -125,10 +97,28 @@ class _Sinh(torch.distributions.transforms.Transform):
         self.a, self.b = a, b
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Sinh) and (self.a, self.b) == (other.a, other.b)
+        return type(other) is type(self) and (self.a, self.b) == (other.a, other.b)  # type: ignore[attr-defined]
 
     def __hash__(self) -> int:
-        return hash((self.a, self.b))
+        return hash((type(self), self.a, self.b))
+
+
+class _TwoSlopes(_Bijection):
+    """``x -> a x + b (sqrt(1 + x^2) - 1)``: its slope is ``a - b`` far below zero and ``a + b`` far above."""
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.a * x + self.b * ((1 + x.square()).sqrt() - 1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        product, y = self.a**2 - self.b**2, y + self.b
+        return (self.a * y - self.b * (y.square() + product).sqrt()) / product
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.log(self.a + self.b * x / (1 + x.square()).sqrt())
+
+
+class _Sinh(_Bijection):
+    """``x -> a sinh(b x)``."""
 
     def _call(self, x: Tensor) -> Tensor:
         return self.a * torch.sinh(self.b * x)

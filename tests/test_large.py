@@ -68,6 +68,21 @@ def new_rows(n: int = 50, seed: int = 7) -> pd.DataFrame:
     return pd.DataFrame(np.random.default_rng(seed).random((n, 2)), columns=["x0", "x1"])
 
 
+def test_threads_share_the_rows_and_change_nothing():
+    problem = Problem.of(btl.MultiTask(kernel=btl.Matern52()), big(9000))
+    theta, pairs = draw_theta(problem, 2, seed=1), problem.points.take(torch.arange(0, 9040, 300))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(condensed(problem, theta, pairs))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name in ("gram", "moment", "bound"):
+        torch.testing.assert_close(getattr(found[0], name), getattr(found[1], name), rtol=1e-10, atol=1e-10)
+
+
 # -- noise ------------------------------------------------------------------------------------------------------------
 
 
