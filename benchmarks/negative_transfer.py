@@ -101,3 +101,5 @@ if __name__ == "__main__":
     for method in found:
         ratio = wide["flipped"][method].median() / wide["agrees"][method].median()
         print(f"{method}: median RMSE beside the flipped source is {ratio:.3f} of that beside the source as it is")
+    worse = done[done["to control"] > 1].groupby(["source", "method"])["to control"].agg(["count", "max"]).round(2)
+    print(f"Tables in which the RMSE is above that of no transfer, and the worst of them:\n{worse.to_string()}")

@@ -100,4 +100,13 @@ if __name__ == "__main__":
     options = parser.parse_args()
     warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
     rows = families(FAMILIES * options.seeds) + two_dimensional(options.seeds, {} if options.again else RIVALS)
-    print(summary(write("toys", rows, key=["case", "seed", "method"] if options.again else None)).to_string())
+    table = write("toys", rows, key=["case", "seed", "method"] if options.again else None)
+    print(summary(table).to_string())
+    rmse = table.pivot_table("rmse", ["case", "seed"], "method")
+    beside = rmse.loc["irrelevant"].div(rmse.loc["irrelevant"]["SingleTask"], axis=0).median()
+    print(f"RMSE beside an irrelevant source, relative to none, median over tables:\n{beside.round(3).to_string()}")
+    gain = rmse.loc["new task, no rows"]["pooled GP"] - rmse.loc["new task, no rows"]["LatentTask"]
+    print(
+        f"LatentTask's RMSE without rows is below the pooled GP's by {gain.mean():.3f} (standard error {gain.sem():.3f})."
+    )
+    print(table.groupby(["case", "method"])["coverage"].agg(["mean", "sem"]).round(3).to_string())
