@@ -205,6 +205,14 @@ def test_a_bad_guide_is_warned_about(monkeypatch, data):
         btl.fit(btl.MultiTask(), data)
 
 
+@pytest.mark.parametrize(("k", "looks"), [(0.6, 1), (0.8, 2)])
+def test_a_k_hat_that_alarms_is_told_again_from_more_draws(monkeypatch, data, k, looks):
+    seen = []
+    monkeypatch.setattr("bayestl.inference.infer.pareto_k", lambda ratios: seen.append(len(ratios)) or k)
+    assert btl.fit(btl.MultiTask(), data).record.pareto_k == k
+    assert [count / seen[0] for count in seen] == [1, 4][:looks]
+
+
 def test_senseless_options_are_refused(data):
     with pytest.raises(ValueError, match="`method` must be"):
         btl.fit(btl.MultiTask(), data, method="exact")
