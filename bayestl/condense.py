@@ -371,10 +371,10 @@ def factors(model: Model, theta: Theta, pairs: Pairs, layout: Layout) -> Float[T
 def _features(
     model: Model, theta: Theta, layout: Layout, x: Tensor, outputs: list[int], pairs: Pairs, factor: Tensor
 ) -> Iterator[Float[Tensor, "*#draws r m"]]:
-    """``phi = L^-1 Cov[u, f]``, for one function after another."""
+    """``phi = L^-1 Cov[u, f]``, for one function after another, in the place of the covariance."""
     for cross in model.cross(theta, x, outputs, pairs, layout):
-        full = cross.expand(*factor.shape[:-2], len(x), factor.shape[-1])
-        yield torch.linalg.solve_triangular(factor, full.mT, upper=False).mT  # column-major: else LAPACK wants copies
+        phi = cross.expand(*factor.shape[:-2], len(x), -1).mT.contiguous().mT
+        yield torch.linalg.solve_triangular(factor.mT, phi, upper=True, left=False, out=phi)
 
 
 _Part = tuple[Piece, Tensor, list[int]]
@@ -423,14 +423,14 @@ def _normal_sums(problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, d
             w = 1 / noise.reshape(-1).expand(count).to(device)
             r = y.reshape(-1).to(device) - model.mean(own, at, layout)
             (phi,) = _features(model, own, layout, x, outputs, held, held_factor)
-            left = model.variance(own, at, layout) - torch.linalg.vector_norm(phi, dim=-1).square()
             sums.square[s] += (w * r.square()).sum()
             sums.volume[s] += log_volume(w).sum() - 2 * slope.sum().to(device)
-            sums.residual[s] += (w * left.clamp_min(0.0)).sum()
+            sums.residual[s] += (w * model.variance(own, at, layout)).sum()
             phi = phi.mul_(w.sqrt().unsqueeze(-1))
             add_gram(gram, phi)
             moment.addmv_(phi.mT, w.sqrt() * r)
-    return sums
+        sums.residual[s] -= gram.diagonal().sum()  # sum_i w_i |phi_i|^2
+    return sums._replace(residual=sums.residual.clamp_min(0.0))
 
 
 def _sites(
@@ -514,7 +514,7 @@ def _row(theta: Theta, draw: int) -> Theta:
     return {name: value[draw : draw + 1] for name, value in theta.items()}
 
 
-def add_gram(gram: Float[Tensor, "m m"], features: Float[Tensor, "r m"], block: int = 128) -> None:
+def add_gram(gram: Float[Tensor, "m m"], features: Float[Tensor, "r m"], block: int = 64) -> None:
     """Add ``features' features`` to the lower triangle of `gram`, in blocks: nearly half of a product is its mirror image."""
     for start in range(0, gram.shape[0], block):
         own = slice(start, start + block)

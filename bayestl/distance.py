@@ -15,9 +15,9 @@ from torch import Tensor
 class Profile(NamedTuple):
     """A kernel as a function of r^2.
 
-    `values` takes r^2, which it may overwrite, and gives k, and a matrix and a number whose product is ``-2 dk/d(r^2)``. Beyond
-    `far` r^2 is taken to be `far`: k is below 1e-39 there, and products of smaller numbers are subnormal, a hundred times
-    slower. `factor` multiplies r^2 before.
+    `values` takes ``factor r^2``, which it may overwrite, and gives k, and a matrix and a number whose product is
+    ``dk/d(factor r^2)``. What is beyond `far` is taken to be `far`: k is below 1e-39 there, and products of smaller numbers are
+    subnormal, a hundred times slower.
     """
 
     values: Callable[[Tensor], tuple[Tensor, Tensor, float]]
@@ -26,21 +26,21 @@ class Profile(NamedTuple):
 
 
 def _matern52(square: Tensor) -> tuple[Tensor, Tensor, float]:
-    """``k = (1 + r + r^2/3) exp(-r)``, ``dk/d(r^2) = -(1/6)(1 + r) exp(-r)``."""
+    """``k = (1 + r + r^2/3) exp(-r)``, ``dk/d(r^2) = -(1/6)(1 + r) exp(-r)``, with five times the squared distance for r^2."""
     r = square.sqrt_()
     decay = torch.mul(r, -1.0).exp_()
     slope = torch.addcmul(decay, decay, r)
-    return torch.addcmul(slope, decay.mul_(r), r, value=1 / 3, out=decay), slope, 1 / 3
+    return torch.addcmul(slope, decay.mul_(r), r, value=1 / 3, out=decay), slope, -1 / 6
 
 
-def _rbf(square: Tensor) -> tuple[Tensor, Tensor, float]:
-    """``k = exp(-r^2/2)``, ``dk/d(r^2) = -k/2``."""
-    k = square.mul_(-0.5).exp_()
+def _rbf(exponent: Tensor) -> tuple[Tensor, Tensor, float]:
+    """``k = exp(s)``, ``dk/ds = k``, with ``s = -r^2/2``."""
+    k = exponent.exp_()
     return k, k, 1.0
 
 
 MATERN52 = Profile(_matern52, 1e4, 5.0)
-RBF = Profile(_rbf, 180.0, 1.0)
+RBF = Profile(_rbf, -90.0, -0.5)
 
 
 class _OfDistance(torch.autograd.Function):
@@ -49,32 +49,33 @@ class _OfDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, w: Tensor | None, apart: Tensor | None, profile: Profile) -> Tensor:
         centre = b.mean(-2, keepdim=True)  # differences of large numbers lose digits
-        a, b = a - centre, b - centre
+        a, b, factor = a - centre, b - centre, profile.factor
         # Few passes over the (n, m) array, in place: they, not the arithmetic, are what a kernel matrix costs. So the squared
         # norms ride along in the product, as two more columns.
-        left = torch.cat([-2.0 * a, a.square().sum(-1, keepdim=True), a.new_ones(*a.shape[:-1], 1)], -1)
+        left = torch.cat([-2.0 * a, a.square().sum(-1, keepdim=True), a.new_ones(*a.shape[:-1], 1)], -1).mul_(factor)
         right = torch.cat([b, b.new_ones(*b.shape[:-1], 1), b.square().sum(-1, keepdim=True)], -1)
         square = left @ right.mT
         if w is not None and apart is not None:
-            square.flatten(-2).add_(w @ apart.flatten(1))
-        k, slope, ctx.factor = profile.values(square.clamp_(0.0, profile.far))
+            square.flatten(-2).add_(w @ apart.flatten(1), alpha=factor)
+        k, slope, scale = profile.values(square.clamp_(min(profile.far, 0.0), max(profile.far, 0.0)))
         ctx.save_for_backward(a, b, w, apart, slope)
+        ctx.factor = scale * factor
         return k
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         a, b, w, apart, slope = ctx.saved_tensors
-        push = gradient * slope  # and d(r^2)/da = 2 (a - b)
+        push = gradient * slope  # dk/d(r^2) up to ctx.factor, and d(r^2)/da = 2 (a - b)
         d_a = d_b = d_w = d_apart = None
         if ctx.needs_input_grad[0]:
-            d_a = (push @ b).sub_(push.sum(-1).unsqueeze(-1) * a).mul_(ctx.factor)
+            d_a = (push @ b).sub_(push.sum(-1).unsqueeze(-1) * a).mul_(-2 * ctx.factor)
         if ctx.needs_input_grad[1]:
-            d_b = (push.mT @ a).sub_(push.sum(-2).unsqueeze(-1) * b).mul_(ctx.factor)
+            d_b = (push.mT @ a).sub_(push.sum(-2).unsqueeze(-1) * b).mul_(-2 * ctx.factor)
         if ctx.needs_input_grad[2]:
-            d_w = (push.flatten(-2) @ apart.flatten(1).mT).mul_(-0.5 * ctx.factor)
+            d_w = (push.flatten(-2) @ apart.flatten(1).mT).mul_(ctx.factor)
         if ctx.needs_input_grad[3]:
-            d_apart = torch.tensordot(w, push, 1 if w.dim() == 1 else ([0], [0])).mul_(-0.5 * ctx.factor)
+            d_apart = torch.tensordot(w, push, 1 if w.dim() == 1 else ([0], [0])).mul_(ctx.factor)
         return d_a, d_b, d_w, d_apart, None
 
 
@@ -86,10 +87,7 @@ def of_distance(
     apart: Float[Tensor, "G n m"] | None = None,
 ) -> Float[Tensor, "*#draws n m"]:
     """Evaluate a kernel of ``r^2 = |a - b|^2 + sum_g weights_g apart_g``."""
-    size = math.sqrt(profile.factor)
-    if weights is not None:
-        weights = profile.factor * weights
-    return _OfDistance.apply(size * a, size * b, weights, apart, profile)  # type: ignore[no-any-return]
+    return _OfDistance.apply(a, b, weights, apart, profile)  # type: ignore[no-any-return]
 
 
 def matern52(a: Float[Tensor, "*#draws n d"], b: Float[Tensor, "*#draws m d"]) -> Float[Tensor, "*#draws n m"]:

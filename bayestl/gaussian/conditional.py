@@ -42,7 +42,7 @@ class Conditional(ABC):
         self, prior: Float[Tensor, "*#draws m"], cross: Float[Tensor, "*#draws m n"]
     ) -> Float[Tensor, "*#draws m"]:
         """``Var[f* | data]``, elementwise."""
-        return (prior - torch.linalg.vector_norm(self.whiten(cross), dim=-2).square()).clamp_min(0.0)
+        return (prior - self.whiten(cross).square().sum(-2)).clamp_min(0.0)
 
     def covariance(
         self, prior: Float[Tensor, "*#draws m m"], cross: Float[Tensor, "*#draws m n"]
@@ -81,9 +81,9 @@ class Conditioned(Conditional):
         if (
             self.factor.dim() == 2 and cross.dim() > 2
         ):  # one solve with many columns, not many with copies of the factor
-            flat = torch.linalg.solve_triangular(self.factor, cross.reshape(-1, cross.shape[-1]).mT, upper=False)
-            return flat.mT.reshape(cross.shape).mT
-        return torch.linalg.solve_triangular(self.factor, cross.mT, upper=False)
+            flat = torch.linalg.solve_triangular(self.factor.mT, cross.reshape(-1, cross.shape[-1]), upper=True, left=False)
+            return flat.reshape(cross.shape).mT
+        return torch.linalg.solve_triangular(self.factor.mT, cross, upper=True, left=False).mT
 
     def lift(self, white: Float[Tensor, "*#draws n"]) -> Float[Tensor, "*#draws n"]:
         return torch.linalg.solve_triangular(self.factor.mT, white.unsqueeze(-1), upper=True).squeeze(-1)

@@ -124,34 +124,39 @@ class Model(ABC):
         return _Sum.apply(left, right, places, *parts)  # type: ignore[no-any-return]
 
     def cross(self, theta: Theta, x: Tensor, outputs: list[int], b: Pairs, layout: Layout) -> Iterator[Tensor]:
-        """Give ``Cov[f_o(x), f(b)]`` for one output o after another, each kernel evaluated only once for all of them."""
+        """Give ``Cov[f_o(x), f(b)]`` for one output o after another, each kernel evaluated only once for all of them.
+
+        What is given lies column by column in memory, as triangular solves and products with it want it; where it is the same
+        for all x, it is one row.
+        """
         parts = []
         for term in self.seen(theta, layout):
             reached = (term.weights[..., outputs, :] != 0).flatten(0, -2).any(0).nonzero().squeeze(-1)
-            columns = _members(b, tuple(reached.tolist()))
-            if columns is None:
+            near = _members(b, tuple(reached.tolist()))
+            if near is None:
                 continue
-            k = None if term.kernel is None else term.kernel(theta, term.name, x, b.x[columns], layout)
-            parts.append((term, columns, b.output[columns], k))
-        parts.sort(key=lambda part: part[3] is not None)  # constants first: a row, which the rest is added to
+            k = None if term.kernel is None else term.kernel(theta, term.name, b.x[near], x, layout)
+            parts.append((term, near, b.output[near], k))
+        parts.sort(key=lambda part: (part[3] is None, -len(part[2])))  # what reaches all pairs first, constants last
         batch = torch.broadcast_shapes(*(term.weights.shape[:-2] for term, *_ in parts))
         for o in outputs:
-            total = x.new_zeros(*batch, 1, len(b.output))
-            for term, columns, near, k in parts:
-                if term.outputs is None or o in term.outputs:
-                    weights = term.weights[..., o, near].unsqueeze(-2)
-                    if k is None:
-                        total[..., columns] += weights
-                    elif len(near) == len(b.output):
-                        total = torch.addcmul(total, weights, k)
+            total, empty = x.new_zeros(*batch, len(b.output), 1), True  # (b, x): the transpose
+            for term, near, output, k in parts:
+                if term.outputs is not None and o not in term.outputs:
+                    continue
+                weights = term.weights[..., o, output].unsqueeze(-1)
+                if k is None:
+                    total[..., near, :] += weights
+                elif empty and len(output) == len(b.output):
+                    total, empty = (weights * k).expand(*batch, -1, -1).contiguous(), False
+                else:
+                    if empty:
+                        total, empty = x.new_zeros(*batch, len(b.output), len(x)), False
+                    if isinstance(near, slice):
+                        total[..., near, :].addcmul_(weights, k)
                     else:
-                        if total.shape[-2] != len(x):
-                            total = total.expand(*batch, len(x), -1).clone()
-                        if isinstance(columns, slice):
-                            total[..., columns].addcmul_(weights, k)
-                        else:
-                            total[..., columns] += weights * k
-            yield total
+                        total[..., near, :] += weights * k
+            yield total.mT
 
     def variance(self, theta: Theta, a: Pairs, layout: Layout) -> Float[Tensor, "*#draws n"]:
         """Give ``Var[f(a)]``, the diagonal of `covariance`."""
