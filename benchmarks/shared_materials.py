@@ -1,4 +1,4 @@
-"""Tasks observed on the same materials, of which the inputs do not tell all: what the nugget of the default kernel buys, and costs.
+"""Tasks observed on the same materials, of which the inputs do not tell all: what the nugget buys, and what it costs.
 
 python -m benchmarks.shared_materials [--seeds 10] [--rival 10]
 
@@ -115,13 +115,19 @@ if __name__ == "__main__":
                 x, y = test if isinstance(test, tuple) else (test.x, test.values)
                 p = botorch_multitask(data, x, np.full(len(x), len(data.names) - 1))
                 std = p.std if isinstance(test, tuple) else p.noisy_std
-                rows.append({**keys, "method": "BoTorch MultiTaskGP", **judge_normal(y, p.mean, std), "seconds": p.seconds})
+                rows.append(
+                    {**keys, "method": "BoTorch MultiTaskGP", **judge_normal(y, p.mean, std), "seconds": p.seconds}
+                )
         done = write("shared_materials", rows)
-        print(f"seed {seed}", done[done["seed"] == seed].pivot_table(
-            index=["case", "size"], columns="method", values="nlpd", sort=False).round(2).to_string(), sep="\n", flush=True)  # fmt: skip
+        shown = done[done["seed"] == seed].pivot_table(
+            index=["case", "size"], columns="method", values="nlpd", sort=False
+        )
+        print(f"seed {seed}, NLPD", shown.round(2).to_string(), sep="\n", flush=True)
     print(done.groupby(["case", "size", "method"], sort=False)[["rmse", "nlpd", "coverage", "seconds"]]
           .agg({"rmse": "median", "nlpd": "mean", "coverage": "mean", "seconds": "median"}).round(3).to_string())  # fmt: skip
     nlpd = done.pivot_table(index=["case", "size", "seed"], columns="method", values="nlpd", sort=False)
     for model in ("MultiTask", "Difference", "LatentTask"):
-        gain = (nlpd[f"{model}, no nugget"] - nlpd[model]).groupby(level=[0, 1], sort=False).agg(["mean", "sem"]).round(3)
+        gain = (
+            (nlpd[f"{model}, no nugget"] - nlpd[model]).groupby(level=[0, 1], sort=False).agg(["mean", "sem"]).round(3)
+        )
         print(f"{model}: nats a row that the nugget gains\n{gain.to_string()}")

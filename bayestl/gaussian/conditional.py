@@ -81,7 +81,9 @@ class Conditioned(Conditional):
         if (
             self.factor.dim() == 2 and cross.dim() > 2
         ):  # one solve with many columns, not many with copies of the factor
-            flat = torch.linalg.solve_triangular(self.factor.mT, cross.reshape(-1, cross.shape[-1]), upper=True, left=False)
+            flat = torch.linalg.solve_triangular(
+                self.factor.mT, cross.reshape(-1, cross.shape[-1]), upper=True, left=False
+            )
             return flat.reshape(cross.shape).mT
         return torch.linalg.solve_triangular(self.factor.mT, cross, upper=True, left=False).mT
 
