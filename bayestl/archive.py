@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl import features, kernels, likelihoods
+from bayestl.columns import Input, Task
 from bayestl.condense import Inducing
 from bayestl.errors import DataError
 from bayestl.gaussian.exact import robust_cholesky
@@ -28,7 +29,7 @@ from bayestl.models.single import SingleTask
 from bayestl.priors import Theta
 from bayestl.regression import Regression, low_rank_draws
 from bayestl.scaling import Pairs, Scaling
-from bayestl.table import Input, Task, TaskData
+from bayestl.table import TaskData
 
 if TYPE_CHECKING:
     from bayestl.posterior import Posterior

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayestl.columns import Table
 from bayestl.crossvalidation import Groups, covered, leave_out, standard_error
 from bayestl.errors import DataError
 from bayestl.fitting import fit
@@ -22,7 +23,7 @@ from bayestl.models.latent import LatentTask
 from bayestl.models.multitask import MultiTask
 from bayestl.models.single import SingleTask
 from bayestl.posterior import QUANTILES, Posterior, labelled_scores, tabulated
-from bayestl.table import Table, TaskData
+from bayestl.table import TaskData
 
 AT_A_TIME = 2000
 CLEAR = 4.0  # nats

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayestl.columns import Task
 from bayestl.errors import DataError
 from bayestl.gaussian.conditional import Conditional
 from bayestl.gaussian.exact import GaussianMarginal
@@ -19,7 +20,7 @@ from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem
 from bayestl.priors import Theta
 from bayestl.regression import Regression, given
-from bayestl.table import Task, TaskData
+from bayestl.table import TaskData
 
 CANDIDATES = 16_384
 ROUNDS = 3

@@ -16,6 +16,7 @@ import xarray as xr
 from torch import Tensor
 
 from bayestl import archive, cavity, export, fewshot, storage
+from bayestl.columns import Table
 from bayestl.condense import PAIRS, Inducing, condense, more_pairs
 from bayestl.errors import DataError
 from bayestl.gaussian.sites import Site
@@ -32,7 +33,7 @@ from bayestl.psis import smoothed
 from bayestl.regression import Regression
 from bayestl.scaling import Pairs, Scaling
 from bayestl.stream import loaders_of
-from bayestl.table import Table, TaskData
+from bayestl.table import TaskData
 
 QUANTILES = (0.05, 0.5, 0.95)
 FRESH = 2000  # points beside a condensed table that are conditioned on exactly

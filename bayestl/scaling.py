@@ -19,8 +19,9 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayestl.columns import Input
 from bayestl.likelihoods.numeric import warp_of
-from bayestl.table import Input, TaskData
+from bayestl.table import TaskData
 
 
 class Pairs(NamedTuple):

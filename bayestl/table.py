@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
+from bayestl.columns import (
+    Column,
+    Input,
+    Table,
+    Task,
+    as_frame,
+    describe,
+    descriptors_of,
+    distinct,
+    features_of,
+    named_likelihoods,
+    places,
+    read_errors,
+    read_input,
+    read_numbers,
+    read_task,
+    require_columns,
+    units_of,
+)
 from bayestl.errors import DataError, listed
 from bayestl.features import BY_NAME, Features
-from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
+from bayestl.likelihoods import Likelihood
 from bayestl.stream import Loader, Want, loaders_of, reservoir
 
 RESERVED = frozenset(
     {"task", "value", "error", "obs", "obs_task", "obs_row", "unit", "known_error", "task_index", "chain", "draw"}
 )  # names in `TaskData.to_frame` and in what ArviZ is handed
-LARGEST = 1e150  # the square of a value must be a number still
 
 SAMPLE = 5000  # rows of each task that are kept of a table larger than memory
-
-Table = pd.DataFrame | xr.Dataset | Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Input:
-    """An input column: numeric (`levels` is None) or categorical with its levels, in the order of their codes."""
-
-    name: str
-    levels: tuple[Any, ...] | None = None
-    unit: str | None = None
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task (a property from one source), the unit of its values, and how they follow from latent functions.
-
-    Where the values are classes, `levels` lists them in the order of their codes.
-    """
-
-    name: str
-    unit: str | None = None
-    likelihood: Likelihood = field(default_factory=Gaussian)
-    levels: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,19 +165,19 @@ class TaskData:
                        "categorical": categorical, "task": task, "task_descriptors": task_descriptors,
                        "features": features}  # fmt: skip
             return cls._of_parts(loaders, "long", options, None if tasks is None else list(tasks))
-        frame = _frame(table)
-        inputs = _distinct(inputs, "inputs")
+        frame = as_frame(table)
+        inputs = distinct(inputs, "inputs")
         if clash := [name for name in inputs if name in (task, value, error)]:
             raise DataError(f"Columns used both as an input and as task, value or error: {listed(clash)}. Choose one.")
-        _require_columns(frame, [*inputs, task, value, *([error] if error else [])])
-        features = _features(frame, inputs, features, categorical)
+        require_columns(frame, [*inputs, task, value, *([error] if error else [])])
+        features = features_of(frame, inputs, features, categorical)
         if len(frame) == 0:
             raise DataError("The table has no rows. Expected at least one observation.")
         labels = frame[task]
         if labels.isna().any():
-            raise DataError(f"Column {task!r} names no task in rows {_where(labels.isna(), frame)}. Fill or drop them.")
+            raise DataError(f"Column {task!r} names no task in rows {places(labels.isna(), frame)}. Fill or drop them.")
         present = list(dict.fromkeys(labels.tolist()))
-        names = _distinct(present if tasks is None else list(tasks), "tasks")
+        names = distinct(present if tasks is None else list(tasks), "tasks")
         if unknown := [t for t in present if t not in names]:
             raise DataError(
                 f"Column {task!r} holds tasks that `tasks` does not list: {listed(unknown)}. "
@@ -199,16 +191,16 @@ class TaskData:
         if missing.any():
             which = listed([names[i] for i in np.unique(index[missing])])
             raise DataError(
-                f"Column {value!r} is empty in rows {_where(missing, frame)} (tasks {which}). A long table holds one "
+                f"Column {value!r} is empty in rows {places(missing, frame)} (tasks {which}). A long table holds one "
                 f"observation per row: drop them with table.dropna(subset=[{value!r}])."
             )
-        given = _named(likelihoods, names)
+        given = named_likelihoods(likelihoods, names)
         seen = [index == t for t in range(len(names))]
-        read = [_read_task(frame, value, own, name, given.get(name)) for name, own in zip(names, seen, strict=True)]
+        read = [read_task(frame, value, own, name, given.get(name)) for name, own in zip(names, seen, strict=True)]
         return cls._build(
             frame, inputs, names, seen, read,
-            [_errors(frame, error)[own] if error else np.full(own.sum(), np.nan) for own in seen],
-            _units(table, [*inputs, *names], units), categorical, features, task_descriptors, by_row=True,
+            [read_errors(frame, error)[own] if error else np.full(own.sum(), np.nan) for own in seen],
+            units_of(table, [*inputs, *names], units), categorical, features, task_descriptors, by_row=True,
         )  # fmt: skip
 
     @classmethod
@@ -238,36 +230,36 @@ class TaskData:
         [3, 1]
         """
         if (loaders := loaders_of(table)) is not None:
-            units = {n: u for n, u in _units(table, [*inputs, *tasks], units).items() if u is not None}
+            units = {n: u for n, u in units_of(table, [*inputs, *tasks], units).items() if u is not None}
             options = {"inputs": inputs, "errors": errors, "units": units, "likelihoods": likelihoods,
                        "categorical": categorical, "task_descriptors": task_descriptors, "features": features}  # fmt: skip
             return cls._of_parts(loaders, "wide", options, list(tasks))
-        frame = _frame(table)
+        frame = as_frame(table)
         errors = dict(errors or {})
-        inputs, names = _distinct(inputs, "inputs"), _distinct(tasks, "tasks")
+        inputs, names = distinct(inputs, "inputs"), distinct(tasks, "tasks")
         if unknown := [t for t in errors if t not in names]:
             raise DataError(f"`errors` names tasks that `tasks` does not list: {listed(unknown)}.")
-        _require_columns(frame, [*inputs, *names, *errors.values()])
-        features = _features(frame, inputs, features, categorical)
+        require_columns(frame, [*inputs, *names, *errors.values()])
+        features = features_of(frame, inputs, features, categorical)
         if len(frame) == 0:
             raise DataError("The table has no rows. Expected at least one observation.")
-        given = _named(likelihoods, names)
+        given = named_likelihoods(likelihoods, names)
         masks, read, error = [], [], []
         for name in names:
             seen = frame[name].notna().to_numpy()
             if not seen.any():
                 raise DataError(f"Task {name!r} has no value in any row. Leave it out of `tasks`.")
-            known = _errors(frame, errors[name]) if name in errors else np.full(len(frame), np.nan)
+            known = read_errors(frame, errors[name]) if name in errors else np.full(len(frame), np.nan)
             if (stray := ~np.isnan(known) & ~seen).any():
                 raise DataError(
                     f"Column {errors[name]!r} gives an error where task {name!r} has no value, in rows "
-                    f"{_where(stray, frame)}. Clear those cells."
+                    f"{places(stray, frame)}. Clear those cells."
                 )
             masks.append(seen)
-            read.append(_read_task(frame, name, seen, name, given.get(name)))
+            read.append(read_task(frame, name, seen, name, given.get(name)))
             error.append(known[seen])
         return cls._build(
-            frame, inputs, names, masks, read, error, _units(table, [*inputs, *names], units), categorical,
+            frame, inputs, names, masks, read, error, units_of(table, [*inputs, *names], units), categorical,
             features, task_descriptors,
         )  # fmt: skip
 
@@ -278,7 +270,7 @@ class TaskData:
         inputs: Sequence[str],
         names: list[str],
         masks: list[NDArray[np.bool_]],
-        columns: list[_Column],
+        columns: list[Column],
         errors: list[NDArray[np.float64]],
         units: Mapping[str, str | None],
         categorical: Sequence[str],
@@ -311,7 +303,7 @@ class TaskData:
             for column in (
                 [Input(str(column)) for column in made[name]]
                 if name in made
-                else [_read_input(frame[name], name, name in categorical, units[name])]
+                else [read_input(frame[name], name, name in categorical, units[name])]
             )
         )
         data = cls(
@@ -326,7 +318,7 @@ class TaskData:
             errors=np.concatenate(errors)[order],
             details=np.concatenate([column.details for column in columns])[order],
             rows=np.asarray(frame.index, dtype=object)[position],
-            descriptors=_descriptors(task_descriptors, names),
+            descriptors=descriptors_of(task_descriptors, names),
             features=tuple(features.items()),
         )
         whole = pd.concat([frame.drop(columns=list(made)), *made.values()], axis=1) if made else frame
@@ -337,17 +329,17 @@ class TaskData:
         """Sample a table larger than memory, and note how to read the rest of it."""
         given = set(options["categorical"])
         if any(name.lower() in BY_NAME for name in options["inputs"]) and options["features"] is None:
-            options = options | {"features": _features(loaders[0](), options["inputs"], None, options["categorical"])}
+            options = options | {"features": features_of(loaders[0](), options["inputs"], None, options["categorical"])}
         described = set(options["features"] or ())
 
         def wants(frame: pd.DataFrame) -> Iterator[Want]:
             named = (tasks or []) if shape == "wide" else [options["task"], options["value"]]
             errors = list((options.get("errors") or {}).values()) if shape == "wide" else [options["error"]]
             details = [c for law in (options["likelihoods"] or {}).values() for c in law.columns()]
-            _require_columns(frame, [c for c in [*options["inputs"], *named, *errors, *details] if c is not None])
+            require_columns(frame, [c for c in [*options["inputs"], *named, *errors, *details] if c is not None])
             if shape == "long" and frame[options["task"]].isna().any():
                 raise DataError(
-                    f"Column {options['task']!r} names no task in rows {_where(frame[options['task']].isna(), frame)} of a part. "
+                    f"Column {options['task']!r} names no task in rows {places(frame[options['task']].isna(), frame)} of a part. "
                     "Fill or drop them."
                 )
             if shape == "long":
@@ -402,22 +394,22 @@ class TaskData:
 
     def encode(self, table: Table) -> NDArray[np.float64]:
         """Check the input columns of `table` against these data and return them as (m, d) numbers."""
-        frame = _frame(table)
+        frame = as_frame(table)
         names = [column.name for column in self.inputs]
         made = [describe(frame, name, own) for name, own in self.features if name in frame]
         if made:
             frame = pd.concat([frame.drop(columns=[c for part in made for c in part], errors="ignore"), *made], axis=1)
         elif self.features and not set(names) <= set(frame):
-            _require_columns(frame, [name for name, _ in self.features])
-        _require_columns(frame, names)
+            require_columns(frame, [name for name, _ in self.features])
+        require_columns(frame, names)
         x = np.empty((len(frame), len(names)))
         for j, column in enumerate(self.inputs):
             if column.levels is None:
-                x[:, j] = _numbers(frame, column.name)
+                x[:, j] = read_numbers(frame, column.name)
                 bad = ~np.isfinite(x[:, j])
                 if bad.any():
                     raise DataError(
-                        f"Input {column.name!r} is missing or infinite in rows {_where(bad, frame)}. "
+                        f"Input {column.name!r} is missing or infinite in rows {places(bad, frame)}. "
                         "Inputs must be finite: fill them or drop the rows."
                     )
             else:
@@ -426,13 +418,13 @@ class TaskData:
                 mapped = cells.map(codes)
                 if cells.isna().any():
                     raise DataError(
-                        f"Categorical input {column.name!r} is missing in rows {_where(cells.isna(), frame)}. "
+                        f"Categorical input {column.name!r} is missing in rows {places(cells.isna(), frame)}. "
                         "Give the missing value a level of its own, or drop the rows."
                     )
                 if (new := mapped.isna()).any():
                     raise DataError(
                         f"Input {column.name!r} has levels never seen in the data: "
-                        f"{listed(sorted(set(cells[new]), key=str))} in rows {_where(new, frame)}. "
+                        f"{listed(sorted(set(cells[new]), key=str))} in rows {places(new, frame)}. "
                         f"The known levels are {listed(column.levels, 20)}."
                     )
                 x[:, j] = mapped.to_numpy(dtype=float)
@@ -485,7 +477,7 @@ class TaskData:
 
     def select(self, tasks: Iterable[str]) -> TaskData:
         """Keep only the named tasks, in that order."""
-        names = _distinct(list(tasks), "tasks")
+        names = distinct(list(tasks), "tasks")
         old = [self.index_of(name) for name in names]
         renumber = np.full(len(self.tasks), -1)
         renumber[old] = np.arange(len(old))
@@ -603,250 +595,6 @@ class PartReader:
         return self.empty.append(build(frame, tasks=tasks, **own))
 
 
-class _Column(NamedTuple):
-    """The observations of one task, read."""
-
-    values: NDArray[np.float64]
-    details: NDArray[np.float64]
-    likelihood: Likelihood
-    levels: tuple[Any, ...] | None
-
-
-def _read_task(
-    frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: str, given: Likelihood | None
-) -> _Column:
-    """Read the values of a task: numbers, or the codes of classes; choose its likelihood where none is given."""
-    part = frame.loc[own]
-    cells = part[column]
-    dtype = cells.dtype
-    ordered = isinstance(dtype, pd.CategoricalDtype) and bool(dtype.ordered)
-    classes = given.kind == "class" if given is not None else _are_classes(cells)
-    levels: tuple[Any, ...] | None = None
-    if classes:
-        present = cells.unique().tolist()
-        if isinstance(dtype, pd.CategoricalDtype):
-            levels = tuple(level for level in dtype.categories if level in present)
-        else:
-            levels = tuple(sorted(present, key=lambda level: (str(type(level)), level)))
-        if isinstance(given, Ordinal) and not ordered and len(levels) > 2 and any(isinstance(v, str) for v in levels):
-            raise DataError(
-                f"The order of the classes {listed([str(v) for v in levels])} of task {task!r} is not known. Give the column as "
-                "an ordered pandas categorical: pandas.Categorical(column, categories=[...], ordered=True)."
-            )
-        if given is None and len(levels) < 2:
-            raise DataError(
-                f"Task {task!r} holds a single class, {levels[0]!r}: nothing can be learned from it. Leave it out, or name its "
-                "likelihood."
-            )
-        if len(levels) == 1:
-            levels = (f"not {levels[0]}", levels[0])
-        if given is None:
-            given = Ordinal() if ordered and len(levels) > 2 else Bernoulli() if len(levels) == 2 else Categorical()
-            print(
-                f"{task}: {len(levels)} {'ordered ' if ordered else ''}classes ({listed([str(v) for v in levels], 4)}) -> "
-                f"{type(given).__name__}(). Choose another with likelihoods={{{task!r}: ...}}."
-            )
-        codes = {level: code for code, level in enumerate(levels)}
-        values = cells.astype(object).map(codes).to_numpy(dtype=np.float64)
-    else:
-        values = _numbers(part, column)
-        given = given or Gaussian()
-    details = np.tile(np.array(given.constants()), (len(part), 1))
-    for j, name in enumerate(given.columns()):
-        if name is not None:
-            _require_columns(frame, [name])
-            details[:, j] = _numbers(part, name)
-    return _Column(values, details, given.resolve(values, details, task, levels), levels)
-
-
-def _are_classes(cells: pd.Series) -> bool:
-    """Whether the cells are text, booleans or pandas categories rather than numbers."""
-    if isinstance(cells.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(cells.dtype):
-        return True
-    return all(isinstance(cell, str | bool | np.bool_) for cell in cells) and not _look_like_numbers(cells)
-
-
-def _look_like_numbers(cells: pd.Series) -> bool:
-    """Whether text is numbers that were read as text: an accident to be told, not classes."""
-    text = [cell for cell in cells if isinstance(cell, str)]
-    return bool(text) and bool(pd.to_numeric(pd.Series(text), errors="coerce").notna().mean() > 0.5)
-
-
-def _named(likelihoods: Mapping[str, Likelihood] | None, names: list[str]) -> dict[str, Likelihood]:
-    given = dict(likelihoods or {})
-    if stray := [name for name in given if name not in names]:
-        raise DataError(f"`likelihoods` names tasks that the data do not hold: {listed(stray)}.")
-    if odd := [name for name, likelihood in given.items() if not isinstance(likelihood, Likelihood)]:
-        raise DataError(f"`likelihoods` must hold objects such as btl.Gaussian(); check {listed(odd)}.")
-    return given
-
-
 def _brief(task: Task) -> str:
     name = type(task.likelihood).__name__
     return f"{name}, {len(task.levels)} classes" if task.levels else name
-
-
-def describe(frame: pd.DataFrame, name: str, features: Features) -> pd.DataFrame:
-    """Describe the labels of a column in numbers, each distinct one once; columns are called ``name family: descriptor``."""
-    cells = frame[name]
-    if cells.isna().any():
-        raise DataError(f"Input {name!r} is empty in rows {_where(cells.isna(), frame)}. Fill or drop them.")
-    codes, labels = pd.factorize(cells)
-    try:
-        table = features(list(labels))
-    except DataError as error:
-        raise DataError(f"Input {name!r}: {error}") from error
-    return pd.DataFrame(
-        table.to_numpy(dtype=float)[codes], columns=[f"{name} {column}" for column in table], index=frame.index
-    )
-
-
-def _features(
-    frame: pd.DataFrame, inputs: Sequence[str], given: Mapping[str, Features] | None, categorical: Sequence[str]
-) -> dict[str, Features]:
-    """Give what describes each input that is to be described: as the caller says, or by its name."""
-    found = dict(given or {})
-    if stray := [name for name in found if name not in inputs]:
-        raise DataError(f"`features` names columns that are not inputs: {listed(stray)}.")
-    if odd := [name for name, own in found.items() if not isinstance(own, Features)]:
-        raise DataError(f"`features` must hold objects such as btl.Compositions(); check {listed(odd)}.")
-    for name in inputs:
-        kind = BY_NAME.get(name.lower())
-        if kind is None or name in found or name in categorical or pd.api.types.is_numeric_dtype(frame[name]):
-            continue
-        found[name] = kind()
-        print(
-            f"{name}: described by {kind.__name__}(). Choose another with features={{{name!r}: ...}}, or list it in "
-            "`categorical` for a category."
-        )
-    return found
-
-
-def _frame(table: Table) -> pd.DataFrame:
-    if isinstance(table, pd.DataFrame):
-        return table
-    if isinstance(table, xr.Dataset):
-        return table.to_dataframe().reset_index()
-    if isinstance(table, Mapping):
-        return pd.DataFrame(dict(table))
-    if hasattr(table, "compute"):
-        raise DataError("Expected a table in memory here; got a Dask one. Call its compute() first, or use predict.")
-    raise DataError(
-        f"Expected a pandas DataFrame, an xarray Dataset or a mapping of columns; got {type(table).__name__}. "
-        "Columns need names: wrap an array as pandas.DataFrame(array, columns=[...])."
-    )
-
-
-def _where(mask: Any, frame: pd.DataFrame) -> str:
-    return listed(frame.index[np.asarray(mask)].tolist())
-
-
-def _distinct(names: Sequence[str], what: str) -> list[str]:
-    if not isinstance(names, str) and len(names) == 0:
-        raise DataError(f"`{what}` is empty. Expected at least one name.")
-    if isinstance(names, str):
-        raise DataError(f"`{what}` must be a list of names; got the single string {names!r}. Write [{names!r}].")
-    names = list(names)
-    if repeated := sorted({str(n) for n in names if names.count(n) > 1}):
-        raise DataError(f"`{what}` repeats {listed(repeated)}.")
-    if odd := [n for n in names if not isinstance(n, str)]:
-        raise DataError(f"`{what}` must be strings; got {listed([repr(n) for n in odd])}. Rename them with str(...).")
-    return names
-
-
-def _require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
-    if missing := [n for n in dict.fromkeys(names) if n not in frame.columns]:
-        raise DataError(
-            f"The table lacks columns {listed(missing)}. It has {listed(list(map(str, frame.columns)), 20)}."
-        )
-    if double := [n for n in dict.fromkeys(names) if (frame.columns == n).sum() > 1]:
-        raise DataError(f"The table has several columns named {listed(double)}. Rename or drop the extra ones.")
-
-
-def _numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    """Return a numeric column as float64, NaN where empty; refuse text, dates, booleans, complex and infinities."""
-    column = frame[name]
-    if column.dtype == object:
-        odd = column.map(lambda cell: not (pd.isna(cell) or isinstance(cell, int | float | np.number)))
-        odd |= column.map(lambda cell: isinstance(cell, bool | np.bool_ | complex | np.complexfloating))
-    else:
-        real = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-        odd = pd.Series(not (real and not pd.api.types.is_complex_dtype(column)), index=column.index) & column.notna()
-    if np.asarray(odd).any():
-        examples = listed([repr(v) for v in column[np.asarray(odd)].unique()[:3]])
-        raise DataError(
-            f"Column {name!r} must hold numbers; got {examples} in rows {_where(odd, frame)}. "
-            "Convert it with pandas.to_numeric."
-        )
-    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    if (bad := np.isinf(values)).any():
-        raise DataError(f"Column {name!r} is infinite in rows {_where(bad, frame)}. Correct or drop those cells.")
-    if (bad := np.abs(values) > LARGEST).any():
-        raise DataError(f"Column {name!r} exceeds {LARGEST:g} in rows {_where(bad, frame)}. Choose a larger unit.")
-    return values + 0.0  # no negative zeros: equal inputs shall be equal bytes
-
-
-def _errors(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    errors = _numbers(frame, name)
-    if (bad := errors < 0).any():
-        raise DataError(
-            f"Column {name!r} holds negative errors in rows {_where(bad, frame)}. An error is a standard deviation, "
-            "zero or more; leave the cell empty where it is unknown."
-        )
-    return errors
-
-
-def _units(table: Table, names: Sequence[str], units: Mapping[str, str] | None) -> dict[str, str | None]:
-    if stray := [name for name in (units or {}) if name not in names]:
-        raise DataError(f"`units` names neither a task nor an input: {listed(stray)}.")
-    attributes = {n: table[n].attrs.get("units") for n in names if n in table} if isinstance(table, xr.Dataset) else {}
-    return {name: (units or {}).get(name, attributes.get(name)) for name in names}
-
-
-def _read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> Input:
-    """Numeric, or categorical: text, booleans, pandas categories, and whatever is named in `categorical`."""
-    present = column.dropna().unique().tolist()
-    boolean = all(isinstance(cell, bool | np.bool_) for cell in present)
-    number = all(isinstance(cell, int | float | np.number) for cell in present) and not boolean
-    if number and not forced and not isinstance(column.dtype, pd.CategoricalDtype):
-        return Input(name, None, unit)
-    if odd := [cell for cell in present if not isinstance(cell, str | bool | int | float | np.generic)]:
-        raise DataError(
-            f"Input {name!r} holds {type(odd[0]).__name__} objects ({listed([repr(cell) for cell in odd], 2)}). Convert it to "
-            "numbers (days since a start, for dates) or to text, for categories."
-        )
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        levels = [level for level in column.cat.categories if level in present]
-    else:
-        if (
-            not forced
-            and len(present) > 1
-            and all(isinstance(cell, str) and _reads_as_number(cell) for cell in present)
-        ):
-            warnings.warn(
-                f"Input {name!r} is text that reads as numbers, {listed(present, 3)}, and is taken as categories. If numbers "
-                f"were meant, convert it with pandas.to_numeric; if not, say so with categorical=[{name!r}].",
-                stacklevel=5,
-            )
-        levels = sorted(present, key=lambda level: (str(type(level)), level))
-    return Input(name, tuple(levels), unit)
-
-
-def _reads_as_number(cell: str) -> bool:
-    try:
-        return bool(np.isfinite(float(cell)))
-    except ValueError:
-        return False
-
-
-def _descriptors(table: pd.DataFrame | None, names: list[str]) -> pd.DataFrame | None:
-    if table is None:
-        return None
-    if missing := [name for name in names if name not in table.index]:
-        raise DataError(f"`task_descriptors` has no row for tasks {listed(missing)}. Index it by task name.")
-    chosen = table.loc[names]
-    chosen = chosen.set_axis([str(column) for column in chosen.columns], axis=1)
-    numbers = np.column_stack([_numbers(chosen, column) for column in chosen.columns])
-    if not np.isfinite(numbers).all():
-        raise DataError("`task_descriptors` must be finite; it holds missing or infinite cells.")
-    return pd.DataFrame(numbers, index=pd.Index(names), columns=chosen.columns)

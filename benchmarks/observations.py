@@ -62,7 +62,9 @@ def probabilities(posterior: btl.Posterior, new: pd.DataFrame) -> np.ndarray:
     return posterior.predict(new, task="colour")["probability"].to_numpy()
 
 
-def by_hmc(model: btl.Model, data: btl.TaskData, new: pd.DataFrame, task: str, seed: int) -> tuple[np.ndarray, float]:
+def by_hmc(
+    model: btl.Model, data: btl.TaskData, new: pd.DataFrame, task: str, seed: int, keep: int = 240
+) -> tuple[np.ndarray, float]:
     """Class probabilities by long Hamiltonian Monte Carlo over theta and the functions of the classes, and their mean error.
 
     The error is half the difference of two halves of the chains. The normal observations are integrated out (exactly):
@@ -107,7 +109,7 @@ def by_hmc(model: btl.Model, data: btl.TaskData, new: pd.DataFrame, task: str, s
     points, heights = climb(joint, start)
     best = int(heights.argmax())
     mode = curvature(joint, points[best], heights[best].item())
-    v = hamiltonian(joint, mode, chains=16, warmup=100, keep=240, seed=seed, leaps=12)
+    v = hamiltonian(joint, mode, chains=16, warmup=keep // 2, keep=keep, seed=seed, leaps=12)
     v = v.unflatten(0, (-1, 2, 8)).transpose(0, 1).flatten(0, 2)  # the first eight chains, then the others
     values = joint.theta(v)
     theta = {name: values[name] for name in problem.parameters()}
@@ -136,7 +138,7 @@ def by_hmc(model: btl.Model, data: btl.TaskData, new: pd.DataFrame, task: str, s
     return (found[0] + found[1]) / 2, float(np.abs(found[0] - found[1]).mean() / 2)
 
 
-def against_hmc(seed: int) -> list[dict]:
+def against_hmc(seed: int, keep: int) -> list[dict]:
     rows = []
     rng = np.random.default_rng(100 + seed)
     for kind in ("two classes", "four classes"):
@@ -162,7 +164,7 @@ def against_hmc(seed: int) -> list[dict]:
             ours = probabilities(posterior, new)
             seconds = time.perf_counter() - began
             began = time.perf_counter()
-            truth, off = by_hmc(posterior.model, data, new, "colour", seed)
+            truth, off = by_hmc(posterior.model, data, new, "colour", seed, keep)
             rows.append(
                 {"case": kind, "seed": seed, "model": type(model).__name__, "mean_abs": np.abs(ours - truth).mean(),
                  "hmc_off": off, "seconds": seconds, "seconds_hmc": time.perf_counter() - began}
@@ -241,13 +243,14 @@ def speed() -> list[dict]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--keep", type=int, default=720, help="draws that each of the 16 chains keeps")
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = speed()
     rows.append(against_gpytorch())
     print(rows[-1], flush=True)
-    for seed in range(seeds):
-        rows += against_hmc(seed)
+    for seed in range(options.seeds):
+        rows += against_hmc(seed, options.keep)
     table = write("observations", rows)
     print(
         table.groupby("case", sort=False)[["mean_abs", "seconds", "seconds_gpytorch", "seconds_hmc"]].mean().to_string()

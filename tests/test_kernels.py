@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import bayestl as btl
+from bayestl.columns import Input
 from bayestl.distance import Memory, matern52, mean_absolute, rbf
 from bayestl.kernels import RBF, GPyTorchKernel, Matern52
 from bayestl.models.problem import Problem
 from bayestl.priors import length_scales
 from bayestl.scaling import Layout, families
-from bayestl.table import Input
 
 from .conftest import draw_theta, table
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bayestl import archive
+from bayestl.columns import Table
 from bayestl.decide import plain
 from bayestl.decide.choice import choose
 from bayestl.decide.journal import Journal
@@ -22,7 +23,7 @@ from bayestl.fitting import fit
 from bayestl.inference.infer import Method
 from bayestl.models.base import Model
 from bayestl.posterior import Posterior
-from bayestl.table import Table, TaskData
+from bayestl.table import TaskData
 
 
 class Campaign:

@@ -12,12 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayestl import archive
+from bayestl.columns import read_task
 from bayestl.decide import plain
 from bayestl.decide.pool import _cost, pool_of
 from bayestl.decide.suggest import SCORES, _constraints, _goal
 from bayestl.errors import DataError, listed
 from bayestl.models.base import Model
-from bayestl.table import TaskData, _read_task
+from bayestl.table import TaskData
 
 FORMAT = 1
 BARRED = 1e200  # the cost of a pair that is not offered any more, though its candidate may still be the best
@@ -186,7 +187,7 @@ class Ledger:
         for t in np.unique(index):
             mask, task = index == t, data.tasks[t]
             if task.levels is None:
-                column = _read_task(frame, "value", mask, task.name, task.likelihood)
+                column = read_task(frame, "value", mask, task.name, task.likelihood)
                 values[mask], details[mask] = column.values, column.details
                 continue
             cells = frame["value"][mask].tolist()

@@ -12,8 +12,9 @@ import pandas as pd
 import xarray as xr
 
 from bayestl import archive
+from bayestl.columns import Input, Task, as_frame
 from bayestl.errors import DataError, listed
-from bayestl.table import Input, Task, TaskData, _frame
+from bayestl.table import TaskData
 
 ARRAYS = ("x", "task_index", "values", "errors", "details")
 
@@ -38,7 +39,7 @@ def plain(thing: Any, where: str) -> Any:
 
 def of_table(table: Any, where: str) -> dict[str, Any]:
     """Write a table down, column by column."""
-    frame = _frame(table)
+    frame = as_frame(table)
     if isinstance(frame.index, pd.MultiIndex) or not frame.index.is_unique:
         raise DataError(f"{where} needs one distinct label for each row. Use table.reset_index(drop=True).")
     columns = {str(name): plain(frame[name].tolist(), f"Column {name!r} of {where}") for name in frame}

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 from torch import Tensor
 
+from bayestl.columns import as_frame
 from bayestl.errors import DataError, listed
 from bayestl.posterior import Posterior
 from bayestl.scaling import Scaling
-from bayestl.table import TaskData, _frame
+from bayestl.table import TaskData
 
 SPREAD = 2048  # quasi-random points within bounds
 
@@ -139,7 +140,7 @@ def pool_of(data: TaskData, scaling: Scaling, candidates: Any, costs: Mapping[st
         frames = {None: candidates}
     parts, labels, masks = [], [], []
     for owner, table in frames.items():
-        frame = _frame(table)
+        frame = as_frame(table)
         own = np.zeros((len(frame), len(data.tasks)), dtype=bool)
         own[:, slice(None) if owner is None else data.index_of(owner)] = True
         parts.append(frame)

@@ -11,13 +11,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from bayestl.columns import Table
 from bayestl.decide.lookahead import worlds
 from bayestl.decide.objective import objective_of
 from bayestl.decide.pool import pool_of
 from bayestl.decide.search import WORLDS, Search
 from bayestl.errors import DataError, listed
 from bayestl.posterior import Posterior
-from bayestl.table import Table, TaskData
+from bayestl.table import TaskData
 
 OF_TARGET = (  # scores of measurements of the target itself
     "expected_improvement",

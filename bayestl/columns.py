@@ -1,0 +1,293 @@
+"""What the columns of a user's table are, and how they are read and checked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayestl.errors import DataError, listed
+from bayestl.features import BY_NAME, Features
+from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
+
+LARGEST = 1e150  # the square of a value must be a number still
+
+Table = pd.DataFrame | xr.Dataset | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input column: numeric (`levels` is None) or categorical with its levels, in the order of their codes."""
+
+    name: str
+    levels: tuple[Any, ...] | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task (a property from one source), the unit of its values, and how they follow from latent functions.
+
+    Where the values are classes, `levels` lists them in the order of their codes.
+    """
+
+    name: str
+    unit: str | None = None
+    likelihood: Likelihood = field(default_factory=Gaussian)
+    levels: tuple[Any, ...] | None = None
+
+
+class Column(NamedTuple):
+    """The observations of one task, read."""
+
+    values: NDArray[np.float64]
+    details: NDArray[np.float64]
+    likelihood: Likelihood
+    levels: tuple[Any, ...] | None
+
+
+def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: str, given: Likelihood | None) -> Column:
+    """Read the values of a task: numbers, or the codes of classes; choose its likelihood where none is given."""
+    part = frame.loc[own]
+    cells = part[column]
+    dtype = cells.dtype
+    ordered = isinstance(dtype, pd.CategoricalDtype) and bool(dtype.ordered)
+    classes = given.kind == "class" if given is not None else _are_classes(cells)
+    levels: tuple[Any, ...] | None = None
+    if classes:
+        present = cells.unique().tolist()
+        if isinstance(dtype, pd.CategoricalDtype):
+            levels = tuple(level for level in dtype.categories if level in present)
+        else:
+            levels = tuple(sorted(present, key=lambda level: (str(type(level)), level)))
+        if isinstance(given, Ordinal) and not ordered and len(levels) > 2 and any(isinstance(v, str) for v in levels):
+            raise DataError(
+                f"The order of the classes {listed([str(v) for v in levels])} of task {task!r} is not known. Give the column as "
+                "an ordered pandas categorical: pandas.Categorical(column, categories=[...], ordered=True)."
+            )
+        if given is None and len(levels) < 2:
+            raise DataError(
+                f"Task {task!r} holds a single class, {levels[0]!r}: nothing can be learned from it. Leave it out, or name its "
+                "likelihood."
+            )
+        if len(levels) == 1:
+            levels = (f"not {levels[0]}", levels[0])
+        if given is None:
+            given = Ordinal() if ordered and len(levels) > 2 else Bernoulli() if len(levels) == 2 else Categorical()
+            print(
+                f"{task}: {len(levels)} {'ordered ' if ordered else ''}classes ({listed([str(v) for v in levels], 4)}) -> "
+                f"{type(given).__name__}(). Choose another with likelihoods={{{task!r}: ...}}."
+            )
+        codes = {level: code for code, level in enumerate(levels)}
+        values = cells.astype(object).map(codes).to_numpy(dtype=np.float64)
+    else:
+        values = read_numbers(part, column)
+        given = given or Gaussian()
+    details = np.tile(np.array(given.constants()), (len(part), 1))
+    for j, name in enumerate(given.columns()):
+        if name is not None:
+            require_columns(frame, [name])
+            details[:, j] = read_numbers(part, name)
+    return Column(values, details, given.resolve(values, details, task, levels), levels)
+
+
+def _are_classes(cells: pd.Series) -> bool:
+    """Whether the cells are text, booleans or pandas categories rather than numbers."""
+    if isinstance(cells.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(cells.dtype):
+        return True
+    return all(isinstance(cell, str | bool | np.bool_) for cell in cells) and not _look_like_numbers(cells)
+
+
+def _look_like_numbers(cells: pd.Series) -> bool:
+    """Whether text is numbers that were read as text: an accident to be told, not classes."""
+    text = [cell for cell in cells if isinstance(cell, str)]
+    return bool(text) and bool(pd.to_numeric(pd.Series(text), errors="coerce").notna().mean() > 0.5)
+
+
+def named_likelihoods(likelihoods: Mapping[str, Likelihood] | None, names: list[str]) -> dict[str, Likelihood]:
+    """The likelihoods that were given, by task; each must be of a task that there is."""
+    given = dict(likelihoods or {})
+    if stray := [name for name in given if name not in names]:
+        raise DataError(f"`likelihoods` names tasks that the data do not hold: {listed(stray)}.")
+    if odd := [name for name, likelihood in given.items() if not isinstance(likelihood, Likelihood)]:
+        raise DataError(f"`likelihoods` must hold objects such as btl.Gaussian(); check {listed(odd)}.")
+    return given
+
+
+def describe(frame: pd.DataFrame, name: str, features: Features) -> pd.DataFrame:
+    """Describe the labels of a column in numbers, each distinct one once; columns are called ``name family: descriptor``."""
+    cells = frame[name]
+    if cells.isna().any():
+        raise DataError(f"Input {name!r} is empty in rows {places(cells.isna(), frame)}. Fill or drop them.")
+    codes, labels = pd.factorize(cells)
+    try:
+        table = features(list(labels))
+    except DataError as error:
+        raise DataError(f"Input {name!r}: {error}") from error
+    return pd.DataFrame(
+        table.to_numpy(dtype=float)[codes], columns=[f"{name} {column}" for column in table], index=frame.index
+    )
+
+
+def features_of(
+    frame: pd.DataFrame, inputs: Sequence[str], given: Mapping[str, Features] | None, categorical: Sequence[str]
+) -> dict[str, Features]:
+    """Give what describes each input that is to be described: as the caller says, or by its name."""
+    found = dict(given or {})
+    if stray := [name for name in found if name not in inputs]:
+        raise DataError(f"`features` names columns that are not inputs: {listed(stray)}.")
+    if odd := [name for name, own in found.items() if not isinstance(own, Features)]:
+        raise DataError(f"`features` must hold objects such as btl.Compositions(); check {listed(odd)}.")
+    for name in inputs:
+        kind = BY_NAME.get(name.lower())
+        if kind is None or name in found or name in categorical or pd.api.types.is_numeric_dtype(frame[name]):
+            continue
+        found[name] = kind()
+        print(
+            f"{name}: described by {kind.__name__}(). Choose another with features={{{name!r}: ...}}, or list it in "
+            "`categorical` for a category."
+        )
+    return found
+
+
+def as_frame(table: Table) -> pd.DataFrame:
+    """Any table that users may pass, as a pandas one."""
+    if isinstance(table, pd.DataFrame):
+        return table
+    if isinstance(table, xr.Dataset):
+        return table.to_dataframe().reset_index()
+    if isinstance(table, Mapping):
+        return pd.DataFrame(dict(table))
+    if hasattr(table, "compute"):
+        raise DataError("Expected a table in memory here; got a Dask one. Call its compute() first, or use predict.")
+    raise DataError(
+        f"Expected a pandas DataFrame, an xarray Dataset or a mapping of columns; got {type(table).__name__}. "
+        "Columns need names: wrap an array as pandas.DataFrame(array, columns=[...])."
+    )
+
+
+def places(mask: Any, frame: pd.DataFrame) -> str:
+    """Labels of the rows of a mask, for a message."""
+    return listed(frame.index[np.asarray(mask)].tolist())
+
+
+def distinct(names: Sequence[str], what: str) -> list[str]:
+    """Names that were given, as a list; refused are none at all, one string, repetitions, and what is no string."""
+    if not isinstance(names, str) and len(names) == 0:
+        raise DataError(f"`{what}` is empty. Expected at least one name.")
+    if isinstance(names, str):
+        raise DataError(f"`{what}` must be a list of names; got the single string {names!r}. Write [{names!r}].")
+    names = list(names)
+    if repeated := sorted({str(n) for n in names if names.count(n) > 1}):
+        raise DataError(f"`{what}` repeats {listed(repeated)}.")
+    if odd := [n for n in names if not isinstance(n, str)]:
+        raise DataError(f"`{what}` must be strings; got {listed([repr(n) for n in odd])}. Rename them with str(...).")
+    return names
+
+
+def require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """Refuse a table that lacks one of some columns, or has it twice."""
+    if missing := [n for n in dict.fromkeys(names) if n not in frame.columns]:
+        raise DataError(
+            f"The table lacks columns {listed(missing)}. It has {listed(list(map(str, frame.columns)), 20)}."
+        )
+    if double := [n for n in dict.fromkeys(names) if (frame.columns == n).sum() > 1]:
+        raise DataError(f"The table has several columns named {listed(double)}. Rename or drop the extra ones.")
+
+
+def read_numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """Return a numeric column as float64, NaN where empty; refuse text, dates, booleans, complex and infinities."""
+    column = frame[name]
+    if column.dtype == object:
+        odd = column.map(lambda cell: not (pd.isna(cell) or isinstance(cell, int | float | np.number)))
+        odd |= column.map(lambda cell: isinstance(cell, bool | np.bool_ | complex | np.complexfloating))
+    else:
+        real = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+        odd = pd.Series(not (real and not pd.api.types.is_complex_dtype(column)), index=column.index) & column.notna()
+    if np.asarray(odd).any():
+        examples = listed([repr(v) for v in column[np.asarray(odd)].unique()[:3]])
+        raise DataError(
+            f"Column {name!r} must hold numbers; got {examples} in rows {places(odd, frame)}. "
+            "Convert it with pandas.to_numeric."
+        )
+    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    if (bad := np.isinf(values)).any():
+        raise DataError(f"Column {name!r} is infinite in rows {places(bad, frame)}. Correct or drop those cells.")
+    if (bad := np.abs(values) > LARGEST).any():
+        raise DataError(f"Column {name!r} exceeds {LARGEST:g} in rows {places(bad, frame)}. Choose a larger unit.")
+    return values + 0.0  # no negative zeros: equal inputs shall be equal bytes
+
+
+def read_errors(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """Measurement errors: numbers that are not negative, NaN where unknown."""
+    errors = read_numbers(frame, name)
+    if (bad := errors < 0).any():
+        raise DataError(
+            f"Column {name!r} holds negative errors in rows {places(bad, frame)}. An error is a standard deviation, "
+            "zero or more; leave the cell empty where it is unknown."
+        )
+    return errors
+
+
+def units_of(table: Table, names: Sequence[str], units: Mapping[str, str] | None) -> dict[str, str | None]:
+    """Units of tasks and inputs, as given, or as an xarray Dataset declares them."""
+    if stray := [name for name in (units or {}) if name not in names]:
+        raise DataError(f"`units` names neither a task nor an input: {listed(stray)}.")
+    attributes = {n: table[n].attrs.get("units") for n in names if n in table} if isinstance(table, xr.Dataset) else {}
+    return {name: (units or {}).get(name, attributes.get(name)) for name in names}
+
+
+def read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> Input:
+    """Numeric, or categorical: text, booleans, pandas categories, and whatever is named in `categorical`."""
+    present = column.dropna().unique().tolist()
+    boolean = all(isinstance(cell, bool | np.bool_) for cell in present)
+    number = all(isinstance(cell, int | float | np.number) for cell in present) and not boolean
+    if number and not forced and not isinstance(column.dtype, pd.CategoricalDtype):
+        return Input(name, None, unit)
+    if odd := [cell for cell in present if not isinstance(cell, str | bool | int | float | np.generic)]:
+        raise DataError(
+            f"Input {name!r} holds {type(odd[0]).__name__} objects ({listed([repr(cell) for cell in odd], 2)}). Convert it to "
+            "numbers (days since a start, for dates) or to text, for categories."
+        )
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        levels = [level for level in column.cat.categories if level in present]
+    else:
+        if (
+            not forced
+            and len(present) > 1
+            and all(isinstance(cell, str) and _reads_as_number(cell) for cell in present)
+        ):
+            warnings.warn(
+                f"Input {name!r} is text that reads as numbers, {listed(present, 3)}, and is taken as categories. If numbers "
+                f"were meant, convert it with pandas.to_numeric; if not, say so with categorical=[{name!r}].",
+                stacklevel=5,
+            )
+        levels = sorted(present, key=lambda level: (str(type(level)), level))
+    return Input(name, tuple(levels), unit)
+
+
+def _reads_as_number(cell: str) -> bool:
+    try:
+        return bool(np.isfinite(float(cell)))
+    except ValueError:
+        return False
+
+
+def descriptors_of(table: pd.DataFrame | None, names: list[str]) -> pd.DataFrame | None:
+    """Descriptors of the tasks, in their order."""
+    if table is None:
+        return None
+    if missing := [name for name in names if name not in table.index]:
+        raise DataError(f"`task_descriptors` has no row for tasks {listed(missing)}. Index it by task name.")
+    chosen = table.loc[names]
+    chosen = chosen.set_axis([str(column) for column in chosen.columns], axis=1)
+    numbers = np.column_stack([read_numbers(chosen, column) for column in chosen.columns])
+    if not np.isfinite(numbers).all():
+        raise DataError("`task_descriptors` must be finite; it holds missing or infinite cells.")
+    return pd.DataFrame(numbers, index=pd.Index(names), columns=chosen.columns)
