@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bayestl import checkpoint as checkpoints
-from bayestl.condense import PAIRS, SCARCE, Source, add, choose_pairs, condense, learning_rows, relearn_noise, typical
+from bayestl.condense import Source, add, condense, relearn_noise
 from bayestl.errors import DataError, FitError
 from bayestl.inference.infer import FitRecord, Method, infer
 from bayestl.kernels import MaternOrRBF, Nugget
@@ -25,6 +25,7 @@ from bayestl.models.single import SingleTask
 from bayestl.posterior import Posterior
 from bayestl.priors import Theta
 from bayestl.scaling import Layout, Scaling
+from bayestl.selection import PAIRS, SCARCE, choose_pairs, learning_rows, typical
 from bayestl.table import TaskData
 
 LEARN = 600  # points that theta is learned from

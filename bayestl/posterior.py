@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bayestl import archive, cavity, export, fewshot, storage
 from bayestl.columns import Table
-from bayestl.condense import PAIRS, Inducing, condense, more_pairs
+from bayestl.condense import Inducing, condense, more_pairs
 from bayestl.errors import DataError
 from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord
@@ -32,6 +32,7 @@ from bayestl.priors import Theta
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
 from bayestl.scaling import Pairs, Scaling
+from bayestl.selection import PAIRS
 from bayestl.stream import loaders_of
 from bayestl.table import TaskData
 

@@ -18,8 +18,9 @@ import pandas as pd
 import torch
 
 import bayestl as btl
-from bayestl.condense import _normal, choose_pairs, factors, typical
+from bayestl.condense import _normal, factors
 from bayestl.models.problem import Problem
+from bayestl.selection import choose_pairs, typical
 from benchmarks.report import judge_measured, judge_normal, write
 from benchmarks.rivals import standardised
 from benchmarks.simulate import three_tasks

@@ -19,13 +19,14 @@ from bayestl import condense as condensing
 from bayestl import fitting
 from bayestl.cavity import leave_one_out
 from bayestl.checkpoint import Checkpoint
-from bayestl.condense import add_gram, choose_pairs, condense, learning_rows, relearn_noise, shares
+from bayestl.condense import add_gram, condense, relearn_noise
 from bayestl.gaussian.conditional import Conditioned, Updated
 from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.inducing import Sums, Weights, log_evidence
 from bayestl.inference.infer import _best_mode
 from bayestl.models.problem import Problem
 from bayestl.regression import Regression, low_rank_draws
+from bayestl.selection import choose_pairs, learning_rows, shares
 from bayestl.stream import Want, loaders_of, reservoir
 
 from .conftest import draw_theta, grid, table
