@@ -57,7 +57,7 @@ class Model(ABC):
         It runs under Pyro's own `SVI`, `NUTS`, `Predictive` and `poutine.trace`. Where all observations are normal the functions
         are integrated out, and the site ``y`` holds the standardised values, by task and then by row. Otherwise the functions
         are there, as white noise in the site ``f`` (``L f`` with ``L L' = K`` are their values), and each task has sites of its
-        own.
+        own. The default kernel is Matern-5/2 here; ``posterior.model`` is the model with the kernel that `fit` took.
 
         Examples
         --------
