@@ -1,9 +1,9 @@
 """Does transfer ever cost anything? A source that agrees, the same with its sign flipped, and one or ten that say nothing.
 
-python -m benchmarks.negative_transfer [--seeds 20]
+python -m benchmarks.negative_transfer [--seeds 20] [--reports 20]
 
 Ten target rows in two dimensions; 60 rows of one source, or 30 of each of ten. Scores are of the target's noise-free
-function at 400 points.
+function at 400 points. `--reports`: how often `transfer_report` says of a source that it helps or harms (results/verdicts.csv).
 """
 
 from __future__ import annotations
@@ -67,9 +67,25 @@ def judge(model: btl.Posterior | btl.Stack, test: np.ndarray, truth: np.ndarray)
     }  # fmt: skip
 
 
+def verdicts(seeds: int) -> list[dict]:
+    """What `transfer_report` says of every source of the tables."""
+    rows = []
+    for seed in range(seeds):
+        made, _, _ = tables(seed)
+        for source, data in made.items():
+            said = btl.transfer_report(data, "target", seed=seed, progress=False).table
+            rows += [
+                {"seed": seed, "beside": source, "of": name, **line[["elpd", "elpd_se", "verdict"]].to_dict()}
+                for name, line in said.iterrows()
+                if len(said) > 2 or name != "(all)"
+            ]
+    return rows
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--reports", type=int, default=20, help="seeds of `transfer_report`")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
     rows = []
@@ -103,3 +119,7 @@ if __name__ == "__main__":
         print(f"{method}: median RMSE beside the flipped source is {ratio:.3f} of that beside the source as it is")
     worse = done[done["to control"] > 1].groupby(["source", "method"])["to control"].agg(["count", "max"]).round(2)
     print(f"Tables in which the RMSE is above that of no transfer, and the worst of them:\n{worse.to_string()}")
+    if options.reports:
+        said = write("verdicts", verdicts(options.reports))
+        of = np.where(said["of"] == "(all)", "all together", "each source")
+        print(pd.crosstab([said["beside"], of], said["verdict"]).to_string())
