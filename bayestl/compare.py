@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bayestl.columns import Table
 from bayestl.crossvalidation import Groups, covered, leave_out, standard_error
 from bayestl.errors import DataError
-from bayestl.fitting import fit
+from bayestl.fitting import SHARED, fit
 from bayestl.likelihoods.predictive import SCORES, judged, mixed
 from bayestl.models.base import Model
 from bayestl.models.difference import Difference
@@ -299,6 +299,11 @@ def fit_best(
     found = stack(posteriors, target, by)
     if progress:
         print(f"Left-out observations of {target!r}, the best model first:\n{found.comparison.round(3).to_string()}")
+        if by is None and data.shared_inputs >= SHARED:
+            print(
+                "What other tasks observed at the same inputs was not left out: so are materials predicted of which it is known. "
+                'For materials of which nothing is, give by="inputs".'
+            )
     return found
 
 

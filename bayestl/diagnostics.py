@@ -14,7 +14,7 @@ import xarray as xr
 from bayestl.archive import prior_draws
 from bayestl.crossvalidation import leave_out, scores
 from bayestl.errors import listed
-from bayestl.fitting import LOOSE
+from bayestl.fitting import LOOSE, SHARED
 from bayestl.posterior import Posterior
 from bayestl.psis import reliable
 
@@ -228,8 +228,9 @@ def _of_engine(posterior: Posterior) -> Iterator[Finding]:
 
 
 def _of_rows(posterior: Posterior) -> Iterator[Finding]:
-    """What leaving rows out tells."""
-    scored = leave_out(posterior)
+    """What leaving rows out tells: where tasks share materials, with all that is known of each, as of a new one nothing is."""
+    shared = posterior.data.shared_inputs >= SHARED
+    scored = leave_out(posterior, by="inputs" if shared else None)
     k = scored["pareto_k"].values
     if np.isfinite(k).any():
         many = np.flatnonzero(k > 1.0)  # on a dozen rows a few are above 0.7 however sound the model
@@ -248,7 +249,8 @@ def _of_rows(posterior: Posterior) -> Iterator[Finding]:
         covered, rows = float(line["coverage_90"]), int(line["rows"])
         error = np.sqrt(0.09 / rows)
         off = abs(covered - 0.9) > max(0.03, 2.5 * error)
-        meaning = f"of the left-out values of {name} lie in their 90 % intervals (expected 0.9 +- {error:.2f})."
+        alone = " (and with each all that was observed at its inputs)" if shared else ""
+        meaning = f"of the left-out values of {name}{alone} lie in their 90 % intervals (expected 0.9 +- {error:.2f})."
         yield Finding(
             f"coverage of {name}", "warning" if off else "good", covered, meaning,
             "" if not off else "Intervals are too narrow: outliers (try StudentT) or a jump."

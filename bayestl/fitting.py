@@ -31,7 +31,7 @@ from bayestl.table import TaskData
 LEARN = 600  # points that theta is learned from
 EXACT = 2500  # points that are conditioned on exactly
 TELLING = 250  # points above which the smoothness of the functions is asked for
-SHARED = 5  # materials that several tasks must have been observed on for a nugget to be inferred
+SHARED = 5  # materials observed by several tasks from which on they are reckoned with: a nugget is inferred, say
 LOOSE = 0.03  # share above which a warning is due
 SMALL, PART = 16_384, 65_536  # rows of a table in memory that are condensed in one go: all of it, or parts of it
 WORK, MORE_WORK = (
@@ -203,11 +203,8 @@ def _same_materials(model: Model, data: TaskData, layout: Layout) -> bool:
 
     Only where inputs have length scales of their own: the L1 distances of families make a kernel that is rough enough as it is.
     """
-    if isinstance(model, SingleTask) or any(family is not None for family in layout.families):
-        return False
-    _, material = np.unique(data.x, axis=0, return_inverse=True)
-    seen = np.unique(np.stack([material.ravel(), data.task_index], -1), axis=0)
-    return int((np.bincount(seen[:, 0]) > 1).sum()) >= SHARED
+    alone = all(family is None for family in layout.families)
+    return not isinstance(model, SingleTask) and alone and data.shared_inputs >= SHARED
 
 
 def _tells_smoothness(problem: Problem) -> bool:

@@ -386,6 +386,13 @@ class TaskData:
             return np.array(self.parts.counts)
         return np.bincount(self.task_index, minlength=len(self.tasks))
 
+    @property
+    def shared_inputs(self) -> int:
+        """How many distinct inputs several tasks were observed at."""
+        _, place = np.unique(self.x, axis=0, return_inverse=True)
+        seen = np.unique(np.stack([place.ravel(), self.task_index], -1), axis=0)
+        return int((np.bincount(seen[:, 0]) > 1).sum())
+
     def index_of(self, task: str) -> int:
         """Position of a task; a `DataError` lists the known ones."""
         if task not in self.names:

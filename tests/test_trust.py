@@ -442,6 +442,27 @@ def test_the_report_tells_which_source_helped(kind, verdict):
 # -- diagnosis --------------------------------------------------------------------------------------------------------
 
 
+def test_materials_that_tasks_share_are_left_out_whole(capsys):
+    """What a source says of a material is no prediction of a new one: diagnose leaves both out, fit_best says so."""
+    rng = np.random.default_rng(3)
+    x = rng.random(16)
+    own = 0.3 * rng.standard_normal(16)
+    frame = pd.DataFrame({"x": x, "pbe": np.sin(5 * x) + own, "exp": np.cos(5 * x) + own})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["pbe", "exp"])
+    assert data.shared_inputs == 16
+    assert data.select(["exp"]).shared_inputs == 0
+    posterior = btl.fit(btl.MultiTask(), data, seed=0)
+    found = btl.diagnose(posterior)["coverage of exp"]
+    assert "all that was observed at its inputs" in found.meaning
+    whole = btl.scores(btl.leave_out(posterior, by="inputs"))
+    assert found.value == whole.loc["exp", "coverage_90"]
+    models = {"single": btl.SingleTask(), "multitask": btl.MultiTask()}
+    btl.fit_best(data, target="exp", models=models)
+    assert 'give by="inputs"' in capsys.readouterr().out
+    btl.fit_best(data, target="exp", models=models, by="inputs")
+    assert 'give by="inputs"' not in capsys.readouterr().out
+
+
 def test_a_sound_posterior_is_found_sound(helped):
     diagnosis = btl.diagnose(helped["multitask"])
     assert diagnosis["ELBO drift"].level == "good"
