@@ -138,7 +138,8 @@ class Model(ABC):
             k = None if term.kernel is None else term.kernel(theta, term.name, b.x[near], x, layout)
             parts.append((term, near, b.output[near], k))
         parts.sort(key=lambda part: (part[3] is None, -len(part[2])))  # what reaches all pairs first, constants last
-        batch = torch.broadcast_shapes(*(term.weights.shape[:-2] for term, *_ in parts))
+        sizes = [value.shape[:-2] for term, *_, k in parts for value in (term.weights, k) if value is not None]
+        batch = torch.broadcast_shapes(*sizes)
         for o in outputs:
             total, empty = x.new_zeros(*batch, len(b.output), 1), True  # (b, x): the transpose
             for term, near, output, k in parts:
