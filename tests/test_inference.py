@@ -205,6 +205,22 @@ def test_a_bad_guide_is_warned_about(monkeypatch, data):
         btl.fit(btl.MultiTask(), data)
 
 
+def test_no_start_climbs_where_the_bound_is_noise():
+    """Functions 1e12 wide: terms of 1e25 cancel to a bound of 1e13. A step of the search once landed there, and stayed."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(20), "y": rng.random(20) > 0.5})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.Bernoulli()})
+    problem = Problem.of(btl.SingleTask(), data)
+    theta = {
+        "amplitude": 10.0 ** torch.arange(20, dtype=torch.float64).unsqueeze(-1),
+        "y.length_scale": torch.ones(20, 1).double(),
+    }
+    with torch.no_grad():
+        near = problem.settle({name: value[:1] for name, value in theta.items()}, None)[1].sites
+        for value in (problem.settle(theta, None)[0], problem.settle(theta, near)[0], problem.approach(theta, near)):
+            assert (value < 0).all()  # classes have probabilities, not densities
+
+
 @pytest.mark.parametrize(("k", "looks"), [(0.6, 1), (0.8, 2)])
 def test_a_k_hat_that_alarms_is_told_again_from_more_draws(monkeypatch, data, k, looks):
     seen = []

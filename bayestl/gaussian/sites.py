@@ -14,6 +14,7 @@ from bayestl.gaussian.exact import FAILED, factorise, log_density, log_marginal
 
 FLOOR = 1e-7  # of a site's precision: a site may say nothing, never less than nothing
 ROUNDING = 1e-9  # of the evidence bound: changes below it are no changes
+WIDEST = 1e10  # variance of a function, in standard units: beyond, what is left of the terms of the bound is noise
 
 State = TypeVar("State")
 Trial = TypeVar("Trial", bound=Any)
@@ -218,8 +219,10 @@ def _evaluate(prior: Prior, blocks: list[Block], sites: list[Site]) -> Solved:
     covariance, pseudo = pseudo_data(prior, blocks, sites, noise)
     factor, bad = factorise(covariance)
     _, alpha = log_density(factor, pseudo - prior.mean)
+    functions = torch.cat([block.where.flatten() for block in blocks])
+    bad |= prior.covariance.diagonal(dim1=-2, dim2=-1)[:, functions].amax(-1) > WIDEST
     # The blocks' columns side by side: one triangular solve for all of them.
-    cross = prior.covariance[:, :, torch.cat([block.where.flatten() for block in blocks])]
+    cross = prior.covariance[:, :, functions]
     half = torch.linalg.solve_triangular(factor, cross, upper=False)
     means = prior.mean + (prior.covariance @ alpha.unsqueeze(-1)).squeeze(-1)
     marginals, start = [], 0
