@@ -205,6 +205,18 @@ def test_a_bad_guide_is_warned_about(monkeypatch, data):
         btl.fit(btl.MultiTask(), data)
 
 
+@pytest.mark.parametrize(("inputs", "moved"), [(2, True), (16, False)])
+def test_theta_moves_to_the_mode_of_all_rows_unless_inputs_go_in_families(monkeypatch, inputs, moved):
+    monkeypatch.setattr("bayestl.fitting.LEARN", 30)
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.random((40, inputs)), columns=[f"f: x{j}" for j in range(inputs)])
+    frame["y"] = np.sin(3 * frame["f: x0"]) + 0.1 * rng.standard_normal(40)
+    data = btl.TaskData.from_wide(frame, inputs=list(frame.columns[:-1]), tasks=["y"])
+    record = btl.fit(btl.SingleTask(), data, seed=0).record
+    assert record.learned_from == 30
+    assert ("mode of all rows" in record.seconds) == moved
+
+
 def test_no_start_climbs_where_the_bound_is_noise():
     """Functions 1e12 wide: terms of 1e25 cancel to a bound of 1e13. A step of the search once landed there, and stayed."""
     rng = np.random.default_rng(0)
