@@ -1,6 +1,6 @@
 """Likelihoods that are not normal: seconds, class probabilities against long HMC, and the latent posterior of GPyTorch.
 
-python -m benchmarks.observations [--seeds 3]
+python -m benchmarks.observations [--seeds 3] [--keep 720]
 """
 
 from __future__ import annotations
