@@ -1,6 +1,6 @@
 """Tasks observed on the same materials, of which the inputs do not tell all: what the nugget buys, and what it costs.
 
-python -m benchmarks.shared_materials [--seeds 10] [--rival 10]
+python -m benchmarks.shared_materials [--seeds 6] [--rival 6]
 
 * simulated: two tasks in two dimensions, the target measured on some of the source's materials; ``own``: each material has a
   deviation of its own that both tasks share; ``smooth``: the inputs tell all.
@@ -91,8 +91,8 @@ def models(tasks: list[str]) -> dict[str, btl.Model]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--rival", type=int, default=10, help="seeds of BoTorch")
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--rival", type=int, default=6, help="seeds of BoTorch")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     sets, rows = public(), []

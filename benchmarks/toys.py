@@ -105,6 +105,8 @@ if __name__ == "__main__":
     table = write("toys", rows, key=["case", "seed", "method"] if options.again else None)
     family = table["case"].str.startswith("new task")
     print(summary(table[family | (table["seed"] < options.seeds)]).to_string())
+    first = summary(table[family & (table["seed"] < options.seeds)])
+    print(f"New tasks of the first {options.seeds} tables alone:\n{first.to_string()}")
     rmse = table.pivot_table("rmse", ["case", "seed"], "method")
     beside = rmse.loc["irrelevant"].div(rmse.loc["irrelevant"]["SingleTask"], axis=0).median()
     print(f"RMSE beside an irrelevant source, relative to none, median over tables:\n{beside.round(3).to_string()}")
