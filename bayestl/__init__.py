@@ -7,7 +7,7 @@ from bayestl.decide.replay import replay
 from bayestl.decide.suggest import suggest
 from bayestl.diagnostics import Diagnosis, Finding, diagnose
 from bayestl.errors import DataError, FitError
-from bayestl.features import Compositions, ElementFractions, Features, Molecules, Surfaces
+from bayestl.features import Compositions, ElementFractions, Features, Molecules, Surfaces, Valences
 from bayestl.fitting import fit
 from bayestl.kernels import RBF, GPyTorchKernel, Identity, Kernel, Matern52, MaternOrRBF, Nugget
 from bayestl.likelihoods import (
@@ -42,6 +42,6 @@ __all__ = [
     "ElementFractions", "Features", "Finding", "FitError", "GPyTorchKernel", "Gaussian", "Hurdle", "Identity", "Kernel",
     "LatentTask", "Likelihood", "Log", "Matern52", "MaternOrRBF", "Model", "Molecules", "MultiTask", "NegativeBinomial", "Nugget",
     "Ordinal", "Poisson", "Posterior", "SingleTask", "Softplus", "Sqrt", "Stack", "StudentT", "Surfaces", "TaskData",
-    "TransferReport", "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "replay", "scores",
-    "stack", "suggest", "transfer_report",
+    "TransferReport", "Valences", "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "replay",
+    "scores", "stack", "suggest", "transfer_report",
 ]  # fmt: skip

@@ -41,7 +41,8 @@ PLAIN = (
     likelihoods.Bernoulli, likelihoods.Categorical, likelihoods.Censored, likelihoods.Gaussian, likelihoods.Hurdle,
     likelihoods.NegativeBinomial, likelihoods.Ordinal, likelihoods.Poisson, likelihoods.StudentT,
     likelihoods.Log, likelihoods.Softplus, likelihoods.Sqrt,
-    features.Compositions, features.ElementFractions, features.Molecules, features.Surfaces,
+    features.Compositions, features.ElementFractions, features.Joined, features.Molecules, features.Surfaces,
+    features.Valences,
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -37,6 +37,21 @@ class Features(ABC):
         DataError
             Naming the labels that cannot be read.
         """
+
+    def __add__(self, other: Features) -> Features:
+        """The columns of both: ``Compositions() + Valences()``."""
+        return Joined(self, other)
+
+
+@dataclass(frozen=True)
+class Joined(Features):
+    """The columns of two: what ``a + b`` makes."""
+
+    first: Features
+    second: Features
+
+    def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
+        return pd.concat([self.first(labels), self.second(labels)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,37 @@ class ElementFractions(Features):
     def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
         symbols = tuple(_element_properties().index)
         return pd.DataFrame(fractions(labels, symbols), columns=[f"fraction: {symbol}" for symbol in symbols])
+
+
+@dataclass(frozen=True)
+class Valences(Features):
+    """Whether the electrons of a composition are accounted for, which tells insulators from metals: 16 columns.
+
+    *valence*: the charge per atom that is left when each element takes the oxidation state that balances them best, of the
+    common ones and of all known ones; the same when the most electronegative elements, as many as is best, take the electrons
+    that fill their shell (8 - N rule) and the others give some; what is then left if these give their least and their
+    most, and how far zero is outside of that interval (mixed valence may lie within). Electrons that fill the shell of the
+    most electronegative element, relative to the valence electrons there are (Pearson 1964, doi 10.1107/S0365110X64000019);
+    share of elements that form anions; whether the number of electrons of the formula unit is odd (1/2 where amounts are
+    not whole), as bands cannot then all be full.
+
+    *bond*: largest and mean ionic character of a pair of atoms, 1 - exp(-(difference of electronegativities)^2 / 4) (Pauling
+    1960), greatest and mean electronegativity, number of elements, and the Euclidean norm of the atomic fractions.
+
+    Oxidation states and Pauling's electronegativities are mendeleev's. Made to be added: ``Compositions() + Valences()``.
+
+    Examples
+    --------
+    >>> import bayestl as btl
+    >>> btl.Valences()(["NaCl", "Fe3O4", "NiAl"])["valence: outside"].tolist()
+    [0.0, 0.0, 2.5]
+    """
+
+    def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
+        elements = {str(row.Index): row for row in _valences().itertuples()}
+        read = _amounts(labels, list(elements))
+        rows = [_count_electrons([elements[symbol] for symbol in own], np.array(list(own.values()))) for own in read]
+        return pd.DataFrame(rows, columns=list(VALENCE)).astype(float)
 
 
 @dataclass(frozen=True)
@@ -187,16 +233,22 @@ def fractions(labels: Sequence[Any], symbols: Sequence[str]) -> NDArray[np.float
     """Atomic fractions (n, elements) of formulas; a `DataError` names those that cannot be read."""
     place = {symbol: j for j, symbol in enumerate(symbols)}
     out = np.zeros((len(labels), len(symbols)))
-    bad: dict[str, str] = {}
-    for i, label in enumerate(labels):
+    for i, own in enumerate(_amounts(labels, symbols)):
+        for symbol, amount in own.items():
+            out[i, place[symbol]] = amount
+    return out / out.sum(1, keepdims=True)
+
+
+def _amounts(labels: Sequence[Any], symbols: Sequence[str]) -> list[dict[str, float]]:
+    """Amounts of the elements of each formula; a `DataError` names those that cannot be read."""
+    out, bad, known = [], {}, frozenset(symbols)
+    for label in map(str, labels):
         try:
-            for symbol, amount in parse_formula(str(label)).items():
-                out[i, place[symbol]] = amount
-            out[i] /= out[i].sum()
-        except KeyError as error:
-            bad[str(label)] = f"no properties of {error.args[0]}"
+            out.append(parse_formula(label))
+            if unknown := [symbol for symbol in out[-1] if symbol not in known]:
+                bad[label] = f"no properties of {unknown[0]}"
         except ValueError as error:
-            bad[str(label)] = str(error)
+            bad[label] = str(error)
     if bad:
         raise DataError(
             f"{len(bad)} formulas cannot be read: {listed([f'{label!r} ({why})' for label, why in bad.items()])}. "
@@ -288,6 +340,87 @@ def _element_properties() -> pd.DataFrame:
         table[f"{shell} holes"] = np.where(filled > 0, room - filled, 0.0)
     table["valence electrons"] = outer.map(lambda own: float(sum(own.values())))
     return table
+
+
+VALENCE = (
+    "valence: imbalance", "valence: imbalance, any state", "valence: left", "valence: left, any state", "valence: least left",
+    "valence: most left", "valence: outside", "valence: shells to fill", "valence: anions", "valence: odd",
+    "bond: ionic, most", "bond: ionic, mean", "bond: electronegativity, greatest", "bond: electronegativity, mean",
+    "bond: elements", "bond: norm",
+)  # fmt: skip
+
+
+@cache
+def _valences() -> pd.DataFrame:
+    """Oxidation states of the elements up to Cf, the charge of their anion, electronegativity and electrons, by symbol."""
+    properties = _element_properties()
+    from mendeleev.fetch import fetch_table
+
+    raw = fetch_table("elements").iloc[:98].set_index("symbol")
+    states = fetch_table("oxidationstates").query("oxidation_state != 0")
+    common = states[states["category"] == "main"].groupby("atomic_number")["oxidation_state"].agg(set)
+    known = states.groupby("atomic_number")["oxidation_state"].agg(set)
+    table = pd.DataFrame(index=properties.index)
+    table["electrons"] = raw["atomic_number"]
+    table["outer"] = properties["valence electrons"]
+    table["anion"] = [-1 if symbol == "H" else group - 18 for symbol, group in properties["group"].items()]
+    table["anion"] = table["anion"].where(table["anion"].between(-4, -1), 0)
+    table["common"], table["known"] = ([own.get(z, {0}) for z in table["electrons"]] for own in (common, known))
+    # Those that Pauling gives none: of the f block, and gases that form no compounds.
+    missing = np.where(properties["group"] == 18, 3.0, 1.2)
+    table["electronegativity"] = raw["en_pauling"].where(raw["en_pauling"].notna(), missing)
+    return table
+
+
+def _count_electrons(elements: Sequence[Any], amounts: NDArray[np.float64]) -> tuple[float, ...]:
+    """The columns `VALENCE` of one composition: rows of `_valences`, and how much there is of each."""
+    total, order = amounts.sum(), sorted(range(len(amounts)), key=lambda j: -elements[j].electronegativity)
+    elements, amounts = [elements[j] for j in order], amounts[order]
+    share, chi = amounts / total, np.array([e.electronegativity for e in elements])
+    given = [[sorted(z for z in own if z > 0) or [0] for own in (e.common, e.known)] for e in elements]
+    least, most = (amounts * [own[0][k] for own in given] for k in (0, -1))
+    wanted = amounts * [e.anion for e in elements]
+    anions = next((j for j, e in enumerate(elements) if e.anion == 0), len(elements) - 1)
+    cuts = range(min(anions, len(elements) - 1) + 1)  # the first so many are anions
+    left = [
+        min(_balance(float(wanted[:cut].sum()), amounts[cut:], [own[k] for own in given[cut:]]) for cut in cuts)
+        for k in (0, 1)
+    ]
+    ranges = [np.array([least[cut:].sum(), most[cut:].sum()]) + wanted[:cut].sum() for cut in cuts]
+    low, high = min(ranges, key=_outside)
+    ionic = 1.0 - np.exp(-0.25 * (chi[:, None] - chi) ** 2)
+    return (
+        _balance(0.0, amounts, [e.common for e in elements]) / total,
+        _balance(0.0, amounts, [e.known for e in elements]) / total,
+        left[0] / total, left[1] / total, low / total, high / total, _outside((low, high)) / total,
+        (8.0 * amounts[0] if elements[0].anion else 0.0) / max((amounts * [e.outer for e in elements]).sum(), 1e-9),
+        share[[e.anion != 0 for e in elements]].sum(),
+        _odd(amounts, [e.electrons for e in elements]),
+        ionic.max(), share @ ionic @ share, chi.max(), share @ chi, len(elements), float(np.linalg.norm(share)),
+    )  # fmt: skip
+
+
+def _balance(charge: float, amounts: NDArray[np.float64], states: Sequence[Iterable[int]]) -> float:
+    """Smallest absolute value of a charge and those of the elements, each of which takes one of its states."""
+    sums = {charge}
+    for amount, own in zip(amounts.tolist(), states, strict=True):
+        sums = {round(s + amount * z, 6) for s in sums for z in own}
+    return min(map(abs, sums))
+
+
+def _outside(interval: Sequence[float]) -> float:
+    """Distance of zero from an interval."""
+    return float(max(interval[0], -interval[1], 0.0))
+
+
+def _odd(amounts: NDArray[np.float64], electrons: Sequence[int]) -> float:
+    """Whether a formula unit has an odd number of electrons: 0 or 1, and 1/2 where its amounts are not whole."""
+    for times in range(1, 13):
+        whole = np.round(times * amounts)
+        if np.allclose(times * amounts, whole, atol=1e-3):
+            counts = whole.astype(int)
+            return float(counts // np.gcd.reduce(counts) @ np.array(electrons) % 2)
+    return 0.5
 
 
 def _valence(configuration: str) -> dict[str, int]:

@@ -36,6 +36,7 @@ from bayestl.features import parse_formula
 from benchmarks.report import write
 
 NEAREST = 256
+FEATURES = btl.Compositions() + btl.Valences()
 TREES = {"n_estimators": 200, "max_features": 0.3, "min_samples_leaf": 2, "n_jobs": -1}
 FOREST = ["forest metal: log odds", "forest gap: of a non-metal", "forest gap: of any"]
 LEVELS = np.linspace(0.01, 0.99, 99)
@@ -70,10 +71,7 @@ def sources() -> dict[str, pd.DataFrame]:
 
 def described(formulas: pd.Series) -> np.ndarray:
     """What the forests see of compositions."""
-    each = [
-        features(formulas.tolist()).to_numpy(np.float32) for features in (btl.Compositions(), btl.ElementFractions())
-    ]
-    return np.column_stack(each)
+    return (FEATURES + btl.ElementFractions())(formulas.tolist()).to_numpy(np.float32)
 
 
 def told_by_forest(source: pd.DataFrame, new: pd.DataFrame) -> np.ndarray:
@@ -87,10 +85,9 @@ def told_by_forest(source: pd.DataFrame, new: pd.DataFrame) -> np.ndarray:
 
 def told_by_neighbours(source: pd.DataFrame, new: pd.DataFrame, seed: int = 1) -> np.ndarray:
     """Root of the gap plus 1 eV, share of zeros, and standard deviation of the root, (m, 3), from the nearest compositions."""
-    features = btl.Compositions()
     some = source.assign(z=np.sqrt(source["low"] + 1)).sample(min(1000, len(source)), random_state=seed)
     data = btl.TaskData.from_wide(
-        some.reset_index(drop=True), inputs=["formula"], tasks=["z"], features={"formula": features}
+        some.reset_index(drop=True), inputs=["formula"], tasks=["z"], features={"formula": FEATURES}
     )
     posterior = btl.fit(btl.SingleTask(), data, method="map", progress=False)
     theta, families = {k: v[0] for k, v in posterior.theta.items()}, posterior._problem.layout.families
@@ -100,7 +97,7 @@ def told_by_neighbours(source: pd.DataFrame, new: pd.DataFrame, seed: int = 1) -
         1 / (theta["z.family_scale"][labels.index(f)].square() * families.count(f)) for f in families
     ])  # fmt: skip
     x, at = (
-        (posterior.scaling.inputs(features(t["formula"].tolist()).to_numpy()) * stretch).float() for t in (source, new)
+        (posterior.scaling.inputs(FEATURES(t["formula"].tolist()).to_numpy()) * stretch).float() for t in (source, new)
     )
     size, noise = theta["amplitude"][0].square(), theta["noise"][0].square()
     location, scale = float(posterior.scaling.location[0]), float(posterior.scaling.scale[0])
@@ -177,7 +174,7 @@ def one_fold(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
     began = time.perf_counter()
     train, test = with_forests(train, test)
     inputs = [c for c in train if c not in ("gap_experiment", "metal")]
-    features = {"formula": btl.Compositions()}
+    features = {"formula": FEATURES}
     train = train.assign(metal=train["gap_experiment"] == 0)
     metals = btl.TaskData.from_wide(
         train, inputs=inputs, tasks=["metal"], features=features, likelihoods={"metal": btl.Bernoulli()}

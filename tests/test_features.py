@@ -1,11 +1,13 @@
 """Labels in, numbers out: compositions, molecules, surfaces, and tables that are given them as they are."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import bayestl as btl
-from bayestl.features import STATISTICS, _element_properties, parse_formula
+from bayestl.features import STATISTICS, _element_properties, _valences, parse_formula
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,51 @@ def test_scaling_a_formula_changes_nothing():
     found = btl.Compositions()(["GaAs", "Ga2As2", "Ga0.5As0.5"]).to_numpy()
     assert np.ptp(found, axis=0) == pytest.approx(0.0)
     assert btl.ElementFractions()(["Al2O3"]).iloc[0].loc[["fraction: Al", "fraction: O"]].tolist() == [0.4, 0.6]
+
+
+def test_valences_against_every_assignment_of_oxidation_states():
+    table, formulas = _valences(), ["NaCl", "Fe3O4", "GaAs", "CuFeS2", "Ca3(PO4)2", "NiAl", "Ga0.5Al0.5As", "Si", "NO"]
+    found = btl.Valences()(formulas)
+    for formula, row in zip(formulas, found.to_dict("records"), strict=True):
+        amounts = parse_formula(formula)
+        for column, states in (("imbalance", "common"), ("imbalance, any state", "known")):
+            sums = [
+                abs(sum(a * z for a, z in zip(amounts.values(), each, strict=True)))
+                for each in product(*(table.loc[symbol, states] for symbol in amounts))
+            ]
+            assert row[f"valence: {column}"] == pytest.approx(min(sums) / sum(amounts.values()))
+
+
+def test_valences_of_compounds_that_everybody_knows():
+    found = btl.Valences()(["NaCl", "Al2O3", "Fe3O4", "TiO", "NiAl", "NaTl", "GaAs"])
+    found.index = ["NaCl", "Al2O3", "Fe3O4", "TiO", "NiAl", "NaTl", "GaAs"]
+    assert found.loc[["NaCl", "Al2O3", "GaAs"], "valence: left"].tolist() == [0, 0, 0]
+    assert found.loc[["NaCl", "Al2O3", "GaAs"], "valence: shells to fill"].tolist() == [1, 1, 1]
+    assert found.loc["Fe3O4", ["valence: left", "valence: outside"]].tolist() == [pytest.approx(1 / 7), 0]  # Fe2+, Fe3+
+    assert found.loc[["NiAl", "NaTl"], "valence: outside"].min() > 0.5
+    assert found["valence: odd"].tolist() == [0, 0, 0, 0, 1, 0, 0]
+    assert found["bond: ionic, most"].idxmax() == "NaCl"
+
+
+def test_valences_do_not_depend_on_how_a_formula_is_written():
+    found = btl.Valences()(["CuFeS2", "S2FeCu", "Cu0.5Fe0.5S", "Cu2Fe2S4"]).to_numpy()
+    assert np.ptp(found, axis=0) == pytest.approx(0.0)
+    with pytest.raises(btl.DataError, match="'Lr2O3' \\(no properties of Lr\\)"):
+        btl.Valences()(["MgO", "Lr2O3"])
+
+
+def test_features_are_added(tmp_path):
+    both = btl.Compositions() + btl.Valences()
+    labels = ["GaAs", "NaCl", "MgO", "ZnS", "CdSe", "KBr"]
+    expected = pd.concat([btl.Compositions()(labels), btl.Valences()(labels)], axis=1)
+    pd.testing.assert_frame_equal(both(labels), expected)
+    table = pd.DataFrame({"formula": labels, "gap": [1.4, 8.5, 7.8, 3.6, 1.7, 7.4]})
+    data = btl.TaskData.from_wide(table, inputs=["formula"], tasks=["gap"], features={"formula": both})
+    posterior = btl.fit(btl.SingleTask(), data, method="map", progress=False)
+    posterior.save(tmp_path / "gaps.nc")
+    new = pd.DataFrame({"formula": ["LiF", "InSb"]})
+    again = btl.load(tmp_path / "gaps.nc").predict(new)
+    assert again.identical(posterior.predict(new))
 
 
 def test_surfaces():
