@@ -143,8 +143,8 @@ class TaskData:
             categoricals `Ordinal`, and other text and booleans `Bernoulli` (two classes) or `Categorical`, which is printed
         categorical : columns of numbers, or of text that reads as numbers, that are categories
         features : for a column of `inputs`, what describes its labels in numbers: `Compositions`, `Valences`,
-            `ElementFractions`, `Molecules`, `Surfaces`, sums of these, or a `Features` of your own. Text in columns called formula,
-            composition or smiles is described without asking, which is printed
+            `ElementFractions`, `Molecules`, `Surfaces`, sums of these, or a `Features` of your own. Text in columns called
+            formula, composition or smiles is described without asking, which is printed
         task_descriptors : numeric table indexed by task, for `LatentTask`
 
         Raises
