@@ -1,15 +1,17 @@
 """Matbench's expt_gap: 4,604 measured band gaps, half of them zero, over the five official folds.
 
-python -m benchmarks.matbench [--paired] [--folds 01234]        (reads the sets of `bayestl.datasets`)
+python -m benchmarks.matbench [--sources paired|unpaired|none] [--no-forests] [--folds 01234]
 
 Four computed sources: gaps of the Materials Project, of AFLOW and, with two functionals, of JARVIS. What each says of a
 composition enters as inputs beside the descriptors: its lowest gap, the median over polymorphs, and whether it is zero. *Paired*
 takes these values where a source holds the composition; elsewhere, and everywhere when *unpaired*, a forest trained on the
 source tells them, and a Gaussian process from the 256 most similar compositions of the source (its kernel and theta are those of
-a `SingleTask` fit to 1,000 rows). Unpaired, every composition of the measured table is first removed from every source.
+a `SingleTask` fit to 1,000 rows). Unpaired, every composition of the measured table is first removed from every source. With
+*none*, all is learned from the measured rows alone.
 
 What forests trained on the measured rows say enters as inputs too: if a compound is a metal, and how large its gap is. For a
 row of the training set these are the forests that did not see it, of ten that each left a tenth of the rows out (cross-fitting).
+With `--no-forests` neither these nor those of the sources are asked.
 
 Whether a compound is a metal is a `Bernoulli` task of all rows, the size of the gap of the non-metals a `StudentT` task on a
 square-root scale; both are conditioned on exactly. The prediction is the median of the mixture of the two. That a composition is
@@ -120,23 +122,28 @@ def told_by_neighbours(source: pd.DataFrame, new: pd.DataFrame, seed: int = 1) -
     return out
 
 
-def table_of(paired: bool) -> pd.DataFrame:
+def table_of(kind: str, forests: bool = True) -> pd.DataFrame:
     measured = datasets.load_kingsbury_gaps()
     measured["key"] = keys(measured["formula"])
-    table = measured[["formula", "gap_experiment"]].copy()
+    table, paired = measured[["formula", "gap_experiment"]].copy(), kind == "paired"
+    if kind == "none":
+        return table
     for name, source in sources().items():
         known = source if paired else source[~source.index.isin(measured["key"])]
-        forest, near = told_by_forest(known, measured), told_by_neighbours(known, measured)
-        columns = dict(zip(("low", "median", "zero", "std"), forest.T, strict=True))
-        columns |= dict(zip(("near", "near zero", "near std"), near.T, strict=True))
+        near = told_by_neighbours(known, measured)
+        columns = dict(zip(("near", "near zero", "near std"), near.T, strict=True))
+        forest = told_by_forest(known, measured) if forests else near[:, [0, 0, 1, 2]]
+        columns |= dict(zip(("low", "median", "zero", "std"), forest.T, strict=True))
         if paired:
             own = source.reindex(pd.Index(measured["key"], tupleize_cols=False))
             held = own["low"].notna().to_numpy()
             low, median, zero = np.sqrt(own["low"] + 1), np.sqrt(own["mid"] + 1), own["low"] == 0
-            for column, value in zip(columns, (low, median, zero, 0 * low, low, zero, 0 * low), strict=True):
-                columns[column][held] = value.to_numpy(float)[held]
+            for column, value in zip(columns, (low, zero, 0 * low, low, median, zero, 0 * low), strict=True):
+                columns[column] = np.where(held, value.to_numpy(float), columns[column])
         else:
             del columns["median"]  # it says the same
+        if not forests:  # the neighbours again
+            columns = {name: told for name, told in columns.items() if "near" not in name}
         table = table.assign(**{f"{name}: {column}": value for column, value in columns.items()})
         print(f"{name}: {len(source):,} compositions", flush=True)
     return table
@@ -170,9 +177,10 @@ def with_forests(train: pd.DataFrame, test: pd.DataFrame) -> tuple[pd.DataFrame,
     return pd.concat([train, ours], axis=1), pd.concat([test, theirs], axis=1)
 
 
-def one_fold(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
+def one_fold(train: pd.DataFrame, test: pd.DataFrame, forests: bool = True) -> dict[str, float]:
     began = time.perf_counter()
-    train, test = with_forests(train, test)
+    if forests:
+        train, test = with_forests(train, test)
     inputs = [c for c in train if c not in ("gap_experiment", "metal")]
     features = {"formula": FEATURES}
     train = train.assign(metal=train["gap_experiment"] == 0)
@@ -209,14 +217,17 @@ def one_fold(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--paired", action="store_true")
+    parser.add_argument("--sources", choices=["paired", "unpaired", "none"], default="unpaired")
+    parser.add_argument("--no-forests", action="store_true")
     parser.add_argument("--folds", default="01234")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
-    whole, rows = table_of(asked.paired), []
+    forests = not asked.no_forests
+    whole, rows = table_of(asked.sources, forests), []
     for fold, (train, test) in enumerate(KFold(5, shuffle=True, random_state=18012019).split(whole)):
         if str(fold) in asked.folds:
-            rows.append({"paired": asked.paired, "fold": fold, **one_fold(whole.iloc[train], whole.iloc[test])})
-            print({k: round(float(v), 4) for k, v in rows[-1].items()}, flush=True)
-            write("matbench_paired" if asked.paired else "matbench_unpaired", rows)
-    print(pd.DataFrame(rows).mean().round(4).to_string())
+            found = one_fold(whole.iloc[train], whole.iloc[test], forests)
+            rows.append({"sources": asked.sources, "forests": forests, "fold": fold, **found})
+            print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+            write(f"matbench_{asked.sources}{'' if forests else '_no_forests'}", rows)
+    print(pd.DataFrame(rows).drop(columns=["sources", "forests"]).mean().round(4).to_string())
