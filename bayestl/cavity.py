@@ -63,11 +63,10 @@ def left_out(
     """Leave out one group after another (each row by itself by default), for every draw of theta; of the `wanted` rows only.
 
     With K the covariance of the pseudo-data and G the points of a group, ``Cov[y_G | rest] = ((K^-1)_GG)^-1``, and
-    ``y_G - E[y_G | rest]`` is that times ``alpha_G`` (Rasmussen & Williams 2006, eq. 5.12, in blocks): exact for normal
-    observations. Where others are among them, their sites are taken out of the posterior of the functions, T, as
-    ``(I - T Lambda)^-1 T``; the sites of all other rows stay as they are. So it is for a condensed table, whose first
-    `condensed` rows
-    have sites that hold what the inducing pairs tell of them; later rows are held whole.
+    ``y_G - E[y_G | rest]`` is that times ``alpha_G`` (Rasmussen & Williams 2006, eq. 5.12, in blocks): exact for
+    normal observations. Where others are among them, their sites are taken out of the posterior of the functions, T,
+    as ``(I - T Lambda)^-1 T``; the sites of all other rows stay as they are. So it is for a condensed table, whose
+    first `condensed` rows have sites that hold what the inducing pairs tell of them; later rows are held whole.
     """
     buckets = _buckets(observed, groups, wanted)
     for draws, theta, solved in regression.batches():

@@ -274,9 +274,8 @@ def fit_best(
     Parameters
     ----------
     models : others to choose from, by name; the control should be among them, so that transfer cannot cost much
-    by : what is left out with each observation of the target; by default it alone. Where the same material was observed by
-        several
-        sources and new materials will have none, use ``"row"`` or ``"inputs"``
+    by : what is left out with each observation of the target; by default it alone. Where the same material was
+        observed by several sources and new materials will have none, use ``"row"`` or ``"inputs"``
     options : for `fit`
 
     Returns
@@ -351,14 +350,12 @@ def transfer_report(
     Returns
     -------
     TransferReport
-        Its ``table`` has for every source: ``rows``; ``elpd`` gained (log predictive density of the target's left-out rows,
-        in sum)
-        and ``elpd_se``; ``rmse`` change in per cent (negative is better) and ``rmse_se``; ``correlation`` with the target,
-        its mean
-        and standard deviation; ``verdict``: "helps", "no clear effect" or "harms" (a gain or loss of more than two standard
-        errors, and of more than 4 nats: below that
-        standard errors of differences are known to be too small, Sivula et al. 2020, arXiv:2008.10296). The line "(all)"
-        compares all sources together with none.
+        Its ``table`` has for every source: ``rows``; ``elpd`` gained (log predictive density of the target's left-out
+        rows, in sum) and ``elpd_se``; ``rmse`` change in per cent (negative is better) and ``rmse_se``;
+        ``correlation`` with the target, its mean and standard deviation; ``verdict``: "helps", "no clear effect" or
+        "harms" (a gain or loss of more than two standard errors, and of more than 4 nats: below that standard errors
+        of differences are known to be too small, Sivula et al. 2020, arXiv:2008.10296). The line "(all)" compares all
+        sources together with none.
     """
     t = data.index_of(target)
     sources = [name for name in data.names if name != target]

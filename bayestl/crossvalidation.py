@@ -27,10 +27,9 @@ CHEAP, WORK = 4e9, 4e10
 def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = None) -> xr.Dataset:
     """Judge every observation by what all other rows say of it, without refitting.
 
-    The functions are conditioned on the other rows exactly (on a condensed table as exactly as its inducing pairs allow),
-    under every draw of theta; the draws are weighted by ``1 / p(y_i | y_-i, theta)``, Pareto-smoothed, which takes the row's
-    own say in
-    theta back (Vehtari, Gelman & Gabry 2017, doi 10.1007/s11222-016-9696-4).
+    The functions are conditioned on the other rows exactly (on a condensed table as exactly as its inducing pairs
+    allow), under every draw of theta; the draws are weighted by ``1 / p(y_i | y_-i, theta)``, Pareto-smoothed, which
+    takes the row's own say in theta back (Vehtari, Gelman & Gabry 2017, doi 10.1007/s11222-016-9696-4).
 
     Parameters
     ----------
@@ -186,10 +185,10 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``rows``; ``nlpd`` (negative log predictive density; for classes the log loss). For numbers and counts ``rmse``,
-        ``mae`` (of the median), ``crps``, ``coverage_50`` and ``coverage_90`` (of central intervals), ``sharpness`` (mean
-        predictive standard
-        deviation), ``ence`` (expected normalised calibration error over ten bins of the predicted spread, Levi et al. 2022,
+        ``rows``; ``nlpd`` (negative log predictive density; for classes the log loss). For numbers and counts
+        ``rmse``, ``mae`` (of the median), ``crps``, ``coverage_50`` and ``coverage_90`` (of central intervals),
+        ``sharpness`` (mean predictive standard deviation), ``ence`` (expected normalised calibration error over ten
+        bins of the predicted spread, Levi et al. 2022,
         doi 10.3390/s22155540). For classes ``brier``, ``accuracy``, ``macro_f1``.
     """
     lines = {}

@@ -202,14 +202,13 @@ class Posterior:
         Returns
         -------
         xarray.Dataset
-            With dim ``row``, in the tasks' units: ``log_density`` (its negative mean is the NLPD, or the log loss); for numbers
-            and counts ``mean``, ``median``, ``std``, ``error`` (measured minus mean), ``crps`` and ``pit`` (the predictive
-            probability below the measured value, plus half of that of the value itself, which is ``mass``; a central 90 %
-            interval
-            covers a value without mass when ``0.05 <= pit <= 0.95``); for classes ``brier``, ``probability`` of the measured
-            class, and the codes of the
-            measured and of the most probable class. NaN where a score does not apply. A row whose error is known is judged
-            with that noise. `btl.scores` sums them up.
+            With dim ``row``, in the tasks' units: ``log_density`` (its negative mean is the NLPD, or the log loss);
+            for numbers and counts ``mean``, ``median``, ``std``, ``error`` (measured minus mean), ``crps`` and
+            ``pit`` (the predictive probability below the measured value, plus half of that of the value itself, which
+            is ``mass``; a central 90 % interval covers a value without mass when ``0.05 <= pit <= 0.95``); for
+            classes ``brier``, ``probability`` of the measured class, and the codes of the measured and of the most
+            probable class. NaN where a score does not apply. A row whose error is known is judged with that noise.
+            `btl.scores` sums them up.
         """
         out = {name: np.full(len(test), np.nan) for name in SCORES}
         for s in range(len(test.tasks)):

@@ -28,20 +28,19 @@ class MultiTask(Model):
     ``Cov[f_o(x), f_o'(x')] = (A A^T)_oo' k(x, x') + kappa_o^2 1[o = o'] k'(x, x')`` (Alvarez, Rosasco & Lawrence 2012,
     doi 10.1561/2200000036), with ``m_o ~ N(0, 1)`` integrated out.
 
-    The shared functions and the private ones have length scales of their own, so a task that has nothing in common with
-    the rest keeps its own smoothness as well. Up to five tasks ``A A^T`` is ``s_o C_oo' s_o'`` with C a correlation matrix
-    written in canonical partial correlations ``tanh(N(0, 1.5^2))`` (Lewandowski, Kurowicka & Joe 2009,
-    doi 10.1016/j.jmva.2009.04.008): either sign is as likely, and strong correlations are
-    favoured (a third of the mass lies beyond 0.9), as they are the rule between sources of one property. Beyond,
-    A is lower-trapezoidal with `rank` columns, the tasks with the most rows first: ``A_qq ~ LogNormal(-0.2, 0.5)``, below
+    The shared functions and the private ones have length scales of their own, so a task that has nothing in common
+    with the rest keeps its own smoothness as well. Up to five tasks ``A A^T`` is ``s_o C_oo' s_o'`` with C a
+    correlation matrix written in canonical partial correlations ``tanh(N(0, 1.5^2))`` (Lewandowski, Kurowicka & Joe
+    2009, doi 10.1016/j.jmva.2009.04.008): either sign is as likely, and strong correlations are favoured (a third of
+    the mass lies beyond 0.9), as they are the rule between sources of one property. Beyond, A is lower-trapezoidal
+    with `rank` columns, the tasks with the most rows first: ``A_qq ~ LogNormal(-0.2, 0.5)``, below
     the diagonal ``N(0, 1)``. Both forms are identified: no rotation of the hidden functions leaves them unchanged.
 
     Priors, on values standardised per task: ``s_o ~ LogNormal(-0.1, 0.5)``, ``kappa_o ~ LogNormal(-2.5, 1)`` (a
-    twelfth of the spread: imperfect correlations leave room for what is a task's own already; the functions of one task
-    share it), ``noise_o ~ LogNormal(-2, 1)``. With fewer hidden functions than tasks ``kappa_o ~ LogNormal(0, 1)``: a task
-    that the
-    hidden functions have nothing to do with must be able to be all its own (beside ten irrelevant sources the smaller prior cost
-    half again in RMSE, and coverage fell to 0.55).
+    twelfth of the spread: imperfect correlations leave room for what is a task's own already; the functions of one
+    task share it), ``noise_o ~ LogNormal(-2, 1)``. With fewer hidden functions than tasks ``kappa_o ~ LogNormal(0,
+    1)``: a task that the hidden functions have nothing to do with must be able to be all its own (beside ten
+    irrelevant sources the smaller prior cost half again in RMSE, and coverage fell to 0.55).
 
     Parameters
     ----------
