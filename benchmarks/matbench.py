@@ -228,6 +228,6 @@ if __name__ == "__main__":
         if str(fold) in asked.folds:
             found = one_fold(whole.iloc[train], whole.iloc[test], forests)
             rows.append({"sources": asked.sources, "forests": forests, "fold": fold, **found})
-            print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+            print({k: v if isinstance(v, str) else round(float(v), 4) for k, v in rows[-1].items()}, flush=True)
             write(f"matbench_{asked.sources}{'' if forests else '_no_forests'}", rows)
     print(pd.DataFrame(rows).drop(columns=["sources", "forests"]).mean().round(4).to_string())
