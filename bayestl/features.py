@@ -40,7 +40,7 @@ class Features(ABC):
 
     def __add__(self, other: Features) -> Features:
         """The columns of both: ``Compositions() + Valences()``."""
-        return Joined(self, other)
+        return Joined(self, other) if isinstance(other, Features) else NotImplemented
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Joined(Features):
     second: Features
 
     def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
-        return pd.concat([self.first(labels), self.second(labels)], axis=1)
+        return pd.concat([part(labels).reset_index(drop=True) for part in (self.first, self.second)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -111,20 +111,28 @@ class ElementFractions(Features):
 
 @dataclass(frozen=True)
 class Valences(Features):
-    """Whether the electrons of a composition are accounted for, which tells insulators from metals: 16 columns.
+    """Whether the electrons of a composition are accounted for, which tells insulators from metals: 15 columns, 2 families.
 
-    *valence*: the charge per atom that is left when each element takes the oxidation state that balances them best, of the
-    common ones and of all known ones; the same when the most electronegative elements, as many as is best, take the electrons
-    that fill their shell (8 - N rule) and the others give some; what is then left if these give their least and their
-    most, and how far zero is outside of that interval (mixed valence may lie within). Electrons that fill the shell of the
-    most electronegative element, relative to the valence electrons there are (Pearson 1964, doi 10.1107/S0365110X64000019);
-    share of elements that form anions; whether the number of electrons of the formula unit is odd (1/2 where amounts are
-    not whole), as bands cannot then all be full.
+    *valence*, charges per atom to 0.001:
 
-    *bond*: largest and mean ionic character of a pair of atoms, 1 - exp(-(difference of electronegativities)^2 / 4) (Pauling
-    1960), greatest and mean electronegativity, number of elements, and the Euclidean norm of the atomic fractions.
+    * ``imbalance``: the least charge that is left when each element takes one of its common oxidation states;
+      ``imbalance, any state``: one of all that are known, other than 0
+    * ``left``: the same when the most electronegative elements are anions, as many as is best or none, and the others give
+      electrons in a common state. Anions are elements of groups 14 to 17 and H, each with the charge that fills its shell
+      (8 - N rule); the first other element, in the order of electronegativity, and all after it are cations.
+      ``left, any state``: in any positive state
+    * ``least left``, ``most left``: the ends of the interval of charges that is left when cations give their least and their
+      most; ``outside``: how far zero is from it (mixed valence may lie within). Of the cuts the one with the least outside
+    * ``shells to fill``: electrons that fill the shell of the most electronegative element, if it forms an anion, relative to the
+      valence electrons of all (Pearson 1964, doi 10.1107/S0365110X64000019): 1 in a normal-valence compound of one anion
+    * ``anions``: share of the elements that form anions
 
-    Oxidation states and Pauling's electronegativities are mendeleev's. Made to be added: ``Compositions() + Valences()``.
+    *bond*: ``ionic, most`` and ``ionic, mean`` over pairs of atoms, ``1 - exp(-(difference of electronegativities)^2 / 4)``
+    (Pauling 1960); ``electronegativity, greatest`` and ``mean``; ``elements``, how many; ``norm``, that of the atomic fractions.
+
+    Oxidation states and Pauling's electronegativities are mendeleev's; where there are none, 1.2 stands for metals of the f
+    block and 3 for noble gases. Platinum metals are more electronegative than P, As, Sb or Te, which so are no anions beside
+    them. Made to be added: ``Compositions() + Valences()``.
 
     Examples
     --------
@@ -135,8 +143,9 @@ class Valences(Features):
 
     def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
         elements = {str(row.Index): row for row in _valences().itertuples()}
-        read = _amounts(labels, list(elements))
-        rows = [_count_electrons([elements[symbol] for symbol in own], np.array(list(own.values()))) for own in read]
+        shares = fractions(labels, tuple(elements))
+        symbols = np.array(list(elements))
+        rows = [_count_electrons([elements[s] for s in symbols[own > 0]], own[own > 0]) for own in shares]
         return pd.DataFrame(rows, columns=list(VALENCE)).astype(float)
 
 
@@ -233,22 +242,16 @@ def fractions(labels: Sequence[Any], symbols: Sequence[str]) -> NDArray[np.float
     """Atomic fractions (n, elements) of formulas; a `DataError` names those that cannot be read."""
     place = {symbol: j for j, symbol in enumerate(symbols)}
     out = np.zeros((len(labels), len(symbols)))
-    for i, own in enumerate(_amounts(labels, symbols)):
-        for symbol, amount in own.items():
-            out[i, place[symbol]] = amount
-    return out / out.sum(1, keepdims=True)
-
-
-def _amounts(labels: Sequence[Any], symbols: Sequence[str]) -> list[dict[str, float]]:
-    """Amounts of the elements of each formula; a `DataError` names those that cannot be read."""
-    out, bad, known = [], {}, frozenset(symbols)
-    for label in map(str, labels):
+    bad: dict[str, str] = {}
+    for i, label in enumerate(labels):
         try:
-            out.append(parse_formula(label))
-            if unknown := [symbol for symbol in out[-1] if symbol not in known]:
-                bad[label] = f"no properties of {unknown[0]}"
+            for symbol, amount in parse_formula(str(label)).items():
+                out[i, place[symbol]] = amount
+            out[i] /= out[i].sum()
+        except KeyError as error:
+            bad[str(label)] = f"no properties of {error.args[0]}"
         except ValueError as error:
-            bad[label] = str(error)
+            bad[str(label)] = str(error)
     if bad:
         raise DataError(
             f"{len(bad)} formulas cannot be read: {listed([f'{label!r} ({why})' for label, why in bad.items()])}. "
@@ -295,6 +298,8 @@ def parse_formula(formula: str) -> dict[str, float]:
     found = {symbol: amount for symbol, amount in levels[0].items() if amount > 0}
     if not found:
         raise ValueError("it holds no element")
+    if max(found.values()) > 1e9:
+        raise ValueError("an amount is beyond 1e9")
     return found
 
 
@@ -344,7 +349,7 @@ def _element_properties() -> pd.DataFrame:
 
 VALENCE = (
     "valence: imbalance", "valence: imbalance, any state", "valence: left", "valence: left, any state", "valence: least left",
-    "valence: most left", "valence: outside", "valence: shells to fill", "valence: anions", "valence: odd",
+    "valence: most left", "valence: outside", "valence: shells to fill", "valence: anions",
     "bond: ionic, most", "bond: ionic, mean", "bond: electronegativity, greatest", "bond: electronegativity, mean",
     "bond: elements", "bond: norm",
 )  # fmt: skip
@@ -352,75 +357,63 @@ VALENCE = (
 
 @cache
 def _valences() -> pd.DataFrame:
-    """Oxidation states of the elements up to Cf, the charge of their anion, electronegativity and electrons, by symbol."""
-    properties = _element_properties()
+    """What `_count_electrons` wants to know of the elements up to Cf, by symbol."""
+    group = _element_properties()["group"]
     from mendeleev.fetch import fetch_table
 
     raw = fetch_table("elements").iloc[:98].set_index("symbol")
     states = fetch_table("oxidationstates").query("oxidation_state != 0")
     common = states[states["category"] == "main"].groupby("atomic_number")["oxidation_state"].agg(set)
     known = states.groupby("atomic_number")["oxidation_state"].agg(set)
-    table = pd.DataFrame(index=properties.index)
-    table["electrons"] = raw["atomic_number"]
-    table["outer"] = properties["valence electrons"]
-    table["anion"] = [-1 if symbol == "H" else group - 18 for symbol, group in properties["group"].items()]
-    table["anion"] = table["anion"].where(table["anion"].between(-4, -1), 0)
-    table["common"], table["known"] = ([own.get(z, {0}) for z in table["electrons"]] for own in (common, known))
-    # Those that Pauling gives none: of the f block, and gases that form no compounds.
-    missing = np.where(properties["group"] == 18, 3.0, 1.2)
-    table["electronegativity"] = raw["en_pauling"].where(raw["en_pauling"].notna(), missing)
+    table = pd.DataFrame({"number": raw["atomic_number"]})
+    table["common"], table["known"] = ([own.get(z, {0}) for z in table["number"]] for own in (common, known))
+    positive = [[{z for z in own if z > 0} for own in table[name]] for name in ("common", "known")]
+    positive[0] = [few or all_ or {0} for few, all_ in zip(*positive, strict=True)]
+    table["gives"] = [sorted(own) for own in positive[0]]
+    table["may_give"] = [sorted(few | all_) for few, all_ in zip(*positive, strict=True)]
+    table["anion"] = (group - 18).where(group.between(14, 17), 0.0)
+    table["outer"] = group.where(group <= 10, group - 10)  # f block: 3
+    table.loc["H", ["anion", "outer"]] = -1.0, 1.0
+    table["shell"] = np.where(table["anion"] < 0, 8.0, 0.0)
+    table.loc["H", "shell"] = 2.0
+    table["electronegativity"] = raw["en_pauling"].fillna(pd.Series(np.where(group == 18, 3.0, 1.2), group.index))
     return table
 
 
-def _count_electrons(elements: Sequence[Any], amounts: NDArray[np.float64]) -> tuple[float, ...]:
-    """The columns `VALENCE` of one composition: rows of `_valences`, and how much there is of each."""
-    total, order = amounts.sum(), sorted(range(len(amounts)), key=lambda j: -elements[j].electronegativity)
-    elements, amounts = [elements[j] for j in order], amounts[order]
-    share, chi = amounts / total, np.array([e.electronegativity for e in elements])
-    given = [[sorted(z for z in own if z > 0) or [0] for own in (e.common, e.known)] for e in elements]
-    least, most = (amounts * [own[0][k] for own in given] for k in (0, -1))
-    wanted = amounts * [e.anion for e in elements]
-    anions = next((j for j, e in enumerate(elements) if e.anion == 0), len(elements) - 1)
-    cuts = range(min(anions, len(elements) - 1) + 1)  # the first so many are anions
+def _count_electrons(elements: Sequence[Any], share: NDArray[np.float64]) -> tuple[float, ...]:
+    """The columns `VALENCE` of one composition: rows of `_valences`, and the atomic fractions."""
+    order = sorted(range(len(share)), key=lambda j: (-elements[j].electronegativity, elements[j].number))
+    elements, share = [elements[j] for j in order], share[order]
+    chi, wanted = (np.array([getattr(e, name) for e in elements]) for name in ("electronegativity", "anion"))
+    anions = np.flatnonzero(np.r_[wanted[:-1], 0.0] == 0.0)[0]  # at most so many: one at least gives
+    cuts = range(anions + 1)
+    taken = [float(share[:cut] @ wanted[:cut]) for cut in cuts]
     left = [
-        min(_balance(float(wanted[:cut].sum()), amounts[cut:], [own[k] for own in given[cut:]]) for cut in cuts)
-        for k in (0, 1)
+        min(_balance(taken[cut], share[cut:], [getattr(e, states) for e in elements[cut:]]) for cut in cuts)
+        for states in ("gives", "may_give")
     ]
-    ranges = [np.array([least[cut:].sum(), most[cut:].sum()]) + wanted[:cut].sum() for cut in cuts]
-    low, high = min(ranges, key=_outside)
+    ends = [np.array([e.gives[0], e.gives[-1]]) for e in elements]
+    intervals = [taken[cut] + share[cut:] @ ends[cut:] for cut in cuts]
+    outside = [round(max(low, -high, 0.0), 3) for low, high in intervals]
+    low, high = intervals[int(np.argmin(outside))]
     ionic = 1.0 - np.exp(-0.25 * (chi[:, None] - chi) ** 2)
     return (
-        _balance(0.0, amounts, [e.common for e in elements]) / total,
-        _balance(0.0, amounts, [e.known for e in elements]) / total,
-        left[0] / total, left[1] / total, low / total, high / total, _outside((low, high)) / total,
-        (8.0 * amounts[0] if elements[0].anion else 0.0) / max((amounts * [e.outer for e in elements]).sum(), 1e-9),
-        share[[e.anion != 0 for e in elements]].sum(),
-        _odd(amounts, [e.electrons for e in elements]),
-        ionic.max(), share @ ionic @ share, chi.max(), share @ chi, len(elements), float(np.linalg.norm(share)),
+        _balance(0.0, share, [e.common for e in elements]), _balance(0.0, share, [e.known for e in elements]),
+        *left, low, high, min(outside), elements[0].shell * share[0] / (share @ [e.outer for e in elements]),
+        share[wanted < 0].sum(), ionic.max(), share @ ionic @ share, chi.max(), share @ chi, len(elements),
+        float(np.linalg.norm(share)),
     )  # fmt: skip
 
 
-def _balance(charge: float, amounts: NDArray[np.float64], states: Sequence[Iterable[int]]) -> float:
-    """Smallest absolute value of a charge and those of the elements, each of which takes one of its states."""
+def _balance(charge: float, share: NDArray[np.float64], states: Sequence[Iterable[int]]) -> float:
+    """Smallest absolute value of a charge and those of the elements, each of which takes one of its states, to 0.001.
+
+    Sums are kept to 0.0001, so that there are never more than some tens of thousands.
+    """
     sums = {charge}
-    for amount, own in zip(amounts.tolist(), states, strict=True):
-        sums = {round(s + amount * z, 6) for s in sums for z in own}
-    return min(map(abs, sums))
-
-
-def _outside(interval: Sequence[float]) -> float:
-    """Distance of zero from an interval."""
-    return float(max(interval[0], -interval[1], 0.0))
-
-
-def _odd(amounts: NDArray[np.float64], electrons: Sequence[int]) -> float:
-    """Whether a formula unit has an odd number of electrons: 0 or 1, and 1/2 where its amounts are not whole."""
-    for times in range(1, 13):
-        whole = np.round(times * amounts)
-        if np.allclose(times * amounts, whole, atol=1e-3):
-            counts = whole.astype(int)
-            return float(counts // np.gcd.reduce(counts) @ np.array(electrons) % 2)
-    return 0.5
+    for amount, own in zip(share.tolist(), states, strict=True):
+        sums = {round(s + amount * z, 4) for s in sums for z in own}
+    return round(min(map(abs, sums)), 3)
 
 
 def _valence(configuration: str) -> dict[str, int]:

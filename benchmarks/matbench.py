@@ -229,5 +229,5 @@ if __name__ == "__main__":
             found = one_fold(whole.iloc[train], whole.iloc[test], forests)
             rows.append({"sources": asked.sources, "forests": forests, "fold": fold, **found})
             print({k: v if isinstance(v, str) else round(float(v), 4) for k, v in rows[-1].items()}, flush=True)
-            write(f"matbench_{asked.sources}{'' if forests else '_no_forests'}", rows)
+            write(f"matbench_{asked.sources}{'' if forests else '_no_forests'}", rows, key=["fold"])
     print(pd.DataFrame(rows).drop(columns=["sources", "forests"]).mean().round(4).to_string())
