@@ -18,9 +18,11 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 import bayestl as btl
-from bayestl.datasets import describe_compositions, load_kingsbury_gaps, load_materials_project_gaps
+from bayestl.datasets import load_kingsbury_gaps, load_materials_project_gaps
+from bayestl.features import parse_formula
 from benchmarks.report import write
 
+FEATURES = btl.Compositions() + btl.Valences()
 OBSERVED = {
     "Gaussian": btl.Gaussian(), "Censored": btl.Censored(lower=0.0), "Hurdle": btl.Hurdle(),
     "Hurdle, Student-t": btl.Hurdle(btl.StudentT(btl.Softplus())),
@@ -30,19 +32,17 @@ OBSERVED = {
 def tables(
     seed: int, measured: int = 300, computed: int = 300, held_out: int = 400
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and test table with columns gap_pbe and gap_exp, no composition in two places."""
+    """Training and test table with columns formula, gap_pbe and gap_exp, no composition in two places."""
     exp = load_kingsbury_gaps().groupby("formula")["gap_experiment"].median()
     pbe = load_materials_project_gaps().groupby("formula")["gap_pbe"].min()
     rng = np.random.default_rng(seed)
-    names = rng.permutation(exp.index)
-    source = rng.permutation(pbe.index.difference(exp.index))[: 2 * computed]
-    described = describe_compositions([*names[: 2 * (measured + held_out)], *source])
-    names = [name for name in names if name in described.index][: measured + held_out]
-    source = [name for name in source if name in described.index][:computed]
-    table = described.assign(gap_pbe=pbe.reindex(described.index), gap_exp=exp.reindex(described.index))
-    train = table.loc[[*names[:measured], *source]].copy()
-    train.loc[names[:measured], "gap_pbe"] = np.nan
-    return train, table.loc[names[measured:]]
+    names = rng.permutation(exp.index)[: measured + held_out]
+    known = set(btl.ElementFractions()(["H2O"]).columns.str.removeprefix("fraction: "))
+    others = rng.permutation(pbe.index.difference(exp.index))[: 2 * computed]
+    others = [formula for formula in others if set(parse_formula(formula)) <= known][:computed]
+    measured_gaps = pd.DataFrame({"formula": names, "gap_exp": exp[names].to_numpy()})
+    computed_gaps = pd.DataFrame({"formula": others, "gap_pbe": pbe[others].to_numpy()})
+    return pd.concat([measured_gaps[:measured], computed_gaps], ignore_index=True), measured_gaps[measured:]
 
 
 def judge(posterior: btl.Posterior, test: pd.DataFrame) -> dict:
@@ -51,7 +51,7 @@ def judge(posterior: btl.Posterior, test: pd.DataFrame) -> dict:
     low, median, high = out["quantile"].to_numpy().clip(0.0, None)
     metal = 1 - posterior.probability(test, "gap_exp", above=0.0).to_numpy()
     data = btl.TaskData.from_wide(
-        test, inputs=[c.name for c in posterior.data.inputs], tasks=["gap_exp"], units={"gap_exp": "eV"}
+        test, inputs=["formula"], tasks=["gap_exp"], units={"gap_exp": "eV"}, features={"formula": FEATURES}
     )
     density = posterior.score(data)["log_density"].to_numpy()
     log_p = np.where(y == 0, np.log(metal.clip(1e-12)), density)
@@ -71,28 +71,18 @@ if __name__ == "__main__":
     rows = []
     for seed in range(seeds):
         train, test = tables(seed)
-        inputs = [c for c in train if c.startswith(("mean_", "range_"))]
         for name, law in OBSERVED.items():
             for model in (btl.SingleTask(), btl.Difference.chain("gap_pbe", "gap_exp")):
                 tasks = ["gap_exp"] if isinstance(model, btl.SingleTask) else ["gap_pbe", "gap_exp"]
                 data = btl.TaskData.from_wide(
-                    train,
-                    inputs=inputs,
-                    tasks=tasks,
-                    likelihoods=dict.fromkeys(tasks, law),
-                    units=dict.fromkeys(tasks, "eV"),
-                )
+                    train[train[tasks].notna().any(axis=1)], inputs=["formula"], tasks=tasks, features={"formula": FEATURES},
+                    likelihoods=dict.fromkeys(tasks, law), units=dict.fromkeys(tasks, "eV"),
+                )  # fmt: skip
                 posterior = btl.fit(model, data, seed=seed, progress=False)
-                seconds = posterior.record.seconds["total"]
                 rows.append(
-                    {
-                        "seed": seed,
-                        "model": type(model).__name__,
-                        "observed as": name,
-                        **judge(posterior, test),
-                        "seconds": seconds,
-                    }
-                )
+                    {"seed": seed, "model": type(model).__name__, "observed as": name, **judge(posterior, test),
+                     "seconds": posterior.record.seconds["total"]}
+                )  # fmt: skip
                 print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
                 table = write("censored", rows)
     print(
