@@ -45,7 +45,7 @@ from scipy.stats import qmc
 import bayestl as btl
 from bayestl import datasets
 from bayestl.decide.replay import replay
-from benchmarks.report import write
+from benchmarks.report import brief, write
 
 
 @dataclass
@@ -280,7 +280,7 @@ def main() -> None:
                 seconds = time.perf_counter() - began
                 rows.append({"problem": name, "strategy": strategy, "seed": seed, "budget": budget, "seconds": seconds,
                              **came_to(run, problem, budget)})  # fmt: skip
-                print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+                print(brief(rows[-1]), flush=True)
                 write(asked.out, rows)
     table = pd.DataFrame(rows)
     shown = [c for c in ("cost_to_best", "cost_to_1%", "rmse at 50 %", "rmse at 100 %", "seconds") if c in table]

@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 import bayestl as btl
 from bayestl.datasets import load_kingsbury_gaps, load_materials_project_gaps
 from bayestl.features import parse_formula
-from benchmarks.report import write
+from benchmarks.report import brief, write
 
 FEATURES = btl.Compositions() + btl.Valences()
 OBSERVED = {
@@ -83,7 +83,7 @@ if __name__ == "__main__":
                     {"seed": seed, "model": type(model).__name__, "observed as": name, **judge(posterior, test),
                      "seconds": posterior.record.seconds["total"]}
                 )  # fmt: skip
-                print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+                print(brief(rows[-1]), flush=True)
                 table = write("censored", rows)
     print(
         table.groupby(["model", "observed as"], sort=False)

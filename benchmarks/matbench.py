@@ -35,7 +35,7 @@ import bayestl as btl
 from bayestl import datasets
 from bayestl.distance import matern52
 from bayestl.features import parse_formula
-from benchmarks.report import write
+from benchmarks.report import brief, write
 
 NEAREST = 256
 FEATURES = btl.Compositions() + btl.Valences()
@@ -228,6 +228,6 @@ if __name__ == "__main__":
         if str(fold) in asked.folds:
             found = one_fold(whole.iloc[train], whole.iloc[test], forests)
             rows.append({"sources": asked.sources, "forests": forests, "fold": fold, **found})
-            print({k: v if isinstance(v, str) else round(float(v), 4) for k, v in rows[-1].items()}, flush=True)
+            print(brief(rows[-1]), flush=True)
             write(f"matbench_{asked.sources}{'' if forests else '_no_forests'}", rows, key=["fold"])
     print(pd.DataFrame(rows).drop(columns=["sources", "forests"]).mean().round(4).to_string())

@@ -33,6 +33,11 @@ def write(name: str, rows: list[dict], key: list[str] | None = None) -> pd.DataF
     return table
 
 
+def brief(row: dict) -> dict:
+    """The row with rounded numbers, to be printed."""
+    return {name: value if isinstance(value, str) else round(float(value), 4) for name, value in row.items()}
+
+
 def judge_truth(posterior: btl.Posterior, x: NDArray[np.float64], truth: NDArray[np.float64], task: str) -> dict:
     """RMSE, NLPD and 90 % coverage of a task's noise-free function."""
     frame = pd.DataFrame(x, columns=[column.name for column in posterior.data.inputs])
