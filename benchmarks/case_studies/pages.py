@@ -1,6 +1,6 @@
-"""Pages and pictures of docs/case-studies, from the results: python -m benchmarks.case_studies.pages [--examples].
+"""Pages and pictures of docs/case-studies, from the results: python -m benchmarks.case_studies.pages [--examples [CASE ...]].
 
-With `--examples` the code of each page is run again, and what it prints and draws replaced.
+With `--examples` the code of each page, or of those named, is run again, and what it prints and draws replaced.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import io
 import re
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 
 import matplotlib
@@ -20,6 +21,7 @@ from benchmarks.case_studies.tables import CASES, Case
 from benchmarks.colour import summary as of_colours
 from benchmarks.report import RESULTS
 
+COLOUR_PAGE = "colours beside gaps"
 DOCS = Path(__file__).parents[2] / "docs" / "case-studies"
 EXAMPLE = """
 import matplotlib.pyplot as plt
@@ -239,7 +241,7 @@ def colours(examples: bool) -> None:
     write_page(page, "Colours beside band gaps", made, "\n".join([picture, "", *rows, ""]))
 
 
-def main(examples: bool) -> None:
+def main(examples: Collection[str]) -> None:
     results = complete(pd.read_csv(RESULTS / "case_studies.csv"))
     DOCS.mkdir(parents=True, exist_ok=True)
     index, settings = [], []
@@ -260,7 +262,7 @@ def main(examples: bool) -> None:
             kind = f"all rows of {seeds} {case.group}s" if case.group else f"median of {seeds} splits"
             text += [f"### {setting[0].upper()}{setting[1:]} ({kind})", "", verdict(part), "", markdown(part), ""]
         page = DOCS / f"{slug}.md"
-        made = example(name, case, DOCS / f"{slug}-example.png") if examples else ""
+        made = example(name, case, DOCS / f"{slug}-example.png") if name in examples else ""
         write_page(page, name, made, "\n".join(text))
     lines = [
         "| case | setting | splits | best of bayestl against the best rival |",
@@ -275,8 +277,9 @@ def main(examples: bool) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--examples", action="store_true")
+    parser.add_argument("--examples", nargs="*", metavar="CASE", choices=[*CASES, COLOUR_PAGE])
     matplotlib.use("Agg")
-    asked = parser.parse_args()
-    main(asked.examples)
-    colours(asked.examples)
+    named = parser.parse_args().examples
+    asked = [] if named is None else named or [*CASES, COLOUR_PAGE]
+    main(asked)
+    colours(COLOUR_PAGE in asked)
