@@ -11,7 +11,7 @@ python -m benchmarks.campaigns [--seeds 20] [--first 0] [--only cofs,branin] [--
 * borlido: measured band gaps of 472 solids from their formula (Borlido et al. 2019): root mean squared error on those not yet
   measured, against cost, with PBE gaps at a hundredth of the cost. Begins with five of each.
 * branin, hartmann: BoTorch's augmented Branin (2 inputs) and Hartmann (6) functions at fidelities 0.5 and 1, of which the first
-  costs a tenth; the best of 500 and 1,000 quasi-random points. Begins with five of either fidelity.
+  costs a tenth; the best of 512 and 1,024 quasi-random points. Begins with five of either fidelity.
 
 Strategies are those of `bayestl.decide.replay`: bayestl, single-task, random, and for branin and hartmann target-only; there,
 for the first `--rival` seeds, also "botorch", its `qMultiFidelityMaxValueEntropy` of every pair not measured yet, under its
