@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl.errors import DataError, listed
-from bayestl.features import BY_NAME, Compositions, Features
+from bayestl.features import BY_NAME, Features
 from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
 
 LARGEST = 1e150  # the square of a value must be a number still
@@ -149,11 +149,11 @@ def features_of(
         if kind is None or name in found or name in categorical or pd.api.types.is_numeric_dtype(frame[name]):
             continue
         found[name] = kind()
-        more = " Where metals and insulators are mixed, add Valences()." if kind is Compositions else ""
-        print(
-            f"{name}: described by {kind.__name__}().{more} Choose another with features={{{name!r}: ...}}, or list it in "
-            "`categorical` for a category."
-        )
+        said = [
+            f"{name}: described by {kind.__name__}().", kind.advice,
+            f"Choose another with features={{{name!r}: ...}}, or list it in `categorical` for a category.",
+        ]  # fmt: skip
+        print(" ".join(filter(None, said)))
     return found
 
 

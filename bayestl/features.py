@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,8 @@ STATISTICS = ("minimum", "maximum", "range", "mean", "deviation", "mode")
 
 class Features(ABC):
     """A function from labels to numbers, one row for each label; the columns must not depend on the labels."""
+
+    advice: ClassVar[str] = ""  # printed where a column is described without asking
 
     @abstractmethod
     def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
@@ -74,6 +76,7 @@ class Compositions(Features):
     [4.0, 3.75]
     """
 
+    advice = "Where metals and insulators are mixed, add Valences()."
     preset: str = "elements"
 
     def __post_init__(self) -> None:
@@ -260,6 +263,19 @@ def fractions(labels: Sequence[Any], symbols: Sequence[str]) -> NDArray[np.float
     return out
 
 
+def describable(formulas: Iterable[str]) -> NDArray[np.bool_]:
+    """Whether each of the formulas can be read and holds only elements that are described, H to Cf."""
+    elements = set(_element_properties().index)
+
+    def known(formula: str) -> bool:
+        try:
+            return parse_formula(formula).keys() <= elements
+        except ValueError:
+            return False
+
+    return np.array([known(str(formula)) for formula in formulas], dtype=bool)
+
+
 _TOKEN = re.compile(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?|([(\[{])|([)\]}])(\d+\.?\d*|\.\d+)?")
 
 
@@ -306,18 +322,22 @@ def parse_formula(formula: str) -> dict[str, float]:
 SHELLS = {"s": 2, "p": 6, "d": 10, "f": 14}
 
 
-@cache
-def _element_properties() -> pd.DataFrame:
-    """Properties of the elements up to Cf, complete, indexed by symbol; from mendeleev (MIT)."""
+def _mendeleev(table: str) -> pd.DataFrame:
+    """A table of mendeleev's."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # notes of the dependency to its own developers
             from mendeleev.fetch import fetch_table
 
-            raw = fetch_table("elements").iloc[:98].set_index("symbol")
-            energies = fetch_table("ionizationenergies")
+            return fetch_table(table)
     except ImportError as error:
         raise DataError("Properties of the elements need mendeleev: pip install 'bayestl[features]'.") from error
+
+
+@cache
+def _element_properties() -> pd.DataFrame:
+    """Properties of the elements up to Cf, complete, indexed by symbol; from mendeleev (MIT)."""
+    raw, energies = _mendeleev("elements").set_index("symbol").iloc[:98], _mendeleev("ionizationenergies")
     first = energies[energies["ion_charge"] == 0].groupby("atomic_number")["ionization_energy"].first()
     table = pd.DataFrame(
         {
@@ -358,19 +378,17 @@ VALENCE = (
 @cache
 def _valences() -> pd.DataFrame:
     """What `_count_electrons` wants to know of the elements up to Cf, by symbol."""
-    group = _element_properties()["group"]
-    from mendeleev.fetch import fetch_table
-
-    raw = fetch_table("elements").iloc[:98].set_index("symbol")
-    states = fetch_table("oxidationstates").query("oxidation_state != 0")
-    common = states[states["category"] == "main"].groupby("atomic_number")["oxidation_state"].agg(set)
-    known = states.groupby("atomic_number")["oxidation_state"].agg(set)
+    group, raw = _element_properties()["group"], _mendeleev("elements").set_index("symbol").iloc[:98]
+    states = _mendeleev("oxidationstates").query("oxidation_state != 0")
+    common, known = (
+        own.groupby("atomic_number")["oxidation_state"].agg(set)
+        for own in (states[states["category"] == "main"], states)
+    )
     table = pd.DataFrame({"number": raw["atomic_number"]})
     table["common"], table["known"] = ([own.get(z, {0}) for z in table["number"]] for own in (common, known))
-    positive = [[{z for z in own if z > 0} for own in table[name]] for name in ("common", "known")]
-    positive[0] = [few or all_ or {0} for few, all_ in zip(*positive, strict=True)]
-    table["gives"] = [sorted(own) for own in positive[0]]
-    table["may_give"] = [sorted(few | all_) for few, all_ in zip(*positive, strict=True)]
+    few, many = ([{z for z in own if z > 0} for own in table[name]] for name in ("common", "known"))
+    table["gives"] = [sorted(a or b or {0}) for a, b in zip(few, many, strict=True)]
+    table["may_give"] = [sorted(a | b or {0}) for a, b in zip(few, many, strict=True)]
     table["anion"] = (group - 18).where(group.between(14, 17), 0.0)
     table["outer"] = group.where(group <= 10, group - 10)  # f block: 3
     table.loc["H", ["anion", "outer"]] = -1.0, 1.0

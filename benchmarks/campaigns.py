@@ -1,6 +1,6 @@
 """Cost of finding the best, or of learning, in campaigns simulated on finished tables.
 
-python -m benchmarks.campaigns [--seeds 20] [--first 0] [--only cofs,branin] [--scale 1.0] [--rival 20]
+python -m benchmarks.campaigns [--seeds 20] [--first 0] [--only cofs,branin] [--strategies bayestl,botorch] [--scale 1.0]
 
 * cofs: of 605 covalent organic frameworks (Gantzler et al. 2023) the one with the highest Xe/Kr selectivity by GCMC, with Henry
   coefficients as the cheap source; costs are the recorded minutes of each run. Begins with both of ten.
@@ -13,13 +13,16 @@ python -m benchmarks.campaigns [--seeds 20] [--first 0] [--only cofs,branin] [--
 * branin, hartmann: BoTorch's augmented Branin (2 inputs) and Hartmann (6) functions at fidelities 0.5 and 1, of which the first
   costs a tenth; the best of 512 and 1,024 quasi-random points. Begins with five of either fidelity.
 
-Strategies are those of `bayestl.decide.replay`: bayestl, single-task, random, and for branin and hartmann target-only; there,
-for the first `--rival` seeds, also "botorch", its `qMultiFidelityMaxValueEntropy` of every pair not measured yet, under its
-`SingleTaskMultiFidelityGP`. "botorch KG" must be asked for: `qMultiFidelityKnowledgeGradient` (16 fantasies), optimised over the
-unit cube by `optimize_acqf_mixed` (2 restarts of 32 samples), then moved to the nearest pair not measured yet. Costs include what
-a strategy knew at the start. A row of the results holds what one campaign came to: `cost_to_best` (infinite: not within the
-budget), `cost_to_1%` (a regret of at most 1 % of the range), and the regret or error at tenths of the budget. `--scale`
-shortens the budgets.
+Strategies are those of `bayestl.decide.replay`: bayestl, single-task, random, and for branin and hartmann target-only. The
+name of a score of `suggest` (max_value_entropy) stands for bayestl with that score in place of its default, the knowledge
+gradient. Rivals: "botorch", its `qMultiFidelityMaxValueEntropy` of every pair not measured yet, under its
+`SingleTaskMultiFidelityGP` (branin, hartmann), and "baybe" (arylation_tenth). "botorch KG" must be asked for:
+`qMultiFidelityKnowledgeGradient` (16 fantasies), optimised over the unit cube by `optimize_acqf_mixed` (2 restarts of 32
+samples), then moved to the nearest pair not measured yet.
+
+Costs include what a strategy knew at the start. A row of results/campaigns_PROBLEM.csv, in which a later run replaces only
+what it repeats, holds what one campaign came to: `cost_to_best` (infinite: not within the budget), `cost_to_1%` (a regret of
+at most 1 % of the range), and the regret or error at tenths of the budget. `--scale` shortens the budgets.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from scipy.stats import qmc
 import bayestl as btl
 from bayestl import datasets
 from bayestl.decide.replay import replay
+from bayestl.decide.suggest import SCORES
 from benchmarks.report import brief, write
 
 
@@ -58,8 +62,9 @@ class Problem:
     costs: dict[str, Any]
     initial: dict[str, Any]
     budget: float
-    strategies: tuple[str, ...] = ("bayestl", "single-task", "random")
+    strategies: tuple[str, ...] = ("bayestl", "max_value_entropy", "single-task", "random")
     options: dict[str, Any] = field(default_factory=dict)
+    rivals: tuple[str, ...] = ()
 
 
 def cofs() -> Problem:
@@ -79,8 +84,11 @@ def arylation(known: Any = "all", budget: float = 200.0) -> Problem:
     table.columns = [f"at_{name}" for name in table.columns]
     data = btl.TaskData.from_wide(table.reset_index(), inputs=inputs, tasks=list(table.columns))
     initial = {"at_90": known, "at_105": known, "at_120": 2}
-    strategies = ("bayestl", "single-task", "random")  # nothing but the target is measured: bayestl is target-only
-    return Problem(data, btl.MultiTask(), "at_120", {"at_120": 1.0}, initial, budget, strategies, {"refit_every": 5})
+    # Nothing but the target is measured: bayestl is target-only.
+    return Problem(
+        data, btl.MultiTask(), "at_120", {"at_120": 1.0}, initial, budget, options={"refit_every": 5},
+        rivals=("baybe",) if known != "all" else (),
+    )  # fmt: skip
 
 
 def borlido() -> Problem:
@@ -98,7 +106,8 @@ def borlido() -> Problem:
         costs,
         initial,
         100.0,
-        options=options,
+        ("bayestl", "single-task", "random"),
+        options,
     )
 
 
@@ -115,7 +124,8 @@ def analytic(dim: int, points: int, budget: float) -> Problem:
         table[name] = f(x).numpy()
     data = btl.TaskData.from_wide(table, inputs=names, tasks=["low", "high"])
     return Problem(data, btl.Difference.chain("low", "high"), "high", {"low": 0.1, "high": 1.0}, {"low": 5, "high": 5},
-                   budget, ("bayestl", "target-only", "single-task", "random"), {"refit_every": 5})  # fmt: skip
+                   budget, ("bayestl", "max_value_entropy", "target-only", "single-task", "random"), {"refit_every": 5},
+                   ("botorch",))  # fmt: skip
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -243,48 +253,43 @@ def came_to(run: pd.DataFrame, problem: Problem, budget: float) -> dict[str, flo
     return {**out, "spent": float(run["cost"].iloc[-1]), "steps": int(run["step"].iloc[-1])}
 
 
+def campaign(problem: Problem, strategy: str, seed: int, budget: float) -> pd.DataFrame:
+    """One campaign, step by step."""
+    if strategy == "baybe":
+        return baybe(problem, seed, budget)
+    if strategy.startswith("botorch"):
+        return botorch(problem, seed, budget, strategy)
+    score = {"score": strategy} if strategy in SCORES["optimum"] else {}
+    return replay(
+        problem.data, problem.model, target=problem.target, costs=problem.costs, initial=problem.initial, budget=budget,
+        seeds=[seed], strategies=["bayestl" if score else strategy], **problem.options, **score,
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--only", default=",".join(PROBLEMS))
+    parser.add_argument("--strategies", help="only these, with commas between")
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--rival", type=int, default=20, help="seeds of BoTorch and BayBE")
-    parser.add_argument("--out", default="campaigns")
-    parser.add_argument(
-        "--strategies", help="only these, of `replay` or botorch, botorch KG, baybe, with commas between"
-    )
-    parser.add_argument("--score", help="of `suggest`, instead of its default")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
-    rows: list[dict] = []
     for name in asked.only.split(","):
-        problem = PROBLEMS[name]()
-        if asked.score:
-            problem.options["score"] = asked.score
+        problem, rows = PROBLEMS[name](), []
         budget = asked.scale * problem.budget
         for seed in range(asked.first, asked.first + asked.seeds):
-            rivals = ("botorch",) if seed < asked.rival and name in ("branin", "hartmann") else ()
-            rivals = ("baybe",) if seed < asked.rival and name == "arylation_tenth" else rivals
-            for strategy in asked.strategies.split(",") if asked.strategies else (*problem.strategies, *rivals):
+            for strategy in asked.strategies.split(",") if asked.strategies else (*problem.strategies, *problem.rivals):
                 began = time.perf_counter()
-                if strategy == "baybe":
-                    run = baybe(problem, seed, budget)
-                elif strategy.startswith("botorch"):
-                    run = botorch(problem, seed, budget, strategy)
-                else:
-                    run = replay(
-                        problem.data, problem.model, target=problem.target, costs=problem.costs, initial=problem.initial,
-                        budget=budget, seeds=[seed], strategies=[strategy], **problem.options,
-                    )  # fmt: skip
+                found = came_to(campaign(problem, strategy, seed, budget), problem, budget)
                 seconds = time.perf_counter() - began
-                rows.append({"problem": name, "strategy": strategy, "seed": seed, "budget": budget, "seconds": seconds,
-                             **came_to(run, problem, budget)})  # fmt: skip
+                rows.append(
+                    {"problem": name, "strategy": strategy, "seed": seed, "budget": budget, "seconds": seconds, **found}
+                )
                 print(brief(rows[-1]), flush=True)
-                write(asked.out, rows)
-    table = pd.DataFrame(rows)
-    shown = [c for c in ("cost_to_best", "cost_to_1%", "rmse at 50 %", "rmse at 100 %", "seconds") if c in table]
-    print(table.groupby(["problem", "strategy"], sort=False)[shown].median())
+                table = write(f"campaigns_{name}", rows, key=["strategy", "seed", "budget"])
+        shown = [c for c in ("cost_to_best", "cost_to_1%", "rmse at 50 %", "rmse at 100 %", "seconds") if c in table]
+        print(f"{name}, medians:\n{table.groupby(['budget', 'strategy'])[shown].median().to_string()}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 import bayestl as btl
 from bayestl.datasets import load_kingsbury_gaps, load_materials_project_gaps
-from bayestl.features import parse_formula
+from bayestl.features import describable
 from benchmarks.report import brief, write
 
 FEATURES = btl.Compositions() + btl.Valences()
@@ -37,9 +37,8 @@ def tables(
     pbe = load_materials_project_gaps().groupby("formula")["gap_pbe"].min()
     rng = np.random.default_rng(seed)
     names = rng.permutation(exp.index)[: measured + held_out]
-    known = set(btl.ElementFractions()(["H2O"]).columns.str.removeprefix("fraction: "))
     others = rng.permutation(pbe.index.difference(exp.index))[: 2 * computed]
-    others = [formula for formula in others if set(parse_formula(formula)) <= known][:computed]
+    others = others[describable(others)][:computed]
     measured_gaps = pd.DataFrame({"formula": names, "gap_exp": exp[names].to_numpy()})
     computed_gaps = pd.DataFrame({"formula": others, "gap_pbe": pbe[others].to_numpy()})
     return pd.concat([measured_gaps[:measured], computed_gaps], ignore_index=True), measured_gaps[measured:]

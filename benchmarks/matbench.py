@@ -34,7 +34,7 @@ from sklearn.model_selection import KFold
 import bayestl as btl
 from bayestl import datasets
 from bayestl.distance import matern52
-from bayestl.features import parse_formula
+from bayestl.features import describable, parse_formula
 from benchmarks.report import brief, write
 
 NEAREST = 256
@@ -61,12 +61,9 @@ def sources() -> dict[str, pd.DataFrame]:
         "optb88": datasets.load_jarvis("gap_optb88vdw").rename(columns={"gap_optb88vdw": "gap"}),
         "mbj": datasets.load_jarvis("gap_mbj").rename(columns={"gap_mbj": "gap"}),
     }
-    known = set(btl.ElementFractions()(["H2O"]).columns.str.removeprefix("fraction: "))
     out = {}
     for name, table in read.items():
-        table = table[[set(parse_formula(f)) <= known for f in table["formula"]]].assign(
-            key=lambda t: keys(t["formula"])
-        )
+        table = table[describable(table["formula"])].assign(key=lambda t: keys(t["formula"]))
         out[name] = table.groupby("key").agg(formula=("formula", "first"), low=("gap", "min"), mid=("gap", "median"))
     return out
 

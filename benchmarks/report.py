@@ -16,9 +16,14 @@ from bayestl.gaussian import mixture
 RESULTS = Path(__file__).parent / "results"
 
 
-COMMIT = subprocess.run(  # of the code that is imported, not of whatever is checked out when a long run ends
-    ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False, cwd=RESULTS.parent
-).stdout.strip()
+def _git(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=RESULTS.parents[1])
+
+
+# Of the code that is imported, not of whatever is checked out when a long run ends. New results do not make it dirty.
+COMMIT = _git("describe", "--always").stdout.strip()
+if _git("diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results").returncode == 1:
+    COMMIT += "-dirty"
 
 
 def write(name: str, rows: list[dict], key: list[str] | None = None) -> pd.DataFrame:

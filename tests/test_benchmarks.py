@@ -11,7 +11,7 @@ import bayestl as btl
 from bayestl.datasets import load_bulk_moduli, load_gaps_and_colours
 
 pytest.importorskip("benchmarks.case_studies.run", reason="installed without the benchmarks")
-from benchmarks import matbench
+from benchmarks import campaigns, matbench
 from benchmarks.case_studies import pages, run
 from benchmarks.case_studies.derived import judge
 from benchmarks.case_studies.rivals import Forest, Normal, nearest, rivals, thinned
@@ -174,3 +174,13 @@ def test_differences_are_judged_by_joint_draws():
     rows = judge(posterior, table.iloc[50:].dropna(), "B_wien2k", "B_exp")
     assert len(rows) == table.iloc[50:].dropna().shape[0]
     assert all(row["width"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("strategy", ["bayestl", "max_value_entropy", "single-task", "botorch"])
+def test_a_campaign_on_a_few_points_finds_the_best(strategy):
+    pytest.importorskip("botorch", reason="BoTorch is not installed")
+    problem = campaigns.analytic(2, 16, 20.0)
+    run = campaigns.campaign(problem, strategy, seed=0, budget=20.0)
+    found = campaigns.came_to(run, problem, 20.0)
+    assert run["regret"].iloc[-1] == 0.0
+    assert found["cost_to_1%"] <= found["cost_to_best"] == found["spent"] <= 5.5 + 11.0 + 1.1

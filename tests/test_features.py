@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import bayestl as btl
-from bayestl.features import STATISTICS, _element_properties, _valences, parse_formula
+from bayestl.features import STATISTICS, _element_properties, _valences, describable, parse_formula
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,28 @@ def test_valences_against_every_assignment_of_oxidation_states():
                 for each in product(*(table.loc[symbol, states] for symbol in amounts))
             ]
             assert row[f"valence: {column}"] == pytest.approx(min(sums) / sum(amounts.values()), abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    "formula", ["NaCl", "Fe3O4", "CuFeS2", "Ca3(PO4)2", "NiAl", "SiC", "NaAlH4", "BaTiO3", "LaPtP"]
+)
+def test_what_is_left_against_every_cut_and_assignment(formula):
+    """Anions are the most electronegative elements, as many as are of groups 14 to 17 or H, but one; or fewer, or none."""
+    table, amounts = _valences(), parse_formula(formula)
+    order = sorted(amounts, key=lambda symbol: -table.loc[symbol, "electronegativity"])
+    sums = []
+    for cut in range(len(order)):
+        if any(table.loc[symbol, "anion"] == 0 for symbol in order[:cut]):
+            break
+        states = [[table.loc[symbol, "anion"]] for symbol in order[:cut]]
+        states += [table.loc[symbol, "gives"] for symbol in order[cut:]]
+        sums += [sum(amounts[symbol] * z for symbol, z in zip(order, each, strict=True)) for each in product(*states)]
+    found = btl.Valences()([formula])["valence: left"].item()
+    assert found == pytest.approx(min(map(abs, sums)) / sum(amounts.values()), abs=5e-4)
+
+
+def test_which_formulas_can_be_described():
+    assert describable(["GaAs", "Lr2O3", "xyz", "Ca(OH)2", ""]).tolist() == [True, False, False, True, False]
 
 
 def test_valences_of_compounds_that_everybody_knows():
