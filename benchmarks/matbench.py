@@ -40,6 +40,7 @@ from benchmarks.report import brief, write
 NEAREST = 256
 FEATURES = btl.Compositions() + btl.Valences()
 TREES = {"n_estimators": 200, "max_features": 0.3, "min_samples_leaf": 2, "n_jobs": -1}
+NEAR, FORESTED = ("near", "near zero", "near std"), ("low", "median", "zero", "std")  # what is told of each source
 FOREST = ["forest metal: log odds", "forest gap: of a non-metal", "forest gap: of any"]
 LEVELS = np.linspace(0.01, 0.99, 99)
 
@@ -127,20 +128,16 @@ def table_of(kind: str, forests: bool = True) -> pd.DataFrame:
         return table
     for name, source in sources().items():
         known = source if paired else source[~source.index.isin(measured["key"])]
-        near = told_by_neighbours(known, measured)
-        columns = dict(zip(("near", "near zero", "near std"), near.T, strict=True))
-        forest = told_by_forest(known, measured) if forests else near[:, [0, 0, 1, 2]]
-        columns |= dict(zip(("low", "median", "zero", "std"), forest.T, strict=True))
+        columns = dict(zip(NEAR, told_by_neighbours(known, measured).T, strict=True))
+        if forests:
+            columns |= dict(zip(FORESTED, told_by_forest(known, measured).T, strict=True))
         if paired:
             own = source.reindex(pd.Index(measured["key"], tupleize_cols=False))
-            held = own["low"].notna().to_numpy()
             low, median, zero = np.sqrt(own["low"] + 1), np.sqrt(own["mid"] + 1), own["low"] == 0
-            for column, value in zip(columns, (low, zero, 0 * low, low, median, zero, 0 * low), strict=True):
-                columns[column] = np.where(held, value.to_numpy(float), columns[column])
+            said = dict(zip((*NEAR, *FORESTED), (low, zero, 0 * low, low, median, zero, 0 * low), strict=True))
+            columns = {c: np.where(own["low"].notna(), said[c].to_numpy(float), told) for c, told in columns.items()}
         else:
-            del columns["median"]  # it says the same
-        if not forests:  # the neighbours again
-            columns = {name: told for name, told in columns.items() if "near" not in name}
+            columns.pop("median", None)  # it says the same
         table = table.assign(**{f"{name}: {column}": value for column, value in columns.items()})
         print(f"{name}: {len(source):,} compositions", flush=True)
     return table
