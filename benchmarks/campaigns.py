@@ -14,11 +14,12 @@ python -m benchmarks.campaigns [--seeds 20] [--first 0] [--only cofs,branin] [--
   costs a tenth; the best of 512 and 1,024 quasi-random points. Begins with five of either fidelity.
 
 Strategies are those of `bayestl.decide.replay`: bayestl, single-task, random, and for branin and hartmann target-only. The
-name of a score of `suggest` (max_value_entropy) stands for bayestl with that score in place of its default, the knowledge
-gradient. Rivals: "botorch", its `qMultiFidelityMaxValueEntropy` of every pair not measured yet, under its
-`SingleTaskMultiFidelityGP` (branin, hartmann), and "baybe" (arylation_tenth). "botorch KG" must be asked for:
-`qMultiFidelityKnowledgeGradient` (16 fantasies), optimised over the unit cube by `optimize_acqf_mixed` (2 restarts of 32
-samples), then moved to the nearest pair not measured yet.
+name of a score of `suggest` stands for bayestl with that score in place of its default, which is the information about the
+best value where there are sources to choose from, and the knowledge gradient where only the target is measured, as in
+arylation and in the single-task and target-only loops. Rivals: "botorch", its `qMultiFidelityMaxValueEntropy` of every pair
+not measured yet, under its `SingleTaskMultiFidelityGP` (branin, hartmann), and "baybe" (arylation_tenth). "botorch KG" must
+be asked for: `qMultiFidelityKnowledgeGradient` (16 fantasies), optimised over the unit cube by `optimize_acqf_mixed` (2
+restarts of 32 samples), then moved to the nearest pair not measured yet.
 
 Costs include what a strategy knew at the start. A row of results/campaigns_PROBLEM.csv, in which a later run replaces only
 what it repeats, holds what one campaign came to: `cost_to_best` (infinite: not within the budget), `cost_to_1%` (a regret of
@@ -62,7 +63,7 @@ class Problem:
     costs: dict[str, Any]
     initial: dict[str, Any]
     budget: float
-    strategies: tuple[str, ...] = ("bayestl", "max_value_entropy", "single-task", "random")
+    strategies: tuple[str, ...] = ("bayestl", "knowledge_gradient", "single-task", "random")
     options: dict[str, Any] = field(default_factory=dict)
     rivals: tuple[str, ...] = ()
 
@@ -86,7 +87,8 @@ def arylation(known: Any = "all", budget: float = 200.0) -> Problem:
     initial = {"at_90": known, "at_105": known, "at_120": 2}
     # Nothing but the target is measured: bayestl is target-only.
     return Problem(
-        data, btl.MultiTask(), "at_120", {"at_120": 1.0}, initial, budget, options={"refit_every": 5},
+        data, btl.MultiTask(), "at_120", {"at_120": 1.0}, initial, budget,
+        ("bayestl", "max_value_entropy", "single-task", "random"), {"refit_every": 5},
         rivals=("baybe",) if known != "all" else (),
     )  # fmt: skip
 
@@ -124,7 +126,7 @@ def analytic(dim: int, points: int, budget: float) -> Problem:
         table[name] = f(x).numpy()
     data = btl.TaskData.from_wide(table, inputs=names, tasks=["low", "high"])
     return Problem(data, btl.Difference.chain("low", "high"), "high", {"low": 0.1, "high": 1.0}, {"low": 5, "high": 5},
-                   budget, ("bayestl", "max_value_entropy", "target-only", "single-task", "random"), {"refit_every": 5},
+                   budget, ("bayestl", "knowledge_gradient", "target-only", "single-task", "random"), {"refit_every": 5},
                    ("botorch",))  # fmt: skip
 
 

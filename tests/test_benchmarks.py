@@ -176,7 +176,7 @@ def test_differences_are_judged_by_joint_draws():
     assert all(row["width"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("strategy", ["bayestl", "max_value_entropy", "single-task", "botorch"])
+@pytest.mark.parametrize("strategy", ["bayestl", "knowledge_gradient", "single-task", "botorch"])
 def test_a_campaign_on_a_few_points_finds_the_best(strategy):
     pytest.importorskip("botorch", reason="BoTorch is not installed")
     problem = campaigns.analytic(2, 16, 20.0)

@@ -109,7 +109,7 @@ def coregionalisation(model, theta, layout):
         return r @ r.T, blocks
     z = get["embedding"]
     shared = get["common"] ** 2 + get["amplitude"] ** 2 * z @ z.T
-    return 1 + get["mean_spread"] ** 2 * np.eye(t), [(shared, "shared"), (get["private"] ** 2 * np.eye(t), "separate")]
+    return 1 + get["mean_spread"] ** 2 * np.eye(t), [(shared, "shared"), (np.diag(get["private"] ** 2), "separate")]
 
 
 def test_agrees_with_gpytorch_at_fixed_parameters(problem):

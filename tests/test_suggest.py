@@ -223,10 +223,19 @@ def test_knowledge_gradient_against_refits(posterior, monkeypatch):
     anchors = pd.concat([seen, new])
     monkeypatch.setattr(search, "MEASURED", len(seen))
     for task in ("cheap", "exp"):
-        first = suggest(posterior, new, target="exp", costs={task: 1.0}, batch=1)
+        first = suggest(posterior, new, target="exp", costs={task: 1.0}, batch=1, score="knowledge_gradient")
         brute = {label: refit_gain(posterior, new, label, task, anchors, 60) for label in new.index}
         assert max(brute, key=brute.get) == first["row"][0]
         assert first["gain"][0] == pytest.approx(brute[first["row"][0]], rel=0.03)
+
+
+def test_sources_are_chosen_by_what_they_tell(posterior):
+    """With a source to choose from the default is the information about the best value; without, the knowledge gradient."""
+    for costs, score in (({"cheap": 1, "exp": 10}, "max_value_entropy"), ({"exp": 10}, "knowledge_gradient")):
+        pd.testing.assert_frame_equal(
+            suggest(posterior, grid(), target="exp", costs=costs, batch=2),
+            suggest(posterior, grid(), target="exp", costs=costs, batch=2, score=score),
+        )
 
 
 def test_second_of_a_batch_against_refits(posterior, monkeypatch):

@@ -69,12 +69,13 @@ def suggest(
     target : task, or with ``goal="learn"`` also a function of several tasks, row by row, as `Posterior.derive` takes it
     goal : ``"maximize"`` or ``"minimize"``; a number to be hit, or a class; ``{"above": 1.0}`` or ``{"below": 1.0}``: learn which
         points of the region lie there; ``"learn"``: know the target over the region
-    score : by default ``"knowledge_gradient"`` (`acquisition.log_knowledge_gradient`), ``"variance"`` for ``goal="learn"``
-        and ``"level"`` for a level. For an optimum also ``"max_value_entropy"``, the information about its value
-        (`acquisition.log_max_value_information`), ``"expected_improvement"``, ``"probability_of_improvement"``,
-        ``"upper_confidence_bound"``, ``"thompson"``, which offer the target alone, and ``"variance"``, that of the optimum's
-        value (each point counts with the probability that it is best); for ``"learn"`` also ``"entropy"``; for a level also
-        ``"probability_of_improvement"``, that a candidate lies there
+    score : by default ``"max_value_entropy"``, the information about the optimum's value
+        (`acquisition.log_max_value_information`), where there are sources to choose from, ``"knowledge_gradient"``
+        (`acquisition.log_knowledge_gradient`) where only the target can be measured and for a value to be hit, ``"variance"`` for
+        ``goal="learn"`` and ``"level"`` for a level. For an optimum also ``"expected_improvement"``,
+        ``"probability_of_improvement"``, ``"upper_confidence_bound"``, ``"thompson"``, which offer the target alone, and
+        ``"variance"``, that of the optimum's value (each point counts with the probability that it is best); for ``"learn"``
+        also ``"entropy"``; for a level also ``"probability_of_improvement"``, that a candidate lies there
     costs : by task, a positive number, the name of a column of the candidates, or one number for each of them; tasks without
         one are not offered. By default all tasks, at the same cost
     batch : number of measurements
@@ -122,8 +123,9 @@ def suggest(
     allowed = SCORES[kind]
     if score not in (None, *allowed):
         raise ValueError(f"`score` must be one of {listed(allowed, 9)} for goal={goal!r}; got {score!r}.")
-    score = score or allowed[0]
     t = -1 if callable(target) else data.index_of(target)
+    if score is None:
+        score = "max_value_entropy" if kind == "optimum" and any(task != t for task in pool.tasks) else allowed[0]
     if t < 0 and kind in ("optimum", "hit"):
         raise ValueError(
             'A `target` that is a function can be learned: goal="learn", {"above": value} or {"below": value}.'
