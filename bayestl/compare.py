@@ -32,14 +32,16 @@ CLEAR = 4.0  # nats
 # -- comparing --------------------------------------------------------------------------------------------------------
 
 
-def compare(posteriors: Mapping[str, Posterior], target: str, by: Groups = None) -> pd.DataFrame:
+def compare(
+    posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *, paired: bool = False
+) -> pd.DataFrame:
     """Compare models by how well they predict the target's observations when these are left out: see `leave_out`.
 
     Parameters
     ----------
     posteriors : of the same observations of the target, by name
     target : the task that matters
-    by : what is left out with each observation; by default it alone
+    by, paired : what is left out with each observation, as `leave_out` takes them; by default it alone
 
     Returns
     -------
@@ -49,7 +51,7 @@ def compare(posteriors: Mapping[str, Posterior], target: str, by: Groups = None)
         ``elpd_diff`` to the best and its standard error ``dse``; ``weight`` of the stack; ``rmse`` and ``coverage`` of 90 %
         intervals (of numbers), ``accuracy`` (of classes); ``pareto_k``, the largest, and ``bad_k``, how many are above 0.7.
     """
-    scored = _scored(posteriors, target, by)
+    scored = _scored(posteriors, target, by, paired)
     density = np.stack([s["log_density"].values for s in scored.values()], -1)
     weights = stacking_weights(density)
     groups = next(iter(scored.values()))["group"].values
@@ -102,7 +104,7 @@ def plausibility(log_density: NDArray[np.float64], draws: int = 2000) -> NDArray
     return (weights / weights.sum(1, keepdims=True)).mean(0)
 
 
-def _scored(posteriors: Mapping[str, Posterior], target: str, by: Groups) -> dict[str, xr.Dataset]:
+def _scored(posteriors: Mapping[str, Posterior], target: str, by: Groups, paired: bool) -> dict[str, xr.Dataset]:
     if not posteriors:
         raise ValueError("Give at least one posterior to compare.")
     scored, first = {}, None
@@ -116,7 +118,7 @@ def _scored(posteriors: Mapping[str, Posterior], target: str, by: Groups) -> dic
                 f"The posteriors hold different observations of {target!r} ({name!r} has {len(own[0])}, the first "
                 f"{len(first[0])}): their scores cannot be compared. Fit all of them to the same rows."
             )
-        scored[name] = leave_out(posterior, by, task=target)
+        scored[name] = leave_out(posterior, by, task=target, paired=paired)
     return scored
 
 
@@ -230,8 +232,8 @@ class Stack:
                 yield chosen, [law for law, _ in found], found[0][1]
 
 
-def stack(posteriors: Mapping[str, Posterior], target: str, by: Groups = None) -> Stack:
-    """Mix posteriors with the weights that predict the target's left-out observations best: see `stacking_weights`.
+def stack(posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *, paired: bool = False) -> Stack:
+    """Mix posteriors with the weights that predict the target's left-out observations best: see `stacking_weights`, `leave_out`.
 
     Examples
     --------
@@ -243,7 +245,7 @@ def stack(posteriors: Mapping[str, Posterior], target: str, by: Groups = None) -
     >>> round(sum(btl.stack(both, target="exp").weights.values()), 6)
     1.0
     """
-    table = compare(posteriors, target, by)
+    table = compare(posteriors, target, by, paired=paired)
     return Stack(dict(posteriors), {name: float(table["weight"][name]) for name in posteriors}, target, table)
 
 
@@ -265,6 +267,7 @@ def fit_best(
     *,
     models: Mapping[str, Model] | None = None,
     by: Groups = None,
+    paired: bool = False,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -274,8 +277,9 @@ def fit_best(
     Parameters
     ----------
     models : others to choose from, by name; the control should be among them, so that transfer cannot cost much
-    by : what is left out with each observation of the target; by default it alone. Where the same material was
-        observed by several sources and new materials will have none, use ``"row"`` or ``"inputs"``
+    by, paired : what is left out with each observation of the target, as `leave_out` takes them; by default it alone. Where the
+        same material was observed by several sources and new materials will have none, use ``by="row"`` or ``"inputs"``. For
+        new metals that the sources know, ``by=table["metal"], paired=True``
     options : for `fit`
 
     Returns
@@ -295,7 +299,7 @@ def fit_best(
     """
     chosen = dict(models) if models is not None else default_models(data, target)
     posteriors = {name: fit(model, data, seed=seed, progress=progress, **options) for name, model in chosen.items()}
-    found = stack(posteriors, target, by)
+    found = stack(posteriors, target, by, paired=paired)
     if progress:
         print(f"Left-out observations of {target!r}, the best model first:\n{found.comparison.round(3).to_string()}")
         if by is None and data.shared_inputs >= SHARED:
@@ -337,6 +341,7 @@ def transfer_report(
     *,
     model: Model | None = None,
     by: Groups = None,
+    paired: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> TransferReport:
@@ -345,7 +350,8 @@ def transfer_report(
     Parameters
     ----------
     model : the transfer model; `MultiTask` by default, or any that can do without each of the sources
-    by : what is left out with each observation of the target when it is predicted; by default it alone
+    by, paired : what is left out with each observation of the target when it is predicted, as `leave_out` takes them; by
+        default it alone
 
     Returns
     -------
@@ -371,7 +377,7 @@ def transfer_report(
         posterior = fit(
             SingleTask(model.kernel) if len(tasks) == 1 else model, data.select(tasks), seed=seed, progress=progress
         )
-        return posterior, leave_out(posterior, by, task=target)
+        return posterior, leave_out(posterior, by, task=target, paired=paired)
 
     together, whole = left(data.names)
     correlation = together.task_correlation()

@@ -24,7 +24,7 @@ ENOUGH = 32  # draws of theta from which importance weights can be smoothed
 CHEAP, WORK = 4e9, 4e10
 
 
-def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = None) -> xr.Dataset:
+def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = None, paired: bool = False) -> xr.Dataset:
     """Judge every observation by what all other rows say of it, without refitting.
 
     The functions are conditioned on the other rows exactly (on a condensed table as exactly as its inducing pairs
@@ -37,6 +37,8 @@ def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = Non
         observations at the same inputs), a label for each observation, or a Series with a label for each row of the caller's
         table, by its index (``by=table["metal"]``). Rows added by `condition` count to the row of the same label
     task : judge only the observations of this task
+    paired : leave out only this task's observations of a group: what other tasks say of it stays known, as where predictions
+        are wanted for materials that the sources know
 
     Returns
     -------
@@ -57,6 +59,13 @@ def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = Non
     data, problem = posterior.data, posterior._problem
     codes, labels = _groups(posterior, by)
     wanted = np.ones(len(data), dtype=bool) if task is None else data.task_index == data.index_of(task)
+    if paired:
+        if task is None:
+            raise ValueError(
+                "`paired` needs `task`: the one whose observations are left out while those of others stay."
+            )
+        codes = np.where(wanted, codes, codes.max() + 1 + np.arange(len(data)))
+        codes = pd.factorize(codes)[0].astype(np.int64)
     regression = _regression(posterior)
     batches: dict[int, list[LeftOut]] = {}
     for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), posterior.condensed):

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 import torch
+import xarray as xr
 
 import bayestl as btl
 from bayestl import plots
@@ -148,6 +149,24 @@ def test_groups_may_be_named(data):
         btl.leave_out(posterior, by="nothing")
     with pytest.raises(btl.DataError, match="label for each"):
         btl.leave_out(posterior, by=[1, 2])
+
+
+def test_what_other_tasks_know_of_a_group_may_stay(helped):
+    """Paired, only the target's observations are left out: the same as giving every other observation a group of its own."""
+    posterior = helped["multitask"]
+    data = posterior.data
+    target = data.task_index == data.index_of("target")
+    half = np.where(data.x[:, 0] < 0.5, "left", "right")
+    paired = btl.leave_out(posterior, by=half, task="target", paired=True)
+    labels = np.where(target, half, np.arange(len(data)).astype(str))
+    xr.testing.assert_identical(
+        paired.drop_vars("group"), btl.leave_out(posterior, by=labels, task="target").drop_vars("group")
+    )
+    assert set(paired["group"].values) == {"left", "right"}
+    alone = btl.leave_out(posterior, by=half, task="target")
+    assert float(paired["log_density"].mean()) > float(alone["log_density"].mean())
+    with pytest.raises(ValueError, match="`paired` needs `task`"):
+        btl.leave_out(posterior, by="x", paired=True)
 
 
 def test_leaving_out_works_on_a_condensed_table():

@@ -43,7 +43,7 @@ def judge(posterior: btl.Posterior | btl.Stack, case: Case, test: pd.DataFrame) 
 
 
 def ours(case: Case, train: pd.DataFrame, test: pd.DataFrame, paired: bool) -> list[dict]:
-    """Fit the four models, and stack them by how they predict what is left out; unpaired, with all that is known of it."""
+    """Fit the four models, and stack them by how they predict what is left out, unpaired with all that is known of it."""
     tasks = [*case.sources, case.target]
     models = {
         "SingleTask": btl.SingleTask(), "MultiTask": btl.MultiTask(),
@@ -57,8 +57,8 @@ def ours(case: Case, train: pd.DataFrame, test: pd.DataFrame, paired: bool) -> l
         spent += seconds
         rows.append({"method": f"bayestl {name}", **judge(fits[name], case, test), "seconds": seconds})
     began = time.perf_counter()
-    by = None if paired else "row" if case.group is None else train[case.group]
-    stack = btl.stack(fits, target=case.target, by=by)
+    by = "row" if case.group is None else train[case.group]
+    stack = btl.stack(fits, target=case.target, by=by, paired=paired)
     spent += time.perf_counter() - began
     return [*rows, {"method": "bayestl fit_best", **judge(stack, case, test), "seconds": spent}]
 
