@@ -1,6 +1,8 @@
 """Likelihoods that are not normal: seconds, class probabilities against long HMC, and the latent posterior of GPyTorch.
 
-python -m benchmarks.observations [--seeds 3] [--keep 720]
+python -m benchmarks.observations [--seeds 3] [--first 0] [--models LatentTask] [--parts hmc]
+
+Rows of results/observations.csv that a run does not repeat stay there.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
 import gpytorch
 import linear_operator
@@ -22,7 +26,7 @@ from bayestl.inference.mode import climb, curvature
 from bayestl.models.problem import Problem
 from bayestl.regression import Regression
 from benchmarks.reference import hamiltonian
-from benchmarks.report import write
+from benchmarks.report import brief, write
 
 INPUTS = [f"x{j}" for j in range(6)]
 
@@ -138,8 +142,7 @@ def by_hmc(
     return (found[0] + found[1]) / 2, float(np.abs(found[0] - found[1]).mean() / 2)
 
 
-def against_hmc(seed: int, keep: int) -> list[dict]:
-    rows = []
+def against_hmc(seed: int, keep: int, models: Sequence[str]) -> Iterator[dict]:
     rng = np.random.default_rng(100 + seed)
     for kind in ("two classes", "four classes"):
         n = 60
@@ -159,18 +162,18 @@ def against_hmc(seed: int, keep: int) -> list[dict]:
             likelihoods={"colour": btl.Bernoulli() if kind == "two classes" else btl.Categorical()},
         )  # fmt: skip
         for model in (btl.MultiTask(), btl.Difference.chain("gap", "colour"), btl.LatentTask()):
+            if type(model).__name__ not in models:
+                continue
             began = time.perf_counter()
             posterior = btl.fit(model, data, seed=seed, progress=False)
             ours = probabilities(posterior, new)
             seconds = time.perf_counter() - began
             began = time.perf_counter()
             truth, off = by_hmc(posterior.model, data, new, "colour", seed, keep)
-            rows.append(
-                {"case": kind, "seed": seed, "model": type(model).__name__, "mean_abs": np.abs(ours - truth).mean(),
-                 "hmc_off": off, "seconds": seconds, "seconds_hmc": time.perf_counter() - began}
-            )  # fmt: skip
-            print(rows[-1], flush=True)
-    return rows
+            yield {
+                "case": kind, "seed": seed, "model": type(model).__name__, "mean_abs": np.abs(ours - truth).mean(),
+                "hmc_off": off, "seconds": seconds, "seconds_hmc": time.perf_counter() - began,
+            }  # fmt: skip
 
 
 def against_gpytorch(n: int = 200, steps: int = 600) -> dict:
@@ -219,14 +222,13 @@ def against_gpytorch(n: int = 200, steps: int = 600) -> dict:
     with torch.no_grad():
         q = gp(problem.points.x)
     return {
-        "case": "latent posterior, probit, n = 200", "seconds": ours, "seconds_gpytorch": theirs,
+        "case": "latent posterior, probit, n = 200", "seed": 0, "model": "SingleTask", "seconds": ours, "seconds_gpytorch": theirs,
         "mean_abs": float((q.mean - shift - scale * mean).abs().max()),
         "std_abs": float((q.stddev - scale * std).abs().max()),
     }  # fmt: skip
 
 
-def speed() -> list[dict]:
-    rows = []
+def speed() -> Iterator[dict]:
     btl.fit(btl.SingleTask(), binary(60), progress=False)  # everything is imported and compiled once
     data, _ = gaps_and_colours(500, 140, 8)
     for case, model, table in (
@@ -235,23 +237,33 @@ def speed() -> list[dict]:
     ):
         began = time.perf_counter()
         posterior = btl.fit(model, table, progress=False)
-        rows.append({"case": case, "seconds": time.perf_counter() - began, "pareto_k": posterior.record.pareto_k})
-        print(rows[-1], flush=True)
-    return rows
+        yield {
+            "case": case, "seed": 0, "model": type(model).__name__, "seconds": time.perf_counter() - began,
+            "pareto_k": posterior.record.pareto_k,
+        }  # fmt: skip
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--keep", type=int, default=720, help="draws that each of the 16 chains keeps")
+    parser.add_argument("--models", default="MultiTask,Difference,LatentTask", help="against the chains")
+    parser.add_argument("--parts", default="speed,gpytorch,hmc")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    rows = speed()
-    rows.append(against_gpytorch())
-    print(rows[-1], flush=True)
-    for seed in range(options.seeds):
-        rows += against_hmc(seed, options.keep)
-    table = write("observations", rows)
-    print(
-        table.groupby("case", sort=False)[["mean_abs", "seconds", "seconds_gpytorch", "seconds_hmc"]].mean().to_string()
-    )
+    parts: dict[str, Callable[[], Iterable[dict]]] = {
+        "speed": speed,
+        "gpytorch": lambda: [against_gpytorch()],
+        "hmc": lambda: chain.from_iterable(
+            against_hmc(options.first + i, options.keep, options.models.split(",")) for i in range(options.seeds)
+        ),
+    }
+    rows = []
+    for part in options.parts.split(","):
+        for row in parts[part]():
+            rows.append(row)
+            print(brief(row), flush=True)
+            table = write("observations", rows, key=["case", "seed", "model"])
+    shown = ["mean_abs", "seconds", "seconds_gpytorch", "seconds_hmc"]
+    print(table.groupby("case", sort=False)[shown].mean().to_string())
