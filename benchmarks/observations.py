@@ -222,7 +222,8 @@ def against_gpytorch(n: int = 200, steps: int = 600) -> dict:
     with torch.no_grad():
         q = gp(problem.points.x)
     return {
-        "case": "latent posterior, probit, n = 200", "seed": 0, "model": "SingleTask", "seconds": ours, "seconds_gpytorch": theirs,
+        "case": "latent posterior, probit, n = 200", "seed": 0, "model": "SingleTask",
+        "seconds": ours, "seconds_gpytorch": theirs,
         "mean_abs": float((q.mean - shift - scale * mean).abs().max()),
         "std_abs": float((q.stddev - scale * std).abs().max()),
     }  # fmt: skip
