@@ -53,8 +53,8 @@ def compare(
     """
     scored = _scored(posteriors, target, by, paired)
     density = np.stack([s["log_density"].values for s in scored.values()], -1)
-    weights = stacking_weights(density)
     groups = next(iter(scored.values()))["group"].values
+    weights = stacking_weights(density, groups)
     best = int(density.sum(0).argmax())
     lines = {}
     for i, (name, own) in enumerate(scored.items()):
@@ -69,7 +69,9 @@ def compare(
     return pd.DataFrame(lines).T.sort_values("elpd", ascending=False).rename_axis("model").astype({"bad_k": int})
 
 
-def stacking_weights(log_density: NDArray[np.float64], steps: int = 5000) -> NDArray[np.float64]:
+def stacking_weights(
+    log_density: NDArray[np.float64], groups: NDArray[Any] | None = None, steps: int = 5000
+) -> NDArray[np.float64]:
     """Weights of the models' predictive densities that predict left-out rows best (Yao et al. 2018, doi 10.1214/17-BA1091).
 
     The mode of ``sum_i log sum_k w_k p_ik`` under a Dirichlet prior that counts one row per model, shared out as
@@ -79,27 +81,31 @@ def stacking_weights(log_density: NDArray[np.float64], steps: int = 5000) -> NDA
     Parameters
     ----------
     log_density : (n, K) of each left-out row under each model
+    groups : (n) labels of what was left out together: its rows are alike, and count as one in all
     """
     n, count = log_density.shape
-    prior = count * plausibility(log_density)
+    codes = np.arange(n) if groups is None else pd.factorize(groups)[0]
+    among = codes.max() + 1
+    prior = count * plausibility(log_density, codes)
     likelihood = np.exp(log_density - log_density.max(1, keepdims=True))
     weights = np.full(count, 1 / count)
     for _ in range(steps):
         share = likelihood * weights
-        new = ((share / share.sum(1, keepdims=True)).sum(0) + prior) / (n + count)
+        new = (among * (share / share.sum(1, keepdims=True)).mean(0) + prior) / (among + count)
         if np.abs(new - weights).max() < 1e-9:
             break
         weights = new
     return weights
 
 
-def plausibility(log_density: NDArray[np.float64], draws: int = 2000) -> NDArray[np.float64]:
-    """How plausible it is that each model predicts best: pseudo-BMA weights averaged over the Bayesian bootstrap of the rows.
+def plausibility(log_density: NDArray[np.float64], codes: NDArray[np.int64], draws: int = 2000) -> NDArray[np.float64]:
+    """How plausible it is that each model predicts best: pseudo-BMA weights averaged over the Bayesian bootstrap of the groups.
 
-    ``E[softmax_k(n sum_i g_i log p_ik)]``, ``g ~ Dirichlet(1, ..., 1)`` (Yao et al. 2018, sec. 3.4).
+    ``E[softmax_k(G sum_g w_g mean_(i in g) log p_ik)]``, ``w ~ Dirichlet(1, ..., 1)`` over the G groups (Yao et al. 2018,
+    sec. 3.4; there each row is a group of its own).
     """
-    n = len(log_density)
-    total = n * np.random.default_rng(0).dirichlet(np.ones(n), draws) @ log_density
+    means = pd.DataFrame(log_density).groupby(codes).mean().to_numpy()
+    total = len(means) * np.random.default_rng(0).dirichlet(np.ones(len(means)), draws) @ means
     weights = np.exp(total - total.max(1, keepdims=True))
     return (weights / weights.sum(1, keepdims=True)).mean(0)
 

@@ -389,6 +389,18 @@ def test_stacking_weights_recover_a_known_mixture():
     assert weights[2] < 1e-3
 
 
+def test_rows_of_a_group_count_as_one():
+    """Repeating every row within its group changes nothing; without the groups it makes the weights surer."""
+    density = np.random.default_rng(3).normal(size=(6, 3)) + [0.4, 0.0, -0.3]
+    groups = np.repeat(list("abcdef"), 4)
+    once, thrice = stacking_weights(density), stacking_weights(density.repeat(4, 0), groups)
+    np.testing.assert_allclose(thrice, once, atol=1e-6)
+    assert stacking_weights(density.repeat(4, 0))[0] > once[0] + 0.05
+    shuffled = np.random.default_rng(0).permutation(24)
+    again = stacking_weights(density.repeat(4, 0)[shuffled], groups[shuffled])
+    np.testing.assert_allclose(again, once, atol=0.03)  # another order of the groups, another bootstrap
+
+
 def test_comparison_prefers_what_transfers(helped):
     table = btl.compare(helped, target="target")
     assert table.index[0] == "multitask"
