@@ -391,7 +391,7 @@ def test_stacking_weights_recover_a_known_mixture():
 
 def test_rows_of_a_group_count_as_one():
     """Repeating every row within its group changes nothing; without the groups it makes the weights surer."""
-    density = np.random.default_rng(3).normal(size=(6, 3)) + [0.4, 0.0, -0.3]
+    density = np.random.default_rng(3).normal(size=(6, 3)) + np.array([0.4, 0.0, -0.3])
     groups = np.repeat(list("abcdef"), 4)
     once, thrice = stacking_weights(density), stacking_weights(density.repeat(4, 0), groups)
     np.testing.assert_allclose(thrice, once, atol=1e-6)
