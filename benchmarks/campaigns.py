@@ -14,8 +14,8 @@ python -m benchmarks.campaigns [--seeds 20] [--first 0] [--only cofs,branin] [--
   costs a tenth; the best of 512 and 1,024 quasi-random points. Begins with five of either fidelity.
 
 Strategies are those of `bayestl.decide.replay`: bayestl, single-task, random, and for branin and hartmann target-only. The
-name of a score of `suggest` stands for bayestl with that score in place of its default, which is the information about the
-best value where there are sources to choose from, and the knowledge gradient where only the target is measured, as in
+name of a score of `suggest` stands for bayestl with that score in place of its default, which is the knowledge gradient, and
+where there are sources to choose from and it is stuck, the information about the best value. Only the target is measured in
 arylation and in the single-task and target-only loops. Rivals: "botorch", its `qMultiFidelityMaxValueEntropy` of every pair
 not measured yet, under its `SingleTaskMultiFidelityGP` (branin, hartmann), and "baybe" (arylation_tenth). "botorch KG" must
 be asked for: `qMultiFidelityKnowledgeGradient` (16 fantasies), optimised over the unit cube by `optimize_acqf_mixed` (2
@@ -63,7 +63,7 @@ class Problem:
     costs: dict[str, Any]
     initial: dict[str, Any]
     budget: float
-    strategies: tuple[str, ...] = ("bayestl", "knowledge_gradient", "single-task", "random")
+    strategies: tuple[str, ...] = ("bayestl", "knowledge_gradient", "max_value_entropy", "single-task", "random")
     options: dict[str, Any] = field(default_factory=dict)
     rivals: tuple[str, ...] = ()
 
@@ -126,7 +126,7 @@ def analytic(dim: int, points: int, budget: float) -> Problem:
         table[name] = f(x).numpy()
     data = btl.TaskData.from_wide(table, inputs=names, tasks=["low", "high"])
     return Problem(data, btl.Difference.chain("low", "high"), "high", {"low": 0.1, "high": 1.0}, {"low": 5, "high": 5},
-                   budget, ("bayestl", "knowledge_gradient", "target-only", "single-task", "random"), {"refit_every": 5},
+                   budget, ("bayestl", *SCORES["optimum"][:2], "target-only", "single-task", "random"), {"refit_every": 5},
                    ("botorch",))  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 
 import mpmath
 import numpy as np
@@ -15,6 +16,8 @@ import bayestl as btl
 from bayestl.condense import condense
 from bayestl.decide import acquisition as acq
 from bayestl.decide import search
+from bayestl.decide import suggest as suggest_module
+from bayestl.decide.judge import Judge
 from bayestl.decide.lookahead import joint_of, worlds
 from bayestl.decide.objective import objective_of
 from bayestl.decide.suggest import SCORES, suggest
@@ -229,13 +232,42 @@ def test_knowledge_gradient_against_refits(posterior, monkeypatch):
         assert first["gain"][0] == pytest.approx(brute[first["row"][0]], rel=0.03)
 
 
-def test_sources_are_chosen_by_what_they_tell(posterior):
-    """With a source to choose from the default is the information about the best value; without, the knowledge gradient."""
-    for costs, score in (({"cheap": 1, "exp": 10}, "max_value_entropy"), ({"exp": 10}, "knowledge_gradient")):
-        pd.testing.assert_frame_equal(
-            suggest(posterior, grid(), target="exp", costs=costs, batch=2),
-            suggest(posterior, grid(), target="exp", costs=costs, batch=2, score=score),
-        )
+def test_where_no_step_is_worth_taking_information_is_sought(posterior, monkeypatch):
+    """The default is the knowledge gradient, and the information about the best value where that is stuck."""
+
+    def by(score, costs):
+        return suggest(posterior, grid(), target="exp", costs=costs, batch=2, score=score)
+
+    both, alone = {"cheap": 1, "exp": 10}, {"exp": 10}
+    pd.testing.assert_frame_equal(by(None, both), by("knowledge_gradient", both))
+    monkeypatch.setattr(suggest_module, "STUCK", math.inf)
+    pd.testing.assert_frame_equal(by(None, both), by("max_value_entropy", both))
+    pd.testing.assert_frame_equal(by(None, alone), by("knowledge_gradient", alone))  # nothing cheap to be stuck on
+
+
+def test_value_of_perfect_information(posterior, monkeypatch):
+    """Of independent normals it is the mean of their maximum; no measurement is worth more; where all is known it is nothing."""
+    rng = np.random.default_rng(0)
+    mean, std = torch.tensor([[0.0, 0.5, -0.2]]).double(), torch.tensor([[1.0, 0.3, 0.7]]).double()
+    drawn = rng.standard_normal((400_000, 3)) * std.numpy() + mean.numpy()
+    view = types.SimpleNamespace(mean=mean, covariance=torch.diag_embed(std.square()))
+    judge = Judge("knowledge_gradient", (mean, mean))
+    assert judge.perfect(view).item() == pytest.approx(drawn.max(1).mean() - 0.5, rel=0.03)
+    held = dataclasses.replace(judge, likely=torch.tensor([0.9, 0.1, 0.9]).double().log())
+    assert held.perfect(view).item() == pytest.approx(drawn[:, [0, 2]].max(1).mean(), rel=0.03)
+    sure = types.SimpleNamespace(mean=mean, covariance=1e-24 * torch.eye(3, dtype=torch.float64).unsqueeze(0))
+    assert judge.perfect(sure).item() < search.NOTHING
+    monkeypatch.setattr(search, "PROMISING", 60)  # every candidate is an anchor
+    shares, run = [], search.Search.run
+
+    def watched(*args):
+        table, share = run(*args)
+        shares.append(share)
+        return table, share
+
+    monkeypatch.setattr(search.Search, "run", watched)
+    suggest(posterior, grid(8), target="exp", costs={"exp": 1}, batch=1)
+    assert 0.05 < shares[0] <= 1.0
 
 
 def test_second_of_a_batch_against_refits(posterior, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,6 +33,8 @@ SCORES = {
     "region": ("variance", "entropy"),
     "level": ("level", "probability_of_improvement"),
 }
+
+STUCK = 1e-4  # of the value of perfect information
 
 Derived = Callable[[Mapping[str, xr.DataArray]], xr.DataArray]
 
@@ -69,13 +72,14 @@ def suggest(
     target : task, or with ``goal="learn"`` also a function of several tasks, row by row, as `Posterior.derive` takes it
     goal : ``"maximize"`` or ``"minimize"``; a number to be hit, or a class; ``{"above": 1.0}`` or ``{"below": 1.0}``: learn which
         points of the region lie there; ``"learn"``: know the target over the region
-    score : by default ``"max_value_entropy"``, the information about the optimum's value
-        (`acquisition.log_max_value_information`), where there are sources to choose from, ``"knowledge_gradient"``
-        (`acquisition.log_knowledge_gradient`) where only the target can be measured and for a value to be hit, ``"variance"`` for
-        ``goal="learn"`` and ``"level"`` for a level. For an optimum also ``"expected_improvement"``,
+    score : by default ``"knowledge_gradient"`` (`acquisition.log_knowledge_gradient`) for an optimum and a value to be hit,
+        ``"variance"`` for ``goal="learn"`` and ``"level"`` for a level. For an optimum also ``"max_value_entropy"``, the
+        information about its value (`acquisition.log_max_value_information`), ``"expected_improvement"``,
         ``"probability_of_improvement"``, ``"upper_confidence_bound"``, ``"thompson"``, which offer the target alone, and
         ``"variance"``, that of the optimum's value (each point counts with the probability that it is best); for ``"learn"``
-        also ``"entropy"``; for a level also ``"probability_of_improvement"``, that a candidate lies there
+        also ``"entropy"``; for a level also ``"probability_of_improvement"``, that a candidate lies there. Where there are
+        sources, and the best choice for an optimum is expected to bring less than a ten-thousandth of what perfect information
+        would, the knowledge gradient would go on spending on cheap points, and the default is ``"max_value_entropy"``
     costs : by task, a positive number, the name of a column of the candidates, or one number for each of them; tasks without
         one are not offered. By default all tasks, at the same cost
     batch : number of measurements
@@ -124,8 +128,8 @@ def suggest(
     if score not in (None, *allowed):
         raise ValueError(f"`score` must be one of {listed(allowed, 9)} for goal={goal!r}; got {score!r}.")
     t = -1 if callable(target) else data.index_of(target)
-    if score is None:
-        score = "max_value_entropy" if kind == "optimum" and any(task != t for task in pool.tasks) else allowed[0]
+    guarded = score is None and kind == "optimum" and any(task != t for task in pool.tasks)
+    score = score or allowed[0]
     if t < 0 and kind in ("optimum", "hit"):
         raise ValueError(
             'A `target` that is a function can be learned: goal="learn", {"above": value} or {"below": value}.'
@@ -146,7 +150,10 @@ def suggest(
     )  # fmt: skip
     at = None if region is None else posterior._inputs(region)[1]
     with torch.no_grad():
-        return search.run(batch, at, kind in ("region", "level"), replicates)
+        table, share = search.run(batch, at, kind in ("region", "level"), replicates)
+        if guarded and share < STUCK:
+            table, _ = dataclasses.replace(search, score="max_value_entropy").run(batch, at, False, replicates)
+        return table
 
 
 def _goal(data: TaskData, target: str | Derived, goal: Any) -> tuple[str, float, Any, float | None]:
