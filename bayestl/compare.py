@@ -70,28 +70,29 @@ def compare(
 
 
 def stacking_weights(
-    log_density: NDArray[np.float64], groups: NDArray[Any] | None = None, steps: int = 5000
+    log_density: NDArray[np.float64], groups: NDArray[Any] | None = None, *, steps: int = 5000
 ) -> NDArray[np.float64]:
     """Weights of the models' predictive densities that predict left-out rows best (Yao et al. 2018, doi 10.1214/17-BA1091).
 
-    The mode of ``sum_i log sum_k w_k p_ik`` under a Dirichlet prior that counts one row per model, shared out as
+    The mode of ``sum_g mean_(i in g) log sum_k w_k p_ik`` under a Dirichlet prior that counts one row per model, shared out as
     `plausibility` has it: a few rows do not decide alone, and a model that they rule out gets nothing. Found by expectation
     maximisation, which never leaves the simplex and always climbs.
 
     Parameters
     ----------
     log_density : (n, K) of each left-out row under each model
-    groups : (n) labels of what was left out together: its rows are alike, and count as one in all
+    groups : (n) labels of what was left out together: its rows are alike, and count as one in all. By default each row for itself
     """
     n, count = log_density.shape
     codes = np.arange(n) if groups is None else pd.factorize(groups)[0]
-    among = codes.max() + 1
+    size = np.bincount(codes)
     prior = count * plausibility(log_density, codes)
     likelihood = np.exp(log_density - log_density.max(1, keepdims=True))
     weights = np.full(count, 1 / count)
     for _ in range(steps):
         share = likelihood * weights
-        new = (among * (share / share.sum(1, keepdims=True)).mean(0) + prior) / (among + count)
+        share /= share.sum(1, keepdims=True) * size[codes, None]
+        new = (share.sum(0) + prior) / (len(size) + count)
         if np.abs(new - weights).max() < 1e-9:
             break
         weights = new
@@ -356,8 +357,8 @@ def transfer_report(
     Parameters
     ----------
     model : the transfer model; `MultiTask` by default, or any that can do without each of the sources
-    by, paired : what is left out with each observation of the target when it is predicted, as `leave_out` takes them; by
-        default it alone
+    by, paired : what is left out with each observation of the target when it is predicted, as `leave_out` takes them, but of
+        `by` a name only; by default it alone
 
     Returns
     -------

@@ -38,7 +38,7 @@ def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = Non
         table, by its index (``by=table["metal"]``). Rows added by `condition` count to the row of the same label
     task : judge only the observations of this task
     paired : leave out only this task's observations of a group: what other tasks say of it stays known, as where predictions
-        are wanted for materials that the sources know
+        are wanted for materials that the sources know (with ``by=None`` it does anyway)
 
     Returns
     -------

@@ -125,9 +125,11 @@ def analytic(dim: int, points: int, budget: float) -> Problem:
         x = torch.cat([low + (high - low) * unit, torch.full((points, 1), fidelity).double()], -1)
         table[name] = f(x).numpy()
     data = btl.TaskData.from_wide(table, inputs=names, tasks=["low", "high"])
-    return Problem(data, btl.Difference.chain("low", "high"), "high", {"low": 0.1, "high": 1.0}, {"low": 5, "high": 5},
-                   budget, ("bayestl", *SCORES["optimum"][:2], "target-only", "single-task", "random"), {"refit_every": 5},
-                   ("botorch",))  # fmt: skip
+    return Problem(
+        data, btl.Difference.chain("low", "high"), "high", {"low": 0.1, "high": 1.0}, {"low": 5, "high": 5}, budget,
+        ("bayestl", "knowledge_gradient", "max_value_entropy", "target-only", "single-task", "random"), {"refit_every": 5},
+        ("botorch",),
+    )  # fmt: skip
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {

@@ -236,13 +236,17 @@ def test_where_no_step_is_worth_taking_information_is_sought(posterior, monkeypa
     """The default is the knowledge gradient, and the information about the best value where that is stuck."""
 
     def by(score, costs):
-        return suggest(posterior, grid(), target="exp", costs=costs, batch=2, score=score)
+        return suggest(posterior, grid(200), target="exp", costs=costs, batch=3, score=score)
 
     both, alone = {"cheap": 1, "exp": 10}, {"exp": 10}
     pd.testing.assert_frame_equal(by(None, both), by("knowledge_gradient", both))
     monkeypatch.setattr(suggest_module, "STUCK", math.inf)
     pd.testing.assert_frame_equal(by(None, both), by("max_value_entropy", both))
     pd.testing.assert_frame_equal(by(None, alone), by("knowledge_gradient", alone))  # nothing cheap to be stuck on
+    held = {"target": "exp", "costs": both, "batch": 2, "constraints": {"cheap": (None, 1.0)}}
+    pd.testing.assert_frame_equal(
+        suggest(posterior, grid(), **held), suggest(posterior, grid(), **held, score="knowledge_gradient")
+    )
 
 
 def test_value_of_perfect_information(posterior, monkeypatch):
@@ -253,21 +257,16 @@ def test_value_of_perfect_information(posterior, monkeypatch):
     view = types.SimpleNamespace(mean=mean, covariance=torch.diag_embed(std.square()))
     judge = Judge("knowledge_gradient", (mean, mean))
     assert judge.perfect(view).item() == pytest.approx(drawn.max(1).mean() - 0.5, rel=0.03)
-    held = dataclasses.replace(judge, likely=torch.tensor([0.9, 0.1, 0.9]).double().log())
-    assert held.perfect(view).item() == pytest.approx(drawn[:, [0, 2]].max(1).mean(), rel=0.03)
     sure = types.SimpleNamespace(mean=mean, covariance=1e-24 * torch.eye(3, dtype=torch.float64).unsqueeze(0))
     assert judge.perfect(sure).item() < search.NOTHING
-    monkeypatch.setattr(search, "PROMISING", 60)  # every candidate is an anchor
-    shares, run = [], search.Search.run
-
-    def watched(*args):
-        table, share = run(*args)
-        shares.append(share)
-        return table, share
-
-    monkeypatch.setattr(search.Search, "run", watched)
-    suggest(posterior, grid(8), target="exp", costs={"exp": 1}, batch=1)
-    assert 0.05 < shares[0] <= 1.0
+    monkeypatch.setattr(
+        search, "PROMISING", 60
+    )  # every candidate is an anchor, so that one measurement is worth no more
+    worth, perfect = [], Judge.perfect
+    monkeypatch.setattr(Judge, "perfect", lambda *args: worth.append(perfect(*args)) or worth[-1])
+    first = suggest(posterior, grid(8), target="exp", costs=COSTS, batch=1)
+    brings = math.exp(first["score"][0]) * first["cost"][0]
+    assert 0.05 < brings / float(worth[0].mean()) <= 1.0
 
 
 def test_second_of_a_batch_against_refits(posterior, monkeypatch):

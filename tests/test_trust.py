@@ -396,6 +396,8 @@ def test_rows_of_a_group_count_as_one():
     once, thrice = stacking_weights(density), stacking_weights(density.repeat(4, 0), groups)
     np.testing.assert_allclose(thrice, once, atol=1e-6)
     assert stacking_weights(density.repeat(4, 0))[0] > once[0] + 0.05
+    uneven = np.repeat(np.arange(6), [1, 9, 2, 5, 1, 3])
+    np.testing.assert_allclose(stacking_weights(density[uneven], uneven), once, atol=1e-6)
     shuffled = np.random.default_rng(0).permutation(24)
     again = stacking_weights(density.repeat(4, 0)[shuffled], groups[shuffled])
     np.testing.assert_allclose(again, once, atol=0.03)  # another order of the groups, another bootstrap

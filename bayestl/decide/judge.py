@@ -92,17 +92,16 @@ class Judge:
         """Draws of the largest value of the objective among the anchors, averaged over strata of equal weight."""
         z = normal_cloud(DRAWS, view.mean.shape[-1])
         drawn = view.mean.unsqueeze(-2) + torch.einsum("wab,nb->wna", robust_cholesky(view.covariance)[0], z)
-        return self._feasible(drawn).amax(-1).sort().values.unflatten(-1, (PEAKS, -1)).mean(-1)
+        if self.likely is not None and (fine := self.likely > math.log(0.5)).any():
+            drawn = torch.where(fine, drawn, -torch.inf)
+        return drawn.amax(-1).sort().values.unflatten(-1, (PEAKS, -1)).mean(-1)
 
     def perfect(self, view: Sight) -> Float[Tensor, " W"]:
-        """The value of perfect information: by how much the best of the anchors is expected to beat the best mean."""
-        return (self.peaks(view).mean(-1) - self._feasible(view.mean).amax(-1)).clamp_min(0.0)
+        """The value of perfect information: by how much the best of the anchors is expected to beat the best mean.
 
-    def _feasible(self, value: Tensor) -> Tensor:
-        """Values at the anchors, minus infinity where constraints are thought not to hold, unless that is everywhere."""
-        if self.likely is None or not (fine := self.likely > math.log(0.5)).any():
-            return value
-        return torch.where(fine, value, -torch.inf)
+        By 256 draws: zero where in none of them another point is better. Constraints are not looked at.
+        """
+        return (self.peaks(view).mean(-1) - view.mean.amax(-1)).clamp_min(0.0)
 
     def bound(self, mean: Tensor, std: Tensor, boldness: float = BOLDNESS) -> Tensor:
         """Upper confidence bound of the utility (Srinivas et al. 2010, doi 10.48550/arXiv.0912.3995)."""

@@ -36,7 +36,7 @@ MEASURED, PROMISING = 5, 9  # points, of either kind, among which the best is ex
 MANY = 60  # of the latter where the law of the best value counts
 LEVELS = 4  # of subsets, each a quarter of the one before
 DRAWS = 512  # of the objective at all points of a region
-NOTHING = 1e-9  # of the spread of the values, in the model's units
+NOTHING = 1e-9  # value of perfect information that counts as none, in the model's units
 REFINED = 12  # candidates within bounds that are refined
 
 
@@ -57,11 +57,13 @@ class Search:
     generator: torch.Generator
     costs: Mapping[str, Any] | None
 
-    def run(self, batch: int, region: Tensor | None, over: bool, replicates: bool) -> tuple[pd.DataFrame, float]:
+    def run(
+        self, batch: int, region: Tensor | None, over: bool, replicates: bool, least: float = 0.0
+    ) -> pd.DataFrame | None:
         """Choose anchors, then a shortlist, then from it one pair after another; `over` a region, or for the best of it.
 
-        Returns the table, and for the knowledge gradient the share of the value of perfect information that the first choice
-        is expected to bring; 0 where that is worth nothing.
+        Returns the table; or None where the first choice is expected to bring less than a share `least` of what perfect
+        information would, or that would bring nothing.
         """
         problem, k = self.posterior._problem, self.objective.outputs
         x, measured = (self._region(region), 0) if over else self._promising()
@@ -76,7 +78,6 @@ class Search:
         offered, choices = pool.offered.copy(), []
         mine: list[int] = []
         report: Report | None = None
-        share = 1.0
         for step in range(batch):
             views = self._views(joint.beliefs(), own, judge, noise)
             view = views[pool.tasks[0]]
@@ -90,15 +91,16 @@ class Search:
                 gains = _spread({t: judge(view, best, likely) for t, view in views.items()}, offered.shape)
             values = np.where(offered, gains - np.log(pool.costs) - report.unit, -np.inf)
             r, t = (int(i) for i in np.unravel_index(values.argmax(), values.shape))
-            if step == 0 and self.score == "knowledge_gradient" and not self.hit:
+            if step == 0 and least > 0.0:
                 perfect = float(judge.perfect(view).mean())
-                share = math.exp(gains[r, t]) / perfect if perfect > NOTHING else 0.0
+                if perfect < NOTHING or math.exp(gains[r, t]) < least * perfect:
+                    return None
             choices.append(report.line(r, t, gains[r, t], values[r, t], views[t], best))
             offered[r, t] &= replicates
             mine += [r] * (t == self.target)
             points = [r * len(self.outputs) + i for i in self._places(t)]
             joint = joint.given(points, noise[t][:, r], _strata(len(self.found), len(points), self.generator))
-        return pd.DataFrame(choices), share
+        return pd.DataFrame(choices)
 
     # -- the steps ----------------------------------------------------------------------------------------------------
 

@@ -77,9 +77,10 @@ def suggest(
         information about its value (`acquisition.log_max_value_information`), ``"expected_improvement"``,
         ``"probability_of_improvement"``, ``"upper_confidence_bound"``, ``"thompson"``, which offer the target alone, and
         ``"variance"``, that of the optimum's value (each point counts with the probability that it is best); for ``"learn"``
-        also ``"entropy"``; for a level also ``"probability_of_improvement"``, that a candidate lies there. Where there are
-        sources, and the best choice for an optimum is expected to bring less than a ten-thousandth of what perfect information
-        would, the knowledge gradient would go on spending on cheap points, and the default is ``"max_value_entropy"``
+        also ``"entropy"``; for a level also ``"probability_of_improvement"``, that a candidate lies there. If sources are
+        offered, and the first choice for an optimum is expected to bring less than a ten-thousandth of what perfect information
+        would, the default is ``"max_value_entropy"`` (not under constraints): the knowledge gradient would go on buying cheap
+        points
     costs : by task, a positive number, the name of a column of the candidates, or one number for each of them; tasks without
         one are not offered. By default all tasks, at the same cost
     batch : number of measurements
@@ -128,7 +129,7 @@ def suggest(
     if score not in (None, *allowed):
         raise ValueError(f"`score` must be one of {listed(allowed, 9)} for goal={goal!r}; got {score!r}.")
     t = -1 if callable(target) else data.index_of(target)
-    guarded = score is None and kind == "optimum" and any(task != t for task in pool.tasks)
+    guarded = score is None and kind == "optimum" and not constraints and any(task != t for task in pool.tasks)
     score = score or allowed[0]
     if t < 0 and kind in ("optimum", "hit"):
         raise ValueError(
@@ -150,10 +151,13 @@ def suggest(
     )  # fmt: skip
     at = None if region is None else posterior._inputs(region)[1]
     with torch.no_grad():
-        table, share = search.run(batch, at, kind in ("region", "level"), replicates)
-        if guarded and share < STUCK:
-            table, _ = dataclasses.replace(search, score="max_value_entropy").run(batch, at, False, replicates)
-        return table
+        table = search.run(batch, at, kind in ("region", "level"), replicates, STUCK if guarded else 0.0)
+        if table is None:
+            fresh = torch.Generator().manual_seed(seed)
+            search = dataclasses.replace(search, score="max_value_entropy", generator=fresh)
+            table = search.run(batch, at, False, replicates)
+    assert table is not None
+    return table
 
 
 def _goal(data: TaskData, target: str | Derived, goal: Any) -> tuple[str, float, Any, float | None]:
