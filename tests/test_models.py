@@ -245,6 +245,24 @@ def test_bartlett_embedding_has_the_isotropic_law():
     torch.testing.assert_close(diagonal.var(0), torch.full((3,), 4.0, dtype=torch.float64), atol=0.5, rtol=0)
 
 
+def test_a_new_task_is_drawn_as_the_others_are():
+    """Tasks are exchangeable: under the prior sizes of a new one have the law of the others', and as much in common with them."""
+    model, draws = btl.LatentTask(dim=2), 4000
+    theta = draw_theta(Problem.of(model, table()), draws)
+    for outputs, noisy in ((1, True), (3, False)):
+        size = model.white_size(theta, outputs, noisy)
+        white = torch.randn(draws, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        grown = model.with_new_task(theta, None, white, outputs, noisy)
+        assert grown["embedding"].shape == (draws, 3 + outputs, 2)
+        for name, mean, own, among in (("private", -2.5, 1.0, 0.36), ("noise", -2.0, 1.25**0.5, 0.8)):
+            sizes = grown[name].log()
+            assert sizes.shape[-1] == 3 + (name == "private" or noisy)
+            torch.testing.assert_close(sizes.mean(0), torch.full_like(sizes[0], mean), atol=0.07, rtol=0)
+            torch.testing.assert_close(sizes.std(0), torch.full_like(sizes[0], own), atol=0.07, rtol=0)
+            together = torch.corrcoef(sizes.mT)[0, 1:]
+            torch.testing.assert_close(together, torch.full_like(together, among), atol=0.07, rtol=0)
+
+
 def test_fidelity_graphs_are_checked():
     with pytest.raises(btl.DataError, match="cycle: 'a' -> 'b' -> 'c' -> 'a'"):
         btl.Difference({"a": ["b"], "b": ["c"], "c": ["a"]})

@@ -408,6 +408,12 @@ def test_comparison_prefers_what_transfers(helped):
     assert table.index[0] == "multitask"
     assert table["weight"].sum() == pytest.approx(1.0)
     assert table.loc["single", "elpd_diff"] > 0
+    half = np.where(helped["multitask"].data.x[:, 0] < 0.5, "left", "right")
+    paired = btl.compare(helped, target="target", by=half, paired=True)
+    for name, posterior in helped.items():
+        scored = btl.leave_out(posterior, by=half, task="target", paired=True)
+        assert paired.loc[name, "elpd"] == pytest.approx(float(scored["log_density"].sum()))
+    assert btl.stack(helped, target="target", by=half, paired=True).weights == paired["weight"].to_dict()
     other = btl.fit(btl.SingleTask(), related(seed=3), seed=0, method="map")
     with pytest.raises(btl.DataError, match="different observations"):
         btl.compare({**helped, "other": other}, target="target")
@@ -494,6 +500,11 @@ def test_materials_that_tasks_share_are_left_out_whole(capsys):
     assert 'give by="inputs"' in capsys.readouterr().out
     btl.fit_best(data, target="exp", models=models, by="inputs")
     assert 'give by="inputs"' not in capsys.readouterr().out
+    together = btl.fit_best(
+        data, target="exp", models=models, by="inputs", paired=True
+    )  # here the same as each by itself
+    alone = btl.fit_best(data, target="exp", models=models)
+    np.testing.assert_allclose(together.comparison["elpd"], alone.comparison["elpd"], atol=0.05)
 
 
 def test_a_sound_posterior_is_found_sound(helped):
