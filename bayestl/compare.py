@@ -357,8 +357,8 @@ def transfer_report(
     Parameters
     ----------
     model : the transfer model; `MultiTask` by default, or any that can do without each of the sources
-    by, paired : what is left out with each observation of the target when it is predicted, as `leave_out` takes them, but of
-        `by` a name only; by default it alone
+    by, paired : what is left out with each observation of the target when it is predicted, as `leave_out` takes them, but
+        no label for each observation; by default it alone
 
     Returns
     -------
@@ -375,9 +375,10 @@ def transfer_report(
     if not sources:
         raise DataError(f"There is no source beside {target!r}.")
     model = model or MultiTask()
-    if by is not None and not isinstance(by, str):
+    if by is not None and not isinstance(by, str | pd.Series):
         raise ValueError(
-            "`by` must be a name here (see leave_out): labels of all observations do not fit selections of tasks."
+            "`by` must be a name or a Series indexed by the rows of the table here (see leave_out): labels of all "
+            "observations do not fit selections of tasks."
         )
 
     def left(tasks: Sequence[str]) -> tuple[Posterior, xr.Dataset]:

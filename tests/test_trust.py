@@ -478,6 +478,18 @@ def test_the_report_tells_which_source_helped(kind, verdict):
         btl.transfer_report(related().select(["target"]), "target")
 
 
+def test_transfer_report_by_a_column_of_the_table(helped):
+    data = helped["multitask"].data
+    half = pd.Series(np.where(data.x[:, 0] < 0.5, "left", "right"), index=list(data.rows))
+    told = {"by": half, "task": "target", "paired": True}
+    alone = btl.fit(btl.SingleTask(), data.select(["target"]), seed=0)
+    gain = btl.leave_out(helped["multitask"], **told)["log_density"] - btl.leave_out(alone, **told)["log_density"]
+    report = btl.transfer_report(data, "target", by=half, paired=True, progress=False)
+    assert report.table.loc["s0", "elpd"] == pytest.approx(float(gain.sum()))
+    with pytest.raises(ValueError, match="must be a name or a Series"):
+        btl.transfer_report(data, "target", by=half.to_numpy())
+
+
 # -- diagnosis --------------------------------------------------------------------------------------------------------
 
 
