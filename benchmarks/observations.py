@@ -1,6 +1,6 @@
 """Likelihoods that are not normal: seconds, class probabilities against long HMC, and the latent posterior of GPyTorch.
 
-python -m benchmarks.observations [--seeds 3] [--first 0] [--models LatentTask] [--parts hmc]
+python -m benchmarks.observations [--seeds 2] [--first 0] [--models LatentTask] [--parts hmc]
 
 Rows of results/observations.csv that a run does not repeat stay there.
 """
@@ -246,12 +246,14 @@ def speed() -> Iterator[dict]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--keep", type=int, default=720, help="draws that each of the 16 chains keeps")
     parser.add_argument("--models", default="MultiTask,Difference,LatentTask", help="against the chains")
     parser.add_argument("--parts", default="speed,gpytorch,hmc")
     options = parser.parse_args()
+    if odd := set(options.models.split(",")) - {"MultiTask", "Difference", "LatentTask"}:
+        parser.error(f"no such models: {', '.join(odd)}")
     warnings.simplefilter("ignore")
     parts: dict[str, Callable[[], Iterable[dict]]] = {
         "speed": speed,

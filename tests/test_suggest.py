@@ -259,9 +259,7 @@ def test_value_of_perfect_information(posterior, monkeypatch):
     assert judge.perfect(view).item() == pytest.approx(drawn.max(1).mean() - 0.5, rel=0.03)
     sure = types.SimpleNamespace(mean=mean, covariance=1e-24 * torch.eye(3, dtype=torch.float64).unsqueeze(0))
     assert judge.perfect(sure).item() < search.NOTHING
-    monkeypatch.setattr(
-        search, "PROMISING", 60
-    )  # every candidate is an anchor, so that one measurement is worth no more
+    monkeypatch.setattr(search, "PROMISING", 60)  # every candidate is an anchor: none is worth more
     worth, perfect = [], Judge.perfect
     monkeypatch.setattr(Judge, "perfect", lambda *args: worth.append(perfect(*args)) or worth[-1])
     first = suggest(posterior, grid(8), target="exp", costs=COSTS, batch=1)

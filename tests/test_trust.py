@@ -512,9 +512,8 @@ def test_materials_that_tasks_share_are_left_out_whole(capsys):
     assert 'give by="inputs"' in capsys.readouterr().out
     btl.fit_best(data, target="exp", models=models, by="inputs")
     assert 'give by="inputs"' not in capsys.readouterr().out
-    together = btl.fit_best(
-        data, target="exp", models=models, by="inputs", paired=True
-    )  # here the same as each by itself
+    # No two observations of the target share inputs: paired, each is left out by itself.
+    together = btl.fit_best(data, target="exp", models=models, by="inputs", paired=True)
     alone = btl.fit_best(data, target="exp", models=models)
     np.testing.assert_allclose(together.comparison["elpd"], alone.comparison["elpd"], atol=0.05)
 
