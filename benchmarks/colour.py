@@ -1,11 +1,12 @@
 """Colours of eighty compositions beside five hundred band gaps (Strehlow & Cook 1973), three times five-fold.
 
-python -m benchmarks.colour [--repeats 3] [--models MultiTask,...]
+python -m benchmarks.colour [--repeats 3] [--first 0] [--methods MultiTask;...]
 
 The gap of the test compounds is known or is not. Some recorded colours are wrong (PbTe is not white), so all of our
-models, the control too, allow for a share of lapses among the labels. Rivals: the frequencies of the classes, and random
-forests on the composition alone, with the gap as an input (predicted by another forest where it is not known), tuned on their own
-out-of-bag log loss.
+models, the control too, allow for a share of lapses among the labels. Colours are classes without an order, or ("ordered") in
+that of the energies at which they begin to absorb. Rivals: the frequencies of the classes, and random forests on the
+composition alone, with the gap as an input (predicted by another forest where it is not known), tuned on their own out-of-bag
+log loss. Results of methods and repeats that are left out stay as they were.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -33,54 +34,82 @@ MODELS = {
     "LatentTask": btl.LatentTask(kernel=OWN),
 }
 GAP_SEEN = "MultiTask with the gap as input"
+ORDERED = ", ordered"
+STACK = "stack of the two with the gap as input"
+OURS = [f"{name}{order}" for order in ("", ORDERED) for name in (*MODELS, GAP_SEEN)] + [STACK]
+# Metallic lustre, then by what is absorbed: all that is seen, all but red, ..., the ends of it or a band within, nothing.
+ORDER = ["gray", "black", "brown", "red", "orange", "yellow", "blue to green", "white"]
+LOG = btl.Gaussian(btl.Log())
 
 
-def ours(name: str, table: pd.DataFrame, inputs: list[str], test: pd.Index, known: bool, classes: list[str], seed: int):
-    train = table.copy()
-    train.loc[test, "colour"] = None
-    if not known:
-        train.loc[test, ["gap", "gap_error"]] = np.nan
-    tasks = ["colour"] if name == "SingleTask" else ["gap", "colour"]
-    data = btl.TaskData.from_wide(
-        train, inputs=inputs, tasks=["gap", "colour"], errors={"gap": "gap_error"},
-        likelihoods={"gap": btl.Gaussian(btl.Log()), "colour": btl.Categorical(lapse=None)},  # some records are known to be wrong
-    ).select(tasks)  # fmt: skip
-    posterior = btl.fit(MODELS[name], data, seed=seed, progress=False)
-    out = posterior.predict(table.loc[test], task="colour")["probability"]
-    return out.to_pandas().reindex(columns=classes, fill_value=0.0).to_numpy()
+class Fold:
+    """One training table, and our models of it."""
 
+    def __init__(self, table: pd.DataFrame, inputs: list[str], test: pd.Index, known: bool, seed: int) -> None:
+        self.table = table.assign(colour=pd.Categorical(table["colour"], ORDER, ordered=True))
+        self.inputs, self.test, self.known, self.seed = inputs, test, known, seed
+        self.with_gap = cache(self._with_gap)
 
-def with_gap(table: pd.DataFrame, inputs: list[str], test: pd.Index, known: bool, classes: list[str], seed: int):
-    """A joint model in which the colours also see the gap as an input, in its curved way.
+    def chances(self, name: str) -> np.ndarray:
+        """Probabilities of the classes, in their order."""
+        if name == STACK:
+            both = {other: self.fitted(other) for other in (GAP_SEEN, GAP_SEEN + ORDERED)}
+            posterior = btl.stack(both, target="colour")
+        else:
+            posterior = self.fitted(name)
+        new = self.with_gap()[1] if name == STACK or name.startswith(GAP_SEEN) else self.table.loc[self.test]
+        return posterior.predict(new, task="colour")["probability"].to_pandas()[ORDER].to_numpy()
 
-    Measured gaps where that of the test compounds is known; else predicted ones, of the training rows by leave-one-out, so that
-    they are as wrong as those of the test rows. Rows of gaps have the mean there, which tells them nothing.
-    """
-    gaps = table[table["gap"].notna()] if known else table[table["gap"].notna() & ~table.index.isin(test)]
-    coloured = table[table["colour"].notna()]
-    named: dict = {"inputs": inputs, "tasks": ["gap"], "errors": {"gap": "gap_error"}}
-    log: dict = {"gap": btl.Gaussian(btl.Log())}
-    alone = btl.fit(btl.SingleTask(), btl.TaskData.from_wide(gaps, likelihoods=log, **named), seed=seed, progress=False)
-    median = alone.predict(coloured, task="gap", noise=False, quantiles=[0.5])["quantile"].to_numpy()[0]
-    seen = pd.Series(np.log(median), coloured.index)
-    seen.update(
-        np.log(gaps["gap"] if known else pd.Series(btl.leave_out(alone, by="row")["median"].to_numpy(), gaps.index))
-    )
-    train = pd.concat(
-        [
-            gaps[[*inputs, "gap", "gap_error"]].assign(seen=seen.mean()),
-            coloured.drop(test)[[*inputs, "colour"]].assign(seen=seen),
-        ],
-        ignore_index=True,
-    )
-    data = btl.TaskData.from_wide(
-        train, inputs=[*inputs, "seen"], tasks=["gap", "colour"], errors={"gap": "gap_error"},
-        likelihoods={**log, "colour": btl.Categorical(lapse=None)},
-    )  # fmt: skip
-    kernel = btl.Matern52(inputs) + btl.Identity(inputs) + btl.Matern52(["seen"])
-    posterior = btl.fit(btl.MultiTask(kernel=kernel), data, seed=seed, progress=False)
-    out = posterior.predict(coloured.loc[test].assign(seen=seen), task="colour")["probability"]
-    return out.to_pandas().reindex(columns=classes, fill_value=0.0).to_numpy()
+    def fitted(self, name: str) -> btl.Posterior:
+        """Fit the model of that name."""
+        plain = name.removesuffix(ORDERED)
+        law = (
+            btl.Ordinal(lapse=None) if name.endswith(ORDERED) else btl.Categorical(lapse=None)
+        )  # some records are wrong
+        if plain == GAP_SEEN:
+            table, inputs = self.with_gap()[0], [*self.inputs, "seen"]
+            kernel = btl.Matern52(self.inputs) + btl.Identity(self.inputs) + btl.Matern52(["seen"])
+            model: btl.Model = btl.MultiTask(kernel=kernel)
+        else:
+            table, inputs, model = self.table.copy(), self.inputs, MODELS[plain]
+            table.loc[self.test, "colour"] = None
+            if not self.known:
+                table.loc[self.test, ["gap", "gap_error"]] = np.nan
+        data = btl.TaskData.from_wide(
+            table,
+            inputs=inputs,
+            tasks=["gap", "colour"],
+            errors={"gap": "gap_error"},
+            likelihoods={"gap": LOG, "colour": law},
+        )
+        if plain == "SingleTask":
+            data = data.select(["colour"])
+        return btl.fit(model, data, seed=self.seed, progress=False)
+
+    def _with_gap(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Training and test rows in which the colours also see the gap as an input, in its curved way.
+
+        Measured gaps where that of the test compounds is known; else predicted ones, of the training rows by leave-one-out, so
+        that they are as wrong as those of the test rows. Rows of gaps have the mean there, which tells them nothing.
+        """
+        table, test = self.table, self.test
+        gaps = table[table["gap"].notna() & (self.known | ~table.index.isin(test))]
+        coloured = table[table["colour"].notna()]
+        data = btl.TaskData.from_wide(
+            gaps, inputs=self.inputs, tasks=["gap"], errors={"gap": "gap_error"}, likelihoods={"gap": LOG}
+        )
+        alone = btl.fit(btl.SingleTask(), data, seed=self.seed, progress=False)
+        median = alone.predict(coloured, task="gap", noise=False, quantiles=[0.5])["quantile"].to_numpy()[0]
+        seen = pd.Series(np.log(median), coloured.index)
+        measured = (
+            gaps["gap"] if self.known else pd.Series(btl.leave_out(alone, by="row")["median"].to_numpy(), gaps.index)
+        )
+        seen.update(np.log(measured))
+        parts = [
+            gaps[[*self.inputs, "gap", "gap_error"]].assign(seen=seen.mean()),
+            coloured.drop(test)[[*self.inputs, "colour"]].assign(seen=seen),
+        ]
+        return pd.concat(parts, ignore_index=True), coloured.loc[test].assign(seen=seen)
 
 
 def forest(
@@ -135,44 +164,42 @@ def expected_calibration_error(chance: np.ndarray, hit: np.ndarray, bins: int = 
     )
 
 
-def run(repeats: int, models: list[str]) -> pd.DataFrame:
+def run(repeats: range, asked: list[str]) -> pd.DataFrame:
     table = load_gaps_and_colours()
     inputs = [c for c in table.columns if c.startswith(("mean_", "range_"))]
     coloured = table.index[table["colour"].notna()]
-    classes = sorted(table["colour"].dropna().unique())
-    rows = []
-    for repeat in range(repeats):
+    for repeat in repeats:
         folds = StratifiedKFold(5, shuffle=True, random_state=repeat)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the rarest class has four members
             parts = list(folds.split(coloured, table.loc[coloured, "colour"]))
-        for fold, (_, test_index) in enumerate(parts):
-            test = coloured[test_index]
-            truth = np.array([classes.index(c) for c in table.loc[test, "colour"]])
+        for number, (_, test_index) in enumerate(parts):
+            test, rows = coloured[test_index], []
+            truth = np.array([ORDER.index(c) for c in table.loc[test, "colour"]])
             for known in (True, False):
-                at = (table, inputs, test, known, classes, repeat)
-                methods = {"class frequencies": partial(frequencies, table, test, classes)}
+                fold = Fold(table, inputs, test, known, repeat)
+                methods = {"class frequencies": partial(frequencies, table, test, ORDER)}
                 for kind in ("composition", "gap", "predicted gap"):
-                    methods[f"forest, {kind}"] = partial(forest, kind, *at)
-                for name in models:
-                    methods[name] = partial(with_gap, *at) if name == GAP_SEEN else partial(ours, name, *at)
+                    methods[f"forest, {kind}"] = partial(forest, kind, table, inputs, test, known, ORDER, repeat)
+                methods |= {name: partial(fold.chances, name) for name in OURS}
                 for name, method in methods.items():
-                    if not known and name in ("class frequencies", "forest, composition", "SingleTask"):
-                        continue  # they do not use the gap
+                    alone = name.startswith(("class frequencies", "forest, composition", "SingleTask"))
+                    if name not in asked or (alone and not known):  # they do not use the gap
+                        continue
                     began = time.perf_counter()
                     chance = method()
-                    hit = np.eye(len(classes))[truth]
+                    hit = np.eye(len(ORDER))[truth]
                     rows += [
-                        {"repeat": repeat, "fold": fold, "gap": "known" if known else "not known", "method": name,
+                        {"repeat": repeat, "fold": number, "gap": "known" if known else "not known", "method": name,
                          "formula": formula, "log_loss": -np.log(max(c[t], 1e-12)), "brier": ((c - h) ** 2).sum(),
-                         "hit": int(c.argmax() == t), "truth": classes[t], "seconds": time.perf_counter() - began,
-                         **{f"p_{k}": v for k, v in zip(classes, c, strict=True)}}
+                         "hit": int(c.argmax() == t), "truth": ORDER[t], "seconds": time.perf_counter() - began,
+                         **{f"p_{k}": v for k, v in zip(ORDER, c, strict=True)}}
                         for formula, c, t, h in zip(test, chance, truth, hit, strict=True)
                     ]  # fmt: skip
-                both = pd.DataFrame(rows)
-                both = both[(both["repeat"] == repeat) & (both["fold"] == fold)]
-                print(both.groupby(["gap", "method"], sort=False)["log_loss"].mean().round(3).to_dict(), flush=True)
-    return pd.DataFrame(rows)
+            found = write("colour", rows, key=["repeat", "fold", "gap", "method", "formula"])
+            both = found[(found["repeat"] == repeat) & (found["fold"] == number)]
+            print(both.groupby(["gap", "method"], sort=False)["log_loss"].mean().round(3).to_dict(), flush=True)
+    return found
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -196,12 +223,14 @@ def against(rows: pd.DataFrame, rival: str) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
+    everything = ["class frequencies", "forest, composition", "forest, gap", "forest, predicted gap", *OURS]
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--models", default=",".join([*MODELS, GAP_SEEN]))
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--methods", default=";".join(everything), help="with semicolons between")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
-    found = write("colour", run(options.repeats, options.models.split(",")).to_dict("records"))
+    found = run(range(options.first, options.first + options.repeats), options.methods.split(";"))
     print(summary(found).to_string())
     for rival in ("forest, gap", "forest, predicted gap"):
         print(f"Log loss less that of {rival!r}, and its standard error:\n{against(found, rival).to_string()}")

@@ -45,6 +45,12 @@ SCALAR = {
     "probit": (btl.Bernoulli(link="probit"), rows([0.0, 1.0]), {}),
     "gate": (Gate(), rows([0.0, 2.5]), {}),
     "ordinal": (btl.Ordinal(start=(-1.0, 0.2, 1.1)), rows([0.0, 1.0, 2.0, 3.0]), {"gap": vector(1.0, 0.7)}),
+    "lapsing bernoulli": (btl.Bernoulli(lapse=0.2), rows([0.0, 1.0]), {}),
+    "lapsing probit": (btl.Bernoulli(link="probit", lapse=None), rows([0.0, 1.0]), {"lapse": vector(0.3)}),
+    "lapsing ordinal": (
+        btl.Ordinal(lapse=None, start=(-1.0, 0.2, 1.1)), rows([0.0, 1.0, 2.0, 3.0]),
+        {"gap": vector(1.0, 0.7), "lapse": vector(0.1)},
+    ),
     "poisson": (btl.Poisson(), rows([0.0, 4.0, 30.0], (2.0, math.nan)), {}),
     "negative binomial": (btl.NegativeBinomial(), rows([0.0, 4.0, 30.0], (2.0, math.nan)), {"dispersion": vector(0.4)}),
     "student": (btl.StudentT(), rows([0.2, 3.0]), {"noise": vector(0.4), "degrees": vector(3.0)}),
@@ -83,6 +89,9 @@ def test_expectations_are_integrals_and_their_gradients(name):
         slope = (integral(i, m + h, var) - integral(i, m - h, var)) / (2 * h)
         assert got.slope[0, i, 0].item() == pytest.approx(slope, abs=2e-5 * (1 + abs(slope)))
         bend = (integral(i, m, var + h) - integral(i, m, var - h)) / (2 * h)
+        if getattr(law, "lapse", 0.0) != 0.0:  # what is left out of the precision would be negative
+            assert got.precision[0, i, 0, 0].item() > max(0.0, -2 * bend)
+            continue
         assert got.precision[0, i, 0, 0].item() == pytest.approx(-2 * bend, abs=1e-3 * (1 + abs(bend)))
 
 
@@ -108,6 +117,42 @@ def test_softmax_expectations_agree_with_many_random_points(lapse):
     outer = torch.einsum("jsrc,jsrd->srcd", chance, chance) / len(white)
     expected = 1.5**2 * (torch.diag_embed(chance.mean(0)) - outer)
     torch.testing.assert_close(got.precision, expected, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("law", "p"),
+    [
+        (btl.Bernoulli(lapse=0.2), {}),
+        (btl.Ordinal(lapse=0.2, start=(-1.0, 0.2, 1.1)), {"gap": vector(1.0, 0.7)}),
+        (btl.Categorical(lapse=0.2), {}),
+    ],
+)
+def test_a_lapse_hits_every_class_alike(law, p):
+    count, functions = (4, 3) if isinstance(law, btl.Categorical) else (2 if isinstance(law, btl.Bernoulli) else 4, 1)
+    f = torch.linspace(-2, 2, count * functions, dtype=torch.float64).reshape(1, count, functions)
+    observed = rows(np.arange(count), count=functions)
+    clean = dataclasses.replace(law, lapse=0.0)
+    mixed = 0.8 * clean.probabilities(f, observed, p) + 0.2 / count
+    torch.testing.assert_close(law.probabilities(f, observed, p), mixed)
+    at = f if isinstance(law, btl.Categorical) else f[..., 0]
+    torch.testing.assert_close(law.log_density(at, observed, p), mixed.diagonal(dim1=-2, dim2=-1).log())
+
+
+@pytest.mark.parametrize("law", [btl.Bernoulli, btl.Ordinal, btl.Categorical])
+def test_wrong_labels_mislead_a_model_with_lapses_less(law):
+    x = np.linspace(0, 1, 60)
+    right = np.digitize(x, [0.5] if law is btl.Bernoulli else [0.33, 0.67])
+    labels = right.copy()
+    labels[[10, 50]] = right[[50, 10]]
+    frame = pd.DataFrame({"x": x, "y": pd.Categorical(labels, ordered=True)})
+    chance, share = {}, {}
+    for lapse in (0.0, None):
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": law(lapse=lapse)})
+        posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+        given = posterior.predict(frame.iloc[[10, 50]], task="y")["probability"].to_numpy()
+        chance[lapse], share[lapse] = given[[0, 1], right[[10, 50]]].mean(), posterior.theta.get("y.lapse")
+    assert chance[None] > chance[0.0]
+    assert share[None].mean() > 0.02  # more than expected beforehand
 
 
 def test_the_cloud_has_the_moments_of_a_normal():

@@ -113,7 +113,13 @@ class Coordinates:
 class _Whitened(Messenger):
     def __init__(self, coordinates: Coordinates, v: Tensor) -> None:
         super().__init__()
-        self.coordinates, self.v = coordinates, v
+        self.coordinates = coordinates
+        # One split, not a slice for each site: the gradient then comes together in one pass.
+        parts = v.split([site.columns.stop - site.columns.start for site in coordinates.sites.values()], -1)
+        self.u = {
+            name: part.reshape(-1, *site.shape)
+            for (name, site), part in zip(coordinates.sites.items(), parts, strict=True)
+        }
         self.theta: Theta = {}
         self.log_density = -0.5 * (v.square() + math.log(2 * math.pi)).sum(-1)
 
@@ -121,7 +127,7 @@ class _Whitened(Messenger):
         if msg["is_observed"] or msg["infer"].get("_deterministic"):
             return
         site, fn = self.coordinates.sites[msg["name"]], msg["fn"]
-        u = self.v[:, site.columns].reshape(-1, *site.shape)
+        u = self.u[msg["name"]]
         if site.free is None:
             base, transforms = _pushed_normal(fn)  # type: ignore[misc]
             value = base.loc + base.scale * u

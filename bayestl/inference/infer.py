@@ -253,11 +253,12 @@ def _draw(
 
 
 def _tail(coordinates: Coordinates, q: Gaussian, ratios: NDArray[np.float64], seed: int) -> float:
-    """k-hat of q. A few hundred ratios tell it to 0.2: before it alarms anyone, four times as many are looked at."""
+    """k-hat of q. A few hundred ratios tell it to 0.2: before it alarms anyone, three times as many more are looked at."""
     k = pareto_k(torch.from_numpy(ratios))
     if k > ALARMING:
-        white = normal_points(4 * len(ratios), coordinates.dim, seed + 1)
-        k = pareto_k(coordinates.density(q.push(white)) - q.log_density_of(white))
+        white = normal_points(3 * len(ratios), coordinates.dim, seed + 1)
+        more = coordinates.density(q.push(white)) - q.log_density_of(white)
+        k = pareto_k(torch.cat([torch.from_numpy(ratios), more]))
     return k
 
 

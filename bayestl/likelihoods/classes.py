@@ -6,7 +6,7 @@ import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
 
@@ -32,6 +32,21 @@ POINTS = 128
 class _Classes(Likelihood):
     kind: ClassVar[Kind] = "class"
 
+    lapse: float | None = field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.lapse is not None and not 0 <= self.lapse < 1:
+            raise ValueError(f"`lapse` must be a share from 0 to below 1, or None; got {self.lapse}.")
+
+    def prior(self, task: str) -> Theta:
+        if self.lapse is not None:
+            return {}
+        return {f"{task}.lapse": pyro.sample(f"{task}.lapse", priors.share(0.02, 1.0))}
+
+    def wrong(self, p: Parameters) -> Tensor:
+        """The lapse, with room for rows."""
+        return p["lapse"] if self.lapse is None else torch.tensor(float(self.lapse), dtype=torch.float64)
+
     def draw(self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator) -> Tensor:
         chances = self.probabilities(f, rows, p)
         if noise is None:
@@ -39,21 +54,86 @@ class _Classes(Likelihood):
         u = torch.rand(*chances.shape[:-1], 1, dtype=f.dtype, generator=generator)
         return (chances.cumsum(-1)[..., :-1] < u).sum(-1).to(f.dtype)
 
-    @abstractmethod
     def probabilities(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         """Probabilities (..., R, K) of the classes given functions (..., R, c)."""
+        chance = self.clean(f, rows, p)
+        e = self.wrong(p).unsqueeze(-1)
+        return chance * (1 - e) + e / chance.shape[-1]
+
+    @abstractmethod
+    def clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        """Probabilities (..., R, K) of the classes where nothing lapses."""
 
 
 @dataclass(frozen=True)
-class Bernoulli(_Classes):
+class _Threshold(_Classes):
+    """Classes told by one function and where it stands."""
+
+    @abstractmethod
+    def log_clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        """Log probability of the class seen where nothing lapses, a concave function of f; f is (..., R)."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many classes there are."""
+
+    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        clean, e = self.log_clean(f, rows, p), self.wrong(p)
+        return clean if self.lapse == 0.0 else torch.logaddexp(clean + torch.log1p(-e), torch.log(e / self.count()))
+
+    def expect(self, rows: Rows, p: Parameters) -> Callable[[Tensor, Tensor], Expectation]:
+        """Expectations by quadrature; with lapses ``slope = E[r l']`` and ``precision = -E[r l'']``, l the clean log density.
+
+        r is the probability that the label is no lapse. What is left out of the precision would be negative.
+        """
+        whole = super().expect(rows, p)
+        if self.lapse == 0.0:
+            return whole
+        nodes, weights = (column[:, None, None] for column in normal_nodes(NODES))
+
+        def expectation(mean: Tensor, cov: Tensor) -> Expectation:
+            if torch.is_grad_enabled():
+                return whole(mean, cov)
+            f = mean[..., 0] + cov[..., 0, 0].sqrt() * nodes
+            with torch.enable_grad():
+                f.requires_grad_()
+                clean = self.log_clean(f, rows, p)
+                (slope,) = torch.autograd.grad(clean.sum(), f, create_graph=True)
+                (bend,) = torch.autograd.grad(slope.sum(), f)
+            total = self.log_density(f.detach(), rows, p)
+            right = weights * torch.exp(clean.detach() + torch.log1p(-self.wrong(p)) - total)
+            precision = -(right * bend).sum(0)[..., None, None]
+            return Expectation((weights * total).sum(0), (right * slope.detach()).sum(0).unsqueeze(-1), precision)
+
+        return expectation
+
+    def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> Classes:
+        """Average the probabilities over the normal function, by quadrature, and over the draws."""
+        nodes, weights = normal_nodes(NODES)
+        sd = cov[..., 0, 0].clamp_min(0.0).sqrt()
+        chances = (
+            weight * self.probabilities((mean[..., 0] + node * sd).unsqueeze(-1), rows, p).mean(0)
+            for node, weight in zip(nodes, weights, strict=True)
+        )
+        return Classes(sum(chances))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Bernoulli(_Threshold):
     """``P(y = 1) = sigmoid(eta)``, ``eta = logit(frequency) + 2 f``, or the normal distribution function with ``link="probit"``.
 
     The second of the two levels is the one that counts as 1: True, the later in the alphabet, the larger.
+
+    Parameters
+    ----------
+    link : "logit" or "probit"
+    lapse : the share of labels that are recorded at random; None infers it, see `Categorical`
     """
 
     link: str = "logit"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.link not in ("logit", "probit"):
             raise ValueError(f"`link` must be 'logit' or 'probit'; got {self.link!r}.")
 
@@ -71,25 +151,30 @@ class Bernoulli(_Classes):
         odds = math.log((ones + 0.5) / (len(values) - ones + 0.5))
         return ([odds], [LOGIT]) if self.link == "logit" else ([odds / 1.7], [LOGIT / 1.7])
 
-    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+    def count(self) -> int:
+        return 2
+
+    def log_clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         eta = (2 * rows.y - 1) * (rows.location + rows.scale * f)
         return torch.nn.functional.logsigmoid(eta) if self.link == "logit" else torch.special.log_ndtr(eta)
 
-    def probabilities(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+    def clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         eta = rows.location + rows.scale * f[..., 0]
         one = torch.sigmoid(eta) if self.link == "logit" else torch.special.ndtr(eta)
         return torch.stack([1 - one, one], -1)
 
-    def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> Classes:
-        return Classes(_expected(self, mean, cov, rows, p))
-
 
 @dataclass(frozen=True)
-class Ordinal(_Classes):
+class Ordinal(_Threshold):
     """Ordered classes: ``P(y <= k) = sigmoid(b_k - 2 f)``, thresholds ``b_1 < b_2 < ...`` inferred (McCullagh 1980).
 
     The first threshold is the logit of its class's frequency (a constant in f moves all of them); the gaps to the next are
     log-normal, half a unit wide, around those that the frequencies imply.
+
+    Parameters
+    ----------
+    lapse : the share of labels that are recorded at random; None infers it, see `Categorical`. Without lapses a label far from
+        where the others stand pulls hard
     """
 
     start: tuple[float, ...] = ()
@@ -109,12 +194,16 @@ class Ordinal(_Classes):
         return [0.0], [LOGIT]
 
     def prior(self, task: str) -> Theta:
+        theta = super().prior(task)
         if len(self.start) < 2:
-            return {}
+            return theta
         gaps = torch.tensor(np.log(np.diff(self.start)))
         site = f"{task}.gap"
         law = pyro.distributions.LogNormal(gaps, torch.full_like(gaps, 0.5)).to_event(1)
-        return {site: pyro.sample(site, law)}
+        return {**theta, site: pyro.sample(site, law)}
+
+    def count(self) -> int:
+        return len(self.start) + 1
 
     def thresholds(self, p: Parameters) -> Tensor:
         """Thresholds (S, K - 1), or (1, 1) when there is but one."""
@@ -124,7 +213,7 @@ class Ordinal(_Classes):
         gap = p["gap"]
         return torch.cat([first.expand(*gap.shape[:-1], 1), first + gap.cumsum(-1)], -1)
 
-    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+    def log_clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         b = self.thresholds(p)
         code = rows.y.long()
         last = b.shape[-1]
@@ -140,14 +229,11 @@ class Ordinal(_Classes):
             + torch.where((code > 0) & (code < last), torch.log(-torch.expm1(-apart)), 0.0)
         )
 
-    def probabilities(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+    def clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         eta = rows.location + rows.scale * f[..., 0]
         under = torch.sigmoid(self.thresholds(p).unsqueeze(-2) - eta.unsqueeze(-1))
         ends = torch.zeros_like(under[..., :1])
         return torch.diff(torch.cat([ends, under, 1 + ends], -1), dim=-1).clamp_min(0.0)
-
-    def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> Classes:
-        return Classes(_expected(self, mean, cov, rows, p))
 
 
 @dataclass(frozen=True)
@@ -158,15 +244,9 @@ class Categorical(_Classes):
 
     Parameters
     ----------
-    lapse : e, the share of labels that are recorded wrongly, at random; None infers it, ``logit(e) ~ N(logit(0.02), 1)``. Where
+    lapse : e, the share of labels that are recorded at random; None infers it, ``logit(e) ~ N(logit(0.02), 1)``. Where
         some labels are known to be wrong, a model without lapses is both misled by them and too sure of the rest
     """
-
-    lapse: float | None = 0.0
-
-    def __post_init__(self) -> None:
-        if self.lapse is not None and not 0 <= self.lapse < 1:
-            raise ValueError(f"`lapse` must be a share from 0 to below 1; got {self.lapse}.")
 
     def functions(self, levels: Sequence[Any] | None) -> tuple[str, ...]:
         return tuple(str(level) for level in levels or ())
@@ -189,15 +269,6 @@ class Categorical(_Classes):
         log_share = np.log(np.bincount(values.astype(int), minlength=count) + 0.5)
         return (log_share[:-1] - log_share[-1]).tolist(), [LOGIT] * (count - 1)
 
-    def prior(self, task: str) -> Theta:
-        return (
-            {} if self.lapse is not None else {f"{task}.lapse": pyro.sample(f"{task}.lapse", priors.share(0.02, 1.0))}
-        )
-
-    def wrong(self, p: Parameters) -> Tensor:
-        """The lapse, with room for rows and classes."""
-        return p["lapse"].unsqueeze(-1) if self.lapse is None else torch.tensor(float(self.lapse), dtype=torch.float64)
-
     def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         if self.lapse == 0.0:
             log_p = torch.log_softmax(self._eta(f, rows), -1)
@@ -205,10 +276,8 @@ class Categorical(_Classes):
             log_p = self.probabilities(f, rows, p).log()
         return log_p.gather(-1, rows.y.long()[:, None].expand(*log_p.shape[:-1], 1)).squeeze(-1)
 
-    def probabilities(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
-        chance = torch.softmax(self._eta(f, rows), -1)
-        e = self.wrong(p)
-        return chance * (1 - e) + e / chance.shape[-1]
+    def clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        return torch.softmax(self._eta(f, rows), -1)
 
     def _eta(self, f: Tensor, rows: Rows) -> Tensor:
         eta = rows.location + rows.scale * f
@@ -222,7 +291,7 @@ class Categorical(_Classes):
         """
         seen = torch.nn.functional.one_hot(rows.y.long(), len(rows.location) + 1).to(torch.float64)
         points = normal_cloud(POINTS, len(rows.location))
-        e = self.wrong(p)
+        e = self.wrong(p).unsqueeze(-1)
 
         def expectation(mean: Tensor, cov: Tensor) -> Expectation:
             chance = torch.softmax(self._eta(_spread(mean.detach(), cov.detach(), points), rows), -1)
@@ -245,16 +314,6 @@ class Categorical(_Classes):
             own = {name: value[s : s + 1] if len(value) > 1 else value for name, value in p.items()}
             total += self.probabilities(_spread(m, c, points), rows, own).mean(0)
         return Classes(total / len(mean))
-
-
-def _expected(law: _Classes, mean: Tensor, cov: Tensor, rows: Rows, p: Parameters) -> Tensor:
-    """Probabilities averaged over a normal function, by quadrature, and over draws."""
-    nodes, weights = normal_nodes(NODES)
-    sd = cov[..., 0, 0].clamp_min(0.0).sqrt()
-    return sum(  # type: ignore[return-value]
-        weight * law.probabilities((mean[..., 0] + node * sd).unsqueeze(-1), rows, p).mean(0)
-        for node, weight in zip(nodes, weights, strict=True)
-    )
 
 
 def _spread(mean: Tensor, cov: Tensor, points: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyro
 import torch
 from jaxtyping import Float
@@ -112,10 +113,12 @@ class Model(ABC):
         """Give ``Cov[f(a), f(b)] = sum_q B_q[o, o'] k_q(x, x')``, batched over the leading dimensions of theta."""
         terms = list(self.seen(theta, layout))
         count = terms[0].weights.shape[-1]
-        left, right = (one_hot(p.output, count).to(p.x) for p in (a, b))
+        left = one_hot(a.output, count).to(a.x)
+        right = left if b is a else one_hot(b.output, count).to(b.x)
         places, parts = [], []
         for term in terms:
-            rows, columns = _members(a, term.outputs), _members(b, term.outputs)
+            rows = _members(a, term.outputs)
+            columns = rows if b is a else _members(b, term.outputs)
             if rows is None or columns is None:
                 continue
             k = None if term.kernel is None else term.kernel(theta, term.name, a.x[rows], b.x[columns], layout)
@@ -139,7 +142,7 @@ class Model(ABC):
             parts.append((term, near, b.output[near], k))
         parts.sort(key=lambda part: (part[3] is None, -len(part[2])))  # what reaches all pairs first, constants last
         sizes = [value.shape[:-2] for term, *_, k in parts for value in (term.weights, k) if value is not None]
-        batch = torch.broadcast_shapes(*sizes)
+        batch = np.broadcast_shapes(*sizes)
         for o in outputs:
             total, empty = x.new_zeros(*batch, len(b.output), 1), True  # (b, x): the transpose
             for term, near, output, k in parts:
@@ -227,7 +230,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor, places: list[Any], *parts: Tensor | None) -> Tensor:
         weights, kernels = parts[::2], parts[1::2]
-        batch = torch.broadcast_shapes(*(p.shape[:-2] for p in parts if p is not None))
+        batch = np.broadcast_shapes(*(p.shape[:-2] for p in parts if p is not None))
         total = left.new_zeros(*batch, len(left), len(right))
         spreads = []
         for (rows, columns), w, k in zip(places, weights, kernels, strict=True):

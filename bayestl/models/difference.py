@@ -138,9 +138,11 @@ class Difference(Model):
     def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
         r = self.propagation(theta, layout)
         yield Term(r @ r.mT)
-        for t, task in enumerate(layout.tasks):
+        scaled = (r * theta["amplitude"].unsqueeze(-2)).split(
+            [layout.owner.count(t) for t in range(len(layout.tasks))], -1
+        )
+        for t, (task, columns) in enumerate(zip(layout.tasks, scaled, strict=True)):
             own = [o for o, owner in enumerate(layout.owner) if owner == t]
-            columns = r[..., :, own] * theta["amplitude"][..., None, own]
             yield Term(columns @ columns.mT, self.kernel, task, self._heirs(own, layout))
 
     def propagation(self, theta: Theta, layout: Layout) -> Float[Tensor, "*#draws T T"]:
@@ -149,8 +151,8 @@ class Difference(Model):
         eye = torch.eye(len(layout.outputs), dtype=amplitude.dtype, device=amplitude.device)
         p = amplitude.new_zeros(*amplitude.shape[:-1], *eye.shape)
         if edges:
-            children, parents = zip(*edges, strict=True)
-            p[..., list(children), list(parents)] = theta["rho"] if self.rho is None else self.rho
+            children, parents = torch.tensor(edges, device=amplitude.device).mT
+            p[..., children, parents] = theta["rho"] if self.rho is None else self.rho
         return torch.linalg.inv_ex(eye - p).inverse  # never singular; where theta is not finite it must not raise
 
     def _heirs(self, own: list[int], layout: Layout) -> tuple[int, ...]:

@@ -169,7 +169,7 @@ class Problem:
             else (torch.zeros(piece.where.numel(), dtype=torch.float64), torch.zeros(()).double())
             for piece in self.pieces
         ]
-        batch = torch.broadcast_shapes(*(value.shape[:-1] for value, _ in found))
+        batch = np.broadcast_shapes(*(value.shape[:-1] for value, _ in found))
         values = torch.cat([value.expand(*batch, -1) for value, _ in found], -1)[..., self._order]
         volume = sum((slope.sum(-1) for _, slope in found), torch.zeros(()).double())
         return values, volume
@@ -188,7 +188,7 @@ class Problem:
             else torch.zeros(piece.where.numel(), dtype=torch.float64)
             for piece in self.pieces
         ]
-        batch = torch.broadcast_shapes(*(value.shape[:-1] for value in found))
+        batch = np.broadcast_shapes(*(value.shape[:-1] for value in found))
         return torch.cat([value.expand(*batch, -1) for value in found], -1)[..., self._order]
 
     def future_noise_variance(self, theta: Theta, task: int) -> Float[Tensor, "*#draws 1"] | None:
