@@ -11,7 +11,7 @@ import bayestl as btl
 from bayestl.datasets import load_bulk_moduli, load_gaps_and_colours
 
 pytest.importorskip("benchmarks.case_studies.run", reason="installed without the benchmarks")
-from benchmarks import campaigns, matbench
+from benchmarks import campaigns, colour, matbench
 from benchmarks.case_studies import pages, run
 from benchmarks.case_studies.derived import judge
 from benchmarks.case_studies.rivals import Forest, Normal, nearest, rivals, thinned
@@ -105,6 +105,38 @@ def test_medians_are_over_the_splits_that_all_parts_saw():
     ]
     kept = pages.complete(pd.DataFrame(rows))
     assert set(zip(kept["method"], kept["seed"], strict=True)) == {(m, i) for m in list(parts)[:3] for i in (0, 1)}
+
+
+def test_a_choice_by_the_other_splits_never_sees_its_own():
+    """The best of the others is the worst of its own, on every split."""
+    scores = {"bayestl A": [1.0, 9.0], "bayestl B": [9.0, 1.0], "bayestl fit_best": [0.0, 0.0], "a forest": [0.0, 0.0]}
+    table = pd.DataFrame(
+        [
+            {"size": 3, "paired": True, "seed": seed, "method": method, **dict.fromkeys(pages.SCORES, own[seed])}
+            for method, own in scores.items()
+            for seed in (0, 1)
+        ]
+    )
+    assert pages.by_the_others(table, "rmse", pooled=False).to_list() == [9.0]
+
+
+def test_a_fold_of_the_colours():
+    table = load_gaps_and_colours()
+    table = table[table["colour"].notna() | (np.arange(len(table)) % 10 == 0)]
+    inputs = [c for c in table.columns if c.startswith(("mean_", "range_"))][:4]
+    test = table.index[table["colour"].notna()][::8]
+    fold = colour.Fold(table, inputs, test, known=False, seed=0)
+    chances = {
+        "ours": fold.chances("SingleTask, ordered"),
+        "frequencies": colour.frequencies(table, test, colour.ORDER),
+    }
+    for chance in chances.values():
+        assert chance.shape == (len(test), 8)
+        np.testing.assert_allclose(chance.sum(1), 1.0)
+    train, new = fold.with_gap()
+    assert not train.loc[train["colour"].notna(), "gap"].notna().any()
+    assert list(new.index) == list(test)
+    assert new["seen"].notna().all()
 
 
 def test_rows_over_groups_are_scored_together():
