@@ -231,8 +231,8 @@ def colours(examples: bool) -> None:
     for ax, setting in zip(axes, ("known", "not known"), strict=True):
         loss = found.xs(setting)["log loss"].sort_values(ascending=False)
         ours = [not name.startswith(("forest", "class")) for name in loss.index]
-        ax.barh(loss.index, loss, color=np.where(ours, "tab:blue", "0.7"))
-        ax.set(xlabel="log loss", title=f"gap of the test compounds {setting}", xlim=(1.4, None))
+        ax.scatter(loss, loss.index, c=np.where(ours, "tab:blue", "0.6"))
+        ax.set(xlabel="log loss", title=f"gap {setting}")
     figure.tight_layout()
     figure.savefig(DOCS / "colours-beside-gaps.png", dpi=100)
     plt.close(figure)
