@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from functools import cache, partial
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,6 @@ class Fold:
     def __init__(self, table: pd.DataFrame, inputs: list[str], test: pd.Index, known: bool, seed: int) -> None:
         self.table = table.assign(colour=pd.Categorical(table["colour"], ORDER, ordered=True))
         self.inputs, self.test, self.known, self.seed = inputs, test, known, seed
-        self.with_gap = cache(self._with_gap)
 
     def chances(self, name: str) -> np.ndarray:
         """Probabilities of the classes, in their order."""
@@ -57,7 +56,7 @@ class Fold:
             posterior = btl.stack(both, target="colour")
         else:
             posterior = self.fitted(name)
-        new = self.with_gap()[1] if name == STACK or name.startswith(GAP_SEEN) else self.table.loc[self.test]
+        new = self.with_gap[1] if name == STACK or name.startswith(GAP_SEEN) else self.table.loc[self.test]
         return posterior.predict(new, task="colour")["probability"].to_pandas()[ORDER].to_numpy()
 
     def fitted(self, name: str) -> btl.Posterior:
@@ -67,7 +66,7 @@ class Fold:
             btl.Ordinal(lapse=None) if name.endswith(ORDERED) else btl.Categorical(lapse=None)
         )  # some records are wrong
         if plain == GAP_SEEN:
-            table, inputs = self.with_gap()[0], [*self.inputs, "seen"]
+            table, inputs = self.with_gap[0], [*self.inputs, "seen"]
             kernel = btl.Matern52(self.inputs) + btl.Identity(self.inputs) + btl.Matern52(["seen"])
             model: btl.Model = btl.MultiTask(kernel=kernel)
         else:
@@ -86,7 +85,8 @@ class Fold:
             data = data.select(["colour"])
         return btl.fit(model, data, seed=self.seed, progress=False)
 
-    def _with_gap(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+    @cached_property
+    def with_gap(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Training and test rows in which the colours also see the gap as an input, in its curved way.
 
         Measured gaps where that of the test compounds is known; else predicted ones, of the training rows by leave-one-out, so
@@ -229,8 +229,11 @@ if __name__ == "__main__":
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--methods", default=";".join(everything), help="with semicolons between")
     options = parser.parse_args()
+    asked = options.methods.split(";")
+    if odd := set(asked) - set(everything):
+        parser.error(f"no such methods: {'; '.join(sorted(odd))}")
     warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
-    found = run(range(options.first, options.first + options.repeats), options.methods.split(";"))
+    found = run(range(options.first, options.first + options.repeats), asked)
     print(summary(found).to_string())
     for rival in ("forest, gap", "forest, predicted gap"):
         print(f"Log loss less that of {rival!r}, and its standard error:\n{against(found, rival).to_string()}")

@@ -133,7 +133,8 @@ def test_a_fold_of_the_colours():
     for chance in chances.values():
         assert chance.shape == (len(test), 8)
         np.testing.assert_allclose(chance.sum(1), 1.0)
-    train, new = fold.with_gap()
+    train, new = fold.with_gap
+    assert train["gap"].notna().sum() == table["gap"].drop(test).notna().sum()  # those of the test rows are not known
     assert not train.loc[train["colour"].notna(), "gap"].notna().any()
     assert list(new.index) == list(test)
     assert new["seen"].notna().all()

@@ -64,22 +64,22 @@ class _Classes(Likelihood):
     def clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         """Probabilities (..., R, K) of the classes where nothing lapses."""
 
+    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        clean, e = self.log_clean(f, rows, p), self.wrong(p)
+        return clean if self.lapse == 0.0 else torch.logaddexp(clean + torch.log1p(-e), torch.log(e / self.count(rows)))
+
+    @abstractmethod
+    def log_clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        """Log probability of the class seen where nothing lapses, a concave function of f, which `log_density` takes too."""
+
+    def count(self, rows: Rows) -> int:
+        """How many classes there are."""
+        return len(rows.location) + 1
+
 
 @dataclass(frozen=True)
 class _Threshold(_Classes):
     """Classes told by one function and where it stands."""
-
-    @abstractmethod
-    def log_clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
-        """Log probability of the class seen where nothing lapses, a concave function of f; f is (..., R)."""
-
-    @abstractmethod
-    def count(self) -> int:
-        """How many classes there are."""
-
-    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
-        clean, e = self.log_clean(f, rows, p), self.wrong(p)
-        return clean if self.lapse == 0.0 else torch.logaddexp(clean + torch.log1p(-e), torch.log(e / self.count()))
 
     def expect(self, rows: Rows, p: Parameters) -> Callable[[Tensor, Tensor], Expectation]:
         """Expectations by quadrature; with lapses ``slope = E[r l']`` and ``precision = -E[r l'']``, l the clean log density.
@@ -151,9 +151,6 @@ class Bernoulli(_Threshold):
         odds = math.log((ones + 0.5) / (len(values) - ones + 0.5))
         return ([odds], [LOGIT]) if self.link == "logit" else ([odds / 1.7], [LOGIT / 1.7])
 
-    def count(self) -> int:
-        return 2
-
     def log_clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         eta = (2 * rows.y - 1) * (rows.location + rows.scale * f)
         return torch.nn.functional.logsigmoid(eta) if self.link == "logit" else torch.special.log_ndtr(eta)
@@ -202,7 +199,7 @@ class Ordinal(_Threshold):
         law = pyro.distributions.LogNormal(gaps, torch.full_like(gaps, 0.5)).to_event(1)
         return {**theta, site: pyro.sample(site, law)}
 
-    def count(self) -> int:
+    def count(self, rows: Rows) -> int:
         return len(self.start) + 1
 
     def thresholds(self, p: Parameters) -> Tensor:
@@ -269,11 +266,8 @@ class Categorical(_Classes):
         log_share = np.log(np.bincount(values.astype(int), minlength=count) + 0.5)
         return (log_share[:-1] - log_share[-1]).tolist(), [LOGIT] * (count - 1)
 
-    def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
-        if self.lapse == 0.0:
-            log_p = torch.log_softmax(self._eta(f, rows), -1)
-        else:
-            log_p = self.probabilities(f, rows, p).log()
+    def log_clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
+        log_p = torch.log_softmax(self._eta(f, rows), -1)
         return log_p.gather(-1, rows.y.long()[:, None].expand(*log_p.shape[:-1], 1)).squeeze(-1)
 
     def clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
