@@ -98,6 +98,10 @@ class Layout:
         """Outputs from the richest in rows to the poorest."""
         return sorted(range(len(self.counts)), key=lambda t: -self.counts[t])
 
+    def functions(self, task: int) -> list[int]:
+        """Positions of a task's outputs."""
+        return [o for o, owner in enumerate(self.owner) if owner == task]
+
     def contrasts(self, task: int) -> list[int]:
         """Positions of a task's contrasts."""
         return list(range(self.first[task], self.first[task + 1]))

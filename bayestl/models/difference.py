@@ -90,7 +90,7 @@ class Difference(Model):
         Tasks with as many functions as one another are linked function by function, others all to all.
         """
         graph = self.graph(layout.tasks)
-        own = [[o for o, t in enumerate(layout.owner) if t == task] for task in range(len(layout.tasks))]
+        own = [layout.functions(t) for t in range(len(layout.tasks))]
         found = []
         for t, task in enumerate(layout.tasks):
             for p in (layout.tasks.index(name) for name in graph[task]):
@@ -138,11 +138,9 @@ class Difference(Model):
     def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
         r = self.propagation(theta, layout)
         yield Term(r @ r.mT)
-        scaled = (r * theta["amplitude"].unsqueeze(-2)).split(
-            [layout.owner.count(t) for t in range(len(layout.tasks))], -1
-        )
-        for t, (task, columns) in enumerate(zip(layout.tasks, scaled, strict=True)):
-            own = [o for o, owner in enumerate(layout.owner) if owner == t]
+        owned = [layout.functions(t) for t in range(len(layout.tasks))]
+        scaled = (r * theta["amplitude"].unsqueeze(-2)).split([len(own) for own in owned], -1)
+        for task, own, columns in zip(layout.tasks, owned, scaled, strict=True):
             yield Term(columns @ columns.mT, self.kernel, task, self._heirs(own, layout))
 
     def propagation(self, theta: Theta, layout: Layout) -> Float[Tensor, "*#draws T T"]:

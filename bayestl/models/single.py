@@ -46,7 +46,7 @@ class SingleTask(Model):
         yield constants(layout)
         for t, task in enumerate(layout.tasks):
             own = torch.tensor([float(owner == t) for owner in layout.owner], dtype=torch.float64)
-            outputs = tuple(o for o, owner in enumerate(layout.owner) if owner == t)
+            outputs = tuple(layout.functions(t))
             yield Term(
                 torch.diag_embed(theta["amplitude"].square() * own.to(theta["amplitude"])), self.kernel, task, outputs
             )
