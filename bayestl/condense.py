@@ -28,6 +28,7 @@ from bayestl.selection import shares, typical
 from bayestl.table import TaskData
 
 CHUNK = 2048  # rows at a time: large enough for matrix products, small enough for the caches
+GPU_CHUNK = 2**16  # and on a GPU, where each operation costs as long as some thousand rows
 MANY, ROUNDS = 16_384, 10  # rows, and rounds of expectation maximisation, that teach the noise
 SETTLED, STEPS = 1e-3, 60  # of the bound of site rows, which are many here
 
@@ -252,14 +253,15 @@ def _features(
 _Part = tuple[Piece, Tensor, list[int]]
 
 
-def _parts(problem: Problem, exact: bool) -> Iterator[_Part]:
+def _parts(problem: Problem, exact: bool, device: str) -> Iterator[_Part]:
     """Observations a few at a time, with their inputs and the functions that they depend on."""
+    chunk = CHUNK if device == "cpu" else GPU_CHUNK
     for piece in problem.pieces:
         if piece.law.exact != exact or len(piece.at) == 0:
             continue
         outputs = problem.points.output[piece.where[0]].tolist()
-        for start in range(0, len(piece.at), CHUNK):
-            rows = torch.arange(start, min(start + CHUNK, len(piece.at)))
+        for start in range(0, len(piece.at), chunk):
+            rows = torch.arange(start, min(start + chunk, len(piece.at)))
             part = piece._replace(rows=piece.rows.take(rows), where=piece.where[rows], at=piece.at[rows])
             yield part, problem.points.x[part.where[:, 0]], outputs
 
@@ -272,7 +274,7 @@ def _normal(problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, device
     """Sums over the normal rows; their number; and that of the others."""
     keep_memory()
     work = partial(_normal_sums, problem, theta, pairs, factor, device)
-    sums = reduce(Sums.plus, _in_threads(work, list(_parts(problem, exact=True)), device))
+    sums = reduce(Sums.plus, _in_threads(work, list(_parts(problem, exact=True, device=device)), device))
     exact = sum(len(piece.at) for piece in problem.pieces if piece.law.exact)
     others = sum(len(piece.at) for piece in problem.pieces if not piece.law.exact)
     sums = Sums(*(part.cpu() for part in sums))
@@ -314,7 +316,7 @@ def _sites(
     """
     keep_memory()
     work = partial(_site_sums, problem, theta, pairs, factor, q, device)
-    sums, value = reduce(add, _in_threads(work, list(_parts(problem, exact=False)), device))
+    sums, value = reduce(add, _in_threads(work, list(_parts(problem, exact=False, device=device)), device))
     sums = Sums(*(part.cpu() for part in sums))
     return sums._replace(gram=_mirrored(sums.gram)), value
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from bayestl import checkpoint as checkpoints
@@ -107,6 +108,10 @@ def fit(
         raise ValueError(f"`data` must be a TaskData (see TaskData.from_long); got {type(data).__name__}.")
     if pairs is not None and pairs < 0:
         raise ValueError(f"`pairs` must be at least 0 (0: condition exactly on every row); got {pairs}.")
+    gpu = torch.cuda.is_available()
+    if device != "cpu" and not (gpu and device.startswith("cuda")):
+        seen = "sees one" if gpu else "sees none here"
+        raise ValueError(f'`device` must be "cpu", or "cuda" where PyTorch sees a GPU (it {seen}); got {device!r}.')
     if pairs == 0 and data.parts is not None:
         raise DataError(
             "A table larger than memory cannot be conditioned on exactly: leave `pairs` out, or give their number."

@@ -1,6 +1,8 @@
 """From a thousand rows to a million: seconds, memory and scores; and against GPyTorch's stochastic variational GP.
 
-python -m benchmarks.scale [--sizes 1000,10000,100000,1000000] [--rival 100000] [--predictions 1000000]
+python -m benchmarks.scale [--sizes 1000,10000,100000,1000000] [--rival 100000] [--predictions 1000000] [--device cuda]
+
+With `--device cuda` the passes are made on a GPU, and their results are written to scale_cuda.csv.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import pandas as pd
 import torch
 
 import bayestl as btl
-from bayestl.condense import _normal, factors
+from bayestl.condense import CHUNK, GPU_CHUNK, _normal, factors
 from bayestl.models.problem import Problem
 from bayestl.selection import choose_pairs, typical
 from benchmarks.report import judge_measured, judge_normal, write
@@ -36,13 +38,15 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def one(size: int, name: str, seed: int, tests: int) -> dict:
+def one(size: int, name: str, seed: int, tests: int, device: str) -> dict:
     """A whole call, in a process of its own."""
     data, test = three_tasks(size, seed, tests=tests)
     before = peak()
     btl.fit(btl.MultiTask(), three_tasks(60, 0)[0], progress=False)  # everything is imported
+    if device != "cpu":
+        torch.linalg.cholesky(torch.eye(2, device=device))  # the libraries of the device too
     began = time.perf_counter()
-    posterior = btl.fit(MODELS[name], data, seed=seed, progress=False)
+    posterior = btl.fit(MODELS[name], data, seed=seed, device=device, progress=False)
     seconds = time.perf_counter() - began
     stages = posterior.record.seconds
     theta = sum(stages.get(stage, 0.0) for stage in ("mode", "curvature", "variational"))
@@ -78,17 +82,19 @@ def predicting(rows: int, size: int) -> dict:
         return {"rows": rows, "n": size, "seconds": time.perf_counter() - began, "GB": peak()}
 
 
-def matrix_product_rate(repeats: int = 40) -> float:
+def matrix_product_rate(device: str, repeats: int = 40) -> float:
     """Operations per second of a product of the pass's shape."""
-    a, b = torch.rand(512, 2048).double(), torch.rand(2048, 512).double()
-    a @ b
+    chunk = CHUNK if device == "cpu" else GPU_CHUNK
+    a, b = torch.rand(512, chunk, device=device).double(), torch.rand(chunk, 512, device=device).double()
+    float((a @ b)[0, 0])  # waits
     began = time.perf_counter()
     for _ in range(repeats):
-        a @ b
-    return 2 * 512 * 512 * 2048 * repeats / (time.perf_counter() - began)
+        product = a @ b
+    float(product[0, 0])
+    return 2 * 512 * 512 * chunk * repeats / (time.perf_counter() - began)
 
 
-def pass_rate(size: int = 100_000, pairs: int = 512) -> dict:
+def pass_rate(device: str, size: int, pairs: int = 512) -> dict:
     """Operations per second of the pass, counting its triangular solve and its product and nothing else."""
     rates, products = [], []
     data, _ = three_tasks(size, 0)
@@ -97,9 +103,9 @@ def pass_rate(size: int = 100_000, pairs: int = 512) -> dict:
     held, _ = choose_pairs(problem, typical(posterior.theta), pairs, 0)
     factor = factors(problem.model, posterior.theta, held, problem.layout)
     for _ in range(3):
-        products.append(matrix_product_rate())
+        products.append(matrix_product_rate(device))
         began = time.perf_counter()
-        _normal(problem, posterior.theta, held, factor, "cpu")
+        _normal(problem, posterior.theta, held, factor, device)
         rates.append(3 * size * pairs**2 / (time.perf_counter() - began))
     return {"pass": np.median(rates) / 1e9, "product": np.median(products) / 1e9}
 
@@ -175,12 +181,13 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--predictions", type=int, default=1_000_000)
     parser.add_argument("--tests", type=int, default=20_000, help="test rows of the comparison with SVGP")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--one", nargs=3, metavar=("N", "MODEL", "TESTS"), help=argparse.SUPPRESS)
     parser.add_argument("--predict-one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
     if options.one:
-        print(json.dumps(one(int(options.one[0]), options.one[1], options.seed, int(options.one[2]))))
+        print(json.dumps(one(int(options.one[0]), options.one[1], options.seed, int(options.one[2]), options.device)))
         sys.exit()
     if options.predict_one:
         print(json.dumps(predicting(options.predict_one, 10_000)))
@@ -188,17 +195,17 @@ if __name__ == "__main__":
     rows = []
     for size in map(int, options.sizes.split(",")) if options.sizes else []:
         for name in MODELS if size <= 100_000 else ["MultiTask"]:
-            rows.append(apart("--one", str(size), name, "600", "--seed", str(options.seed)))
+            rows.append(apart("--one", str(size), name, "600", "--seed", str(options.seed), "--device", options.device))
             print(pd.DataFrame(rows).tail(1).round(3).to_string(header=len(rows) == 1), flush=True)
     if rows:
-        table = write("scale", rows)
+        table = write("scale" if options.device == "cpu" else f"scale_{options.device}", rows)
         large = table[(table["method"] == "MultiTask") & (table["n"] >= 10_000)]
         if len(large) > 1:
             print("log-log slopes beyond 10,000 rows:")
             for column in ("seconds", "all rows", "GB"):
                 slope = np.polyfit(np.log(large["n"]), np.log(large[column]), 1)[0]
                 print(f"  {column:10s} {slope:.2f}")
-        rate = pass_rate()
+        rate = pass_rate(options.device, 100_000 if options.device == "cpu" else 1_000_000)
         share = rate["pass"] / rate["product"]
         print(f"the pass: {rate['pass']:.0f} GFlop/s, {share:.0%} of a matrix product's {rate['product']:.0f}")
     if options.rival:

@@ -240,9 +240,11 @@ def test_updates_stack():
     torch.testing.assert_close(cross @ first.lift(white), first.whiten(cross).mT @ white)
 
 
-@pytest.mark.parametrize("likelihood", ["classes", "counts", "outliers", "limits", "zeros", "stable"])
-def test_sites_settle_where_the_exact_engine_does(likelihood, monkeypatch):
-    monkeypatch.setattr(condensing, "SETTLED", 1e-8)
+LIKELIHOODS = ["classes", "counts", "outliers", "limits", "zeros", "stable"]
+
+
+def mixed(likelihood: str) -> Problem:
+    """A numeric task beside one of another kind."""
     rng = np.random.default_rng(0)
     x = np.sort(rng.random(40))
     f = np.sin(6 * x)
@@ -257,7 +259,13 @@ def test_sites_settle_where_the_exact_engine_does(likelihood, monkeypatch):
     values, law = made[likelihood]
     frame = pd.DataFrame({"x": x, "g": f + 0.1 * rng.standard_normal(40), "t": values})
     data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["g", "t"], likelihoods={"t": law})
-    problem = Problem.of(btl.MultiTask(), data)
+    return Problem.of(btl.MultiTask(), data)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_sites_settle_where_the_exact_engine_does(likelihood, monkeypatch):
+    monkeypatch.setattr(condensing, "SETTLED", 1e-8)
+    problem = mixed(likelihood)
     theta = draw_theta(problem, 2, seed=1)
     pairs = problem.points
     exact = Regression(problem, theta)
@@ -865,12 +873,39 @@ def test_memory_limit_of_the_process_is_seen():
     assert done.stdout.startswith("refused"), done.stderr[-2000:]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@on_a_gpu
 def test_a_gpu_gives_the_same_sums(problem):
     theta = draw_theta(problem, 2)
     here, there = condensed(problem, theta), condensed(problem, theta, device="cuda")
     torch.testing.assert_close(there.gram, here.gram, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(there.bound, here.bound, rtol=1e-8, atol=1e-8)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_sites_settle_on_a_gpu_where_they_do_here(likelihood):
+    problem = mixed(likelihood)
+    theta = draw_theta(problem, 2, seed=1)
+    here, there = condensed(problem, theta), condensed(problem, theta, device="cuda")
+    for name in ("gram", "moment", "bound"):
+        torch.testing.assert_close(getattr(there, name), getattr(here, name), rtol=1e-6, atol=1e-6)
+
+
+@on_a_gpu
+def test_a_fit_on_a_gpu_predicts_the_same(large):
+    there = btl.fit(btl.MultiTask(), big(), seed=0, device="cuda", progress=False)
+    a, b = there.predict(new_rows()), large.predict(new_rows())
+    np.testing.assert_allclose(a["mean"], b["mean"], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(a["std"], b["std"], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("device", ["gpu", *([] if torch.cuda.is_available() else ["cuda", "cuda:1"])])
+def test_a_device_that_is_not_there_is_refused_at_once(data, device):
+    with pytest.raises(ValueError, match="`device` must be"):
+        btl.fit(btl.SingleTask(), data, device=device)
 
 
 def test_the_pass_keeps_to_its_device(problem):
