@@ -886,12 +886,14 @@ def test_a_gpu_gives_the_same_sums(problem):
 
 @on_a_gpu
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_sites_settle_on_a_gpu_where_they_do_here(likelihood):
+def test_sites_settle_on_a_gpu_where_they_do_here(likelihood, monkeypatch):
+    monkeypatch.setattr(condensing, "SETTLED", 1e-8)  # both at the peak, not each on its way there
     problem = mixed(likelihood)
     theta = draw_theta(problem, 2, seed=1)
     here, there = condensed(problem, theta), condensed(problem, theta, device="cuda")
     for name in ("gram", "moment", "bound"):
-        torch.testing.assert_close(getattr(there, name), getattr(here, name), rtol=1e-6, atol=1e-6)
+        a, b = getattr(there, name), getattr(here, name)
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8 * float(b.abs().max()))
 
 
 @on_a_gpu
