@@ -245,14 +245,14 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
     units = {task.name: task.unit or "" for task in data.tasks}
     attributes = {"units": next(iter(units.values())) if len(set(units.values())) == 1 else "see coordinate unit"}
 
-    def observed(values: NDArray[np.float64]) -> xr.Dataset:
+    def observed(values: NDArray[np.float64], attributes: Mapping[str, str] = attributes) -> xr.Dataset:
         dims = ["chain", "draw", "obs"][3 - np.ndim(values) - (np.ndim(values) == 2) :]
         if "draw" in dims:
             values = values[None]
         coords = {**obs, "unit": ("obs", np.array([units[name] for name in np.array(data.names)[data.task_index]]))}
         if "draw" in dims:
             coords |= {"chain": [0], "draw": np.arange(values.shape[1])}
-        return xr.Dataset({"y": (dims, values)}, coords=coords).map(lambda v: v.assign_attrs(attributes))
+        return xr.Dataset({"y": (dims, values, attributes)}, coords=coords)
 
     generator = torch.Generator().manual_seed(seed)
     theta = posterior.theta if posterior.inducing is None else posterior._mixed
@@ -263,8 +263,8 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
     frame = data.decode(data.x)
     constant = xr.Dataset(
         {name: ("obs", frame[name].to_numpy()) for name in frame}
-        | {"known_error": ("obs", data.errors), "task_index": ("obs", data.task_index)},
-        coords=obs,
+        | {"known_error": ("obs", data.errors, attributes), "task_index": ("obs", data.task_index)},
+        coords=obs | {"unit": observed(data.values)["unit"]},
     )
     for task in data.tasks:
         if task.levels is not None:
@@ -276,7 +276,7 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
         "prior": _parameters(posterior, prior_theta),
         "posterior_predictive": observed(replicated),
         "prior_predictive": observed(prior_y),
-        "log_likelihood": observed(log_likelihood),
+        "log_likelihood": observed(log_likelihood, {"units": "nat"}),
         **_log_prior(posterior, len(replicated)),
         "observed_data": observed(data.values),
         "constant_data": constant,
@@ -295,7 +295,7 @@ def _log_prior(posterior: Posterior, draws: int) -> dict[str, xr.Dataset]:
 def prior_draws(problem: Problem, count: int, seed: int) -> Theta:
     """Draws of theta from the prior."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         with pyro.poutine.block(), pyro.plate("draws", count):
             theta = problem.prior()
     return {name: value.expand(count, *value.shape[1:]) for name, value in theta.items()}

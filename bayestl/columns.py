@@ -87,13 +87,13 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
         codes = {level: code for code, level in enumerate(levels)}
         values = cells.astype(object).map(codes).to_numpy(dtype=np.float64)
     else:
-        values = read_numbers(part, column)
+        values = read_numbers(part, column, task)
         given = given or Gaussian()
     details = np.tile(np.array(given.constants()), (len(part), 1))
     for j, name in enumerate(given.columns()):
         if name is not None:
             require_columns(frame, [name])
-            details[:, j] = read_numbers(part, name)
+            details[:, j] = read_numbers(part, name, task)
     return Column(values, details, given.resolve(values, details, task, levels), levels)
 
 
@@ -112,7 +112,7 @@ def _look_like_numbers(cells: pd.Series) -> bool:
 
 def named_likelihoods(likelihoods: Mapping[str, Likelihood] | None, names: list[str]) -> dict[str, Likelihood]:
     """The likelihoods that were given, by task; each must be of a task that there is."""
-    given = dict(likelihoods or {})
+    given = by_name(likelihoods, "likelihoods", "btl.Gaussian()")
     if stray := [name for name in given if name not in names]:
         raise DataError(f"`likelihoods` names tasks that the data do not hold: {listed(stray)}.")
     if odd := [name for name, likelihood in given.items() if not isinstance(likelihood, Likelihood)]:
@@ -139,7 +139,7 @@ def features_of(
     frame: pd.DataFrame, inputs: Sequence[str], given: Mapping[str, Features] | None, categorical: Sequence[str]
 ) -> dict[str, Features]:
     """Give what describes each input that is to be described: as the caller says, or by its name."""
-    found = dict(given or {})
+    found = by_name(given, "features", "btl.Compositions()")
     if stray := [name for name in found if name not in inputs]:
         raise DataError(f"`features` names columns that are not inputs: {listed(stray)}.")
     if odd := [name for name, own in found.items() if not isinstance(own, Features)]:
@@ -157,13 +157,31 @@ def features_of(
     return found
 
 
-def as_frame(table: Table) -> pd.DataFrame:
-    """Any table that users may pass, as a pandas one."""
+def as_frame(table: Table, names: Sequence[str] | None = None, observed: Sequence[str] = ()) -> pd.DataFrame:
+    """Any table that users may pass, as a pandas one.
+
+    Of an xarray Dataset, the variables `names` (all by default): a row for each combination of the dimensions that these
+    have. Those `observed` must have all of them, else an observation would be taken several times.
+    """
     if isinstance(table, pd.DataFrame):
         return table
     if isinstance(table, xr.Dataset):
-        return table.to_dataframe().reset_index()
+        kept = table if names is None else table[[name for name in dict.fromkeys(names) if name in table.variables]]
+        for name in observed:
+            if name in kept.variables and (lacking := [str(dim) for dim in kept.dims if dim not in kept[name].dims]):
+                raise DataError(
+                    f"Variable {name!r} does not depend on dimension {listed(lacking)}, as other variables do "
+                    f"({listed([str(v) for v in kept.variables if set(kept[v].dims) & set(lacking)])}): each of its values would "
+                    "be taken several times. Select one entry of that dimension with isel, or make a table of each and join them."
+                )
+        return kept.to_dataframe().reset_index()
+    if isinstance(table, xr.DataArray):
+        raise DataError("Expected a table of named columns; got an xarray DataArray. Use its to_dataset(name=...).")
     if isinstance(table, Mapping):
+        sizes = {str(name): np.size(cells) if np.ndim(cells) else None for name, cells in table.items()}
+        if len(set(sizes.values())) > 1 or None in sizes.values():
+            told = ", ".join(f"{name!r}: {'a single value' if n is None else n}" for name, n in list(sizes.items())[:6])
+            raise DataError(f"The columns of a table must be lists of one length, {{'x': [0.5]}}; got {told}.")
         return pd.DataFrame(dict(table))
     if hasattr(table, "compute"):
         raise DataError("Expected a table in memory here; got a Dask one. Call its compute() first, or use predict.")
@@ -171,6 +189,13 @@ def as_frame(table: Table) -> pd.DataFrame:
         f"Expected a pandas DataFrame, an xarray Dataset or a mapping of columns; got {type(table).__name__}. "
         "Columns need names: wrap an array as pandas.DataFrame(array, columns=[...])."
     )
+
+
+def by_name(given: Mapping[str, Any] | None, what: str, example: str) -> dict[str, Any]:
+    """A mapping from names that the caller may have given."""
+    if given is not None and not isinstance(given, Mapping):
+        raise DataError(f"`{what}` must map names, as {{'name': {example}}}; got {given!r}.")
+    return dict(given or {})
 
 
 def places(mask: Any, frame: pd.DataFrame) -> str:
@@ -202,9 +227,9 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
         raise DataError(f"The table has several columns named {listed(double)}. Rename or drop the extra ones.")
 
 
-def read_numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+def read_numbers(frame: pd.DataFrame, name: str, task: str | None = None) -> NDArray[np.float64]:
     """Return a numeric column as float64, NaN where empty; refuse text, dates, booleans, complex and infinities."""
-    column = frame[name]
+    column, called = frame[name], f"Column {name!r}" + ("" if task in (None, name) else f" (task {task!r})")
     if column.dtype == object:
         odd = column.map(lambda cell: not (pd.isna(cell) or isinstance(cell, int | float | np.number)))
         odd |= column.map(lambda cell: isinstance(cell, bool | np.bool_ | complex | np.complexfloating))
@@ -212,36 +237,37 @@ def read_numbers(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
         real = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
         odd = pd.Series(not (real and not pd.api.types.is_complex_dtype(column)), index=column.index) & column.notna()
     if np.asarray(odd).any():
-        examples = listed([repr(v) for v in column[np.asarray(odd)].unique()[:3]])
+        examples = listed(list(column[np.asarray(odd)].unique()), 3)
         raise DataError(
-            f"Column {name!r} must hold numbers; got {examples} in rows {places(odd, frame)}. "
+            f"{called} must hold numbers; got {examples} in rows {places(odd, frame)}. "
             "Convert it with pandas.to_numeric."
         )
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     if (bad := np.isinf(values)).any():
-        raise DataError(f"Column {name!r} is infinite in rows {places(bad, frame)}. Correct or drop those cells.")
+        raise DataError(f"{called} is infinite in rows {places(bad, frame)}. Correct or drop those cells.")
     if (bad := np.abs(values) > LARGEST).any():
-        raise DataError(f"Column {name!r} exceeds {LARGEST:g} in rows {places(bad, frame)}. Choose a larger unit.")
+        raise DataError(f"{called} exceeds {LARGEST:g} in rows {places(bad, frame)}. Choose a larger unit.")
     return values + 0.0  # no negative zeros: equal inputs shall be equal bytes
 
 
-def read_errors(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    """Measurement errors: numbers that are not negative, NaN where unknown."""
-    errors = read_numbers(frame, name)
+def read_errors(frame: pd.DataFrame, name: str, task: str) -> NDArray[np.float64]:
+    """Measurement errors of a task: numbers that are not negative, NaN where unknown."""
+    errors = read_numbers(frame, name, task)
     if (bad := errors < 0).any():
         raise DataError(
-            f"Column {name!r} holds negative errors in rows {places(bad, frame)}. An error is a standard deviation, "
-            "zero or more; leave the cell empty where it is unknown."
+            f"Column {name!r} (task {task!r}) holds negative errors in rows {places(bad, frame)}. An error is a standard "
+            "deviation, zero or more; leave the cell empty where it is unknown."
         )
     return errors
 
 
 def units_of(table: Table, names: Sequence[str], units: Mapping[str, str] | None) -> dict[str, str | None]:
     """Units of tasks and inputs, as given, or as an xarray Dataset declares them."""
-    if stray := [name for name in (units or {}) if name not in names]:
+    units = by_name(units, "units", "'eV'")
+    if stray := [name for name in units if name not in names]:
         raise DataError(f"`units` names neither a task nor an input: {listed(stray)}.")
     attributes = {n: table[n].attrs.get("units") for n in names if n in table} if isinstance(table, xr.Dataset) else {}
-    return {name: (units or {}).get(name, attributes.get(name)) for name in names}
+    return {name: units.get(name, attributes.get(name)) for name in names}
 
 
 def read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> Input:
@@ -259,11 +285,17 @@ def read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> 
     if isinstance(column.dtype, pd.CategoricalDtype):
         levels = [level for level in column.cat.categories if level in present]
     else:
-        if (
-            not forced
-            and len(present) > 1
-            and all(isinstance(cell, str) and _reads_as_number(cell) for cell in present)
-        ):
+        text = [cell for cell in present if isinstance(cell, str)]
+        numbers = [cell for cell in present if not isinstance(cell, str | bool | np.bool_)]
+        odd = [cell for cell in text if not _reads_as_number(cell)]
+        if not forced and text and (numbers or 0 < len(odd) < len(text) / 2):
+            found = odd or text
+            rows = listed(column.index[column.isin(found)].tolist())
+            raise DataError(
+                f"Input {name!r} holds numbers, and text in rows {rows}: {listed(found, 3)}. Correct those cells or drop their "
+                f"rows; if all of it are labels, say so with categorical=[{name!r}]."
+            )
+        if not forced and not odd and len(text) == len(present) > 1:
             warnings.warn(
                 f"Input {name!r} is text that reads as numbers, {listed(present, 3)}, and is taken as categories. If numbers "
                 f"were meant, convert it with pandas.to_numeric; if not, say so with categorical=[{name!r}].",
@@ -284,6 +316,10 @@ def descriptors_of(table: pd.DataFrame | None, names: list[str]) -> pd.DataFrame
     """Descriptors of the tasks, in their order."""
     if table is None:
         return None
+    if not isinstance(table, pd.DataFrame) or not table.index.is_unique:
+        raise DataError(
+            "`task_descriptors` must be a pandas DataFrame of numbers with one row for each task, indexed by its name."
+        )
     if missing := [name for name in names if name not in table.index]:
         raise DataError(f"`task_descriptors` has no row for tasks {listed(missing)}. Index it by task name.")
     chosen = table.loc[names]

@@ -92,6 +92,9 @@ def fit(
         When the model cannot describe the data, or the checkpoint is of another fit.
     FitError
         When no usable posterior is found, or memory would not suffice.
+    KeyboardInterrupt
+        Where Ctrl-C comes too early: before there is a mode of theta, or while a large table is condensed (with a checkpoint the
+        same call goes on from there). Later it leaves a posterior, and a warning says on what it stands.
 
     Examples
     --------
@@ -116,6 +119,8 @@ def fit(
         raise DataError(
             "A table larger than memory cannot be conditioned on exactly: leave `pairs` out, or give their number."
         )
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"`seed` must be a whole number, zero or more; got {seed!r}.")
     model.check(data)
     seed = int(seed)
     began = time.perf_counter()
@@ -142,29 +147,39 @@ def fit(
     if draws is None:
         components = min(components, max(4, (MORE_WORK if data.counts.min() <= SCARCE else WORK) // size))
     mixed = {name: value[:components] for name, value in theta.items()}
-    lap = time.perf_counter()
-    sample = Problem.of(model, data, scaling)
-    held, untold = choose_pairs(sample, typical(mixed), most, seed, all_of_them=pairs is not None)
-    record.seconds["pairs"] = time.perf_counter() - lap
-    lap = time.perf_counter()
-    learned = np.bincount(data.task_index[record.learned], minlength=len(cost))
-    theta = relearn_noise(model, data, scaling, theta, held, learned, seed)
-    mixed = {name: value[:components] for name, value in theta.items()}
-    record.seconds["noise"] = time.perf_counter() - lap
-    if progress:
-        print(
-            f"{data.counts.sum():,} observations: parameters learned from {record.learned_from:,} of them; all condensed onto "
-            f"{len(held.output):,} inducing pairs, which leave {100 * untold:.2g} % of the variance of the functions untold."
+    try:
+        lap = time.perf_counter()
+        sample = Problem.of(model, data, scaling)
+        held, untold = choose_pairs(sample, typical(mixed), most, seed, all_of_them=pairs is not None)
+        record.seconds["pairs"] = time.perf_counter() - lap
+        lap = time.perf_counter()
+        learned = np.bincount(data.task_index[record.learned], minlength=len(cost))
+        theta = relearn_noise(model, data, scaling, theta, held, learned, seed)
+        mixed = {name: value[:components] for name, value in theta.items()}
+        record.seconds["noise"] = time.perf_counter() - lap
+        if progress:
+            print(
+                f"{data.counts.sum():,} observations: parameters learned from {record.learned_from:,} of them; all condensed "
+                f"onto {len(held.output):,} inducing pairs, which leave {100 * untold:.2g} % of the functions' variance untold."
+            )
+        sources = _sources(model, data, scaling, sample, apart=client is not None or notes is not None)
+        lap = time.perf_counter()
+        with tqdm(
+            desc="fit: all rows", unit=" parts", leave=False, delay=2.0, disable=not (progress and sys.stderr.isatty())
+        ) as bar:
+            total = partial(_in_turn, bar=bar, notes=notes)
+            if client is not None:
+                total = partial(_on_cluster, bar=bar, client=client)
+            inducing = condense(sources, model, layout, mixed, held, untold, device=device, total=total)
+    except KeyboardInterrupt:
+        again = (
+            "With checkpoint=PATH the same call would go on from there."
+            if notes is None
+            else "The same call goes on from here."
         )
-    sources = _sources(model, data, scaling, sample, apart=client is not None or notes is not None)
-    lap = time.perf_counter()
-    with tqdm(
-        desc="fit: all rows", unit=" parts", leave=False, delay=2.0, disable=not (progress and sys.stderr.isatty())
-    ) as bar:
-        total = partial(_in_turn, bar=bar, notes=notes)
-        if client is not None:
-            total = partial(_on_cluster, bar=bar, client=client)
-        inducing = condense(sources, model, layout, mixed, held, untold, device=device, total=total)
+        raise KeyboardInterrupt(
+            f"The fit was interrupted before all rows were condensed: there is no posterior. {again}"
+        ) from None
     record.seconds["all rows"] = time.perf_counter() - lap
     record.seconds["total"] = time.perf_counter() - began
     if untold > LOOSE or inducing.blur > 1.0:

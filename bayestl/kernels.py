@@ -76,6 +76,12 @@ def as_kernel(kernel: Kernel | gpytorch.kernels.Kernel | None) -> Kernel:
     raise ValueError(f"`kernel` must be a bayestl or GPyTorch kernel; got {type(kernel).__name__}.")
 
 
+def _named(inputs: Sequence[str] | None) -> tuple[str, ...] | None:
+    if isinstance(inputs, str):
+        raise ValueError(f"`inputs` must be a list of names; got the single string {inputs!r}. Write [{inputs!r}].")
+    return None if inputs is None else tuple(inputs)
+
+
 @dataclass(frozen=True)
 class _Stationary(Kernel):
     """A function of one squared distance, with unit variance: ``r^2 = sum_j d_j^2 / l_j^2 + sum_g D_g / l_g^2``.
@@ -92,7 +98,7 @@ class _Stationary(Kernel):
     profile: ClassVar[Profile]
 
     def __init__(self, inputs: Sequence[str] | None = None) -> None:
-        object.__setattr__(self, "inputs", None if inputs is None else tuple(inputs))
+        object.__setattr__(self, "inputs", _named(inputs))
         object.__setattr__(self, "_apart", Memory(mean_absolute))
 
     def prior(self, name: str, layout: Layout) -> Theta:
@@ -223,7 +229,7 @@ class Identity(Kernel):
     _same: Memory = field(default_factory=partial(Memory, same), compare=False, repr=False)
 
     def __init__(self, inputs: Sequence[str] | None = None) -> None:
-        object.__setattr__(self, "inputs", None if inputs is None else tuple(inputs))
+        object.__setattr__(self, "inputs", _named(inputs))
         object.__setattr__(self, "_same", Memory(same))
 
     def prior(self, name: str, layout: Layout) -> Theta:
@@ -262,7 +268,7 @@ class Nugget(Kernel):
         self, kernel: Kernel | gpytorch.kernels.Kernel | None = None, inputs: Sequence[str] | None = None
     ) -> None:
         object.__setattr__(self, "kernel", as_kernel(kernel))
-        object.__setattr__(self, "inputs", None if inputs is None else tuple(inputs))
+        object.__setattr__(self, "inputs", _named(inputs))
         object.__setattr__(self, "_own", Identity(inputs))
 
     @property
@@ -311,15 +317,42 @@ class GPyTorchKernel(Kernel):
     ) -> None:
         if not scaled and inputs is None:
             raise ValueError("With scaled=False the inputs must be named: GPyTorchKernel(kernel, inputs=[...]).")
+        if kernel.batch_shape:
+            raise ValueError(
+                f"The kernel has batch shape {tuple(kernel.batch_shape)}; draws of theta are batched here. Build it without."
+            )
         object.__setattr__(self, "kernel", copy.deepcopy(kernel).double())
-        object.__setattr__(self, "inputs", None if inputs is None else tuple(inputs))
+        object.__setattr__(self, "inputs", _named(inputs))
         object.__setattr__(self, "scaled", scaled)
 
     @property
     def unscaled(self) -> frozenset[str]:
         return frozenset() if self.scaled else frozenset(self.inputs or ())
 
+    def _check(self, layout: Layout) -> None:
+        """Refuse a kernel that was built for other columns, and priors that no parameter would take."""
+        chosen = positions(self.inputs, layout)
+        columns = sum(g in chosen for g in layout.groups)
+        for part in self.kernel.modules():
+            if not isinstance(part, gpytorch.kernels.Kernel):
+                continue
+            wanted = part.ard_num_dims if part.active_dims is None else int(part.active_dims.max()) + 1
+            if wanted is not None and (wanted > columns or (part.active_dims is None and wanted != columns)):
+                raise ValueError(
+                    f"{type(part).__name__} was built for {wanted} columns, and its inputs make {columns}: a number makes one, a "
+                    "category one for each of its levels."
+                )
+            taken = {
+                f"{raw.rpartition('.')[2].replace('raw_', '')}_prior" for raw, _ in part.named_parameters(recurse=False)
+            }
+            if stray := [prior for prior in part._priors if prior not in taken]:
+                raise ValueError(
+                    f"{type(part).__name__} has priors {listed(stray)}, whose names are of no parameter: those are "
+                    f"called {listed(sorted(taken))}. Give them in the constructor, or to register_prior under that name."
+                )
+
     def prior(self, name: str, layout: Layout) -> Theta:
+        self._check(layout)
         theta = {}
         for raw_name, raw in self.kernel.named_parameters():
             site = f"{name}.{raw_name.replace('raw_', '')}"
@@ -397,7 +430,17 @@ class _Dense(torch.nn.Module):
     def forward(self, a: Tensor, b: Tensor, diagonal: bool) -> Tensor:
         if diagonal:
             return self.kernel(a, b, diag=True)
-        return self.kernel(a, b).to_dense()
+        return _evaluated(self.kernel, a, b)
+
+
+def _evaluated(kernel: gpytorch.kernels.Kernel, a: Tensor, b: Tensor) -> Tensor:
+    """``k(a, b)``, sums term by term: GPyTorch would factorise one on the way, and warn where it cannot."""
+    own = gpytorch.kernels
+    if kernel.active_dims is None and isinstance(kernel, own.AdditiveKernel):
+        return torch.stack([_evaluated(part, a, b) for part in kernel.kernels]).sum(0)
+    if kernel.active_dims is None and isinstance(kernel, own.ScaleKernel):
+        return kernel.outputscale * _evaluated(kernel.base_kernel, a, b)
+    return kernel(a, b).to_dense()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import xarray as xr
 from torch import Tensor
 
 from bayestl import archive, cavity, export, fewshot, storage
-from bayestl.columns import Table
+from bayestl.columns import Table, as_frame
 from bayestl.condense import Inducing, condense, more_pairs
 from bayestl.errors import DataError
 from bayestl.gaussian.sites import Site
@@ -210,6 +210,7 @@ class Posterior:
             probable class. NaN where a score does not apply. A row whose error is known is judged with that noise.
             `btl.scores` sums them up.
         """
+        _expect_data(test, "test")
         out = {name: np.full(len(test), np.nan) for name in SCORES}
         for s in range(len(test.tasks)):
             own = np.flatnonzero(test.task_index == s)
@@ -290,7 +291,9 @@ class Posterior:
         -------
         xarray.Dataset
             ``mean``, ``std``, ``quantile``; and ``std_independent``, the spread that the same function would have if the
-            tasks were predicted as well but independently of one another. Their ratio is what correlation bought.
+            tasks were predicted as well but independently of one another. Their ratio is what correlation bought. Where all
+            tasks have one unit and the function doubles when they double (a difference, a maximum), it has that unit too;
+            otherwise it has the one that the function gives it (``assign_attrs(units=...)``), or none.
 
         Examples
         --------
@@ -305,7 +308,7 @@ class Posterior:
         levels = _levels(quantiles)
         joint = self.sample(new, list(self.data.names), draws=draws, seed=seed, noise=noise)
         by_task = {
-            name: joint[name] if isinstance(joint, xr.Dataset) else joint.sel(task=name, drop=True)
+            name: (joint[name] if isinstance(joint, xr.Dataset) else joint.sel(task=name, drop=True)).drop_attrs()
             for name in self.data.names
         }
         result = function(by_task)
@@ -317,16 +320,31 @@ class Posterior:
         apart = function(
             {name: array.copy(data=array.values[rng.permutation(draws)]) for name, array in by_task.items()}
         )
-        level = xr.DataArray(list(levels), dims="quantile_level", coords={"quantile_level": list(levels)})
-        found = result.quantile(level.values, dim="draw").rename(quantile="quantile_level")
-        return xr.Dataset(
+        unit = result.attrs.get("units") or self._unit_of(function, by_task, result)
+        found = xr.Dataset(
             {
                 "mean": result.mean("draw"),
                 "std": result.std("draw"),
-                "quantile": found,
+                "quantile": result.quantile(list(levels), dim="draw").rename(quantile="quantile_level"),
                 "std_independent": apart.astype(float).std("draw"),
             }
         )
+        for array in found.values():
+            array.attrs = {} if unit is None else {"units": unit}
+        return found
+
+    def _unit_of(
+        self,
+        function: Callable[[Mapping[str, xr.DataArray]], xr.DataArray],
+        by_task: Mapping[str, xr.DataArray],
+        result: xr.DataArray,
+    ) -> str | None:
+        """The unit of a function of the tasks: theirs, where they have one and it is homogeneous of degree one."""
+        units = {task.unit for task in self.data.tasks}
+        if len(units) > 1 or units == {None} or any(task.levels for task in self.data.tasks):
+            return None
+        doubled = function({name: 2 * array for name, array in by_task.items()}).astype(float)
+        return units.pop() if np.allclose(doubled, 2 * result, rtol=1e-9, atol=0, equal_nan=True) else None
 
     def task_correlation(self, quantiles: Sequence[float] = QUANTILES) -> xr.Dataset:
         """Correlation between the tasks' functions at the same input, as theta has it: comparable across models.
@@ -391,6 +409,7 @@ class Posterior:
         once the new rows are many enough to change theta, or when they bring rows of unknown error to a task whose errors were
         all known: nothing has been learned of its noise.
         """
+        _expect_data(more, "more")
         longer = dataclasses.replace(self, data=self.data.append(more), sites=None)
         fresh = longer._fresh
         if self.inducing is None or len(fresh.points.output) <= FRESH:
@@ -432,6 +451,8 @@ class Posterior:
             raise ValueError(f"`draws` must be at least 1; got {draws}.")
         if name in self.data.names:
             raise DataError(f"Task {name!r} is known already. Use condition to add rows to it.")
+        if rows is not None:
+            _expect_data(rows, "rows")
         if rows is not None and rows.names != (name,):
             raise DataError(f"`rows` must hold the task {name!r} alone; got {', '.join(map(repr, rows.names))}.")
         kind = None if rows is None else rows.tasks[0]
@@ -647,7 +668,7 @@ class Posterior:
         out = np.tile(np.array(likelihood.constants()), (rows, 1))
         for j, name in enumerate(likelihood.columns()):
             if name is not None and name in new:
-                out[:, j] = np.asarray(new[name], dtype=float)
+                out[:, j] = as_frame(new, [*(column.name for column in self.data.inputs), name])[name]
         return out
 
     def _draw(
@@ -709,7 +730,8 @@ class Posterior:
         return index.rename("row"), x
 
     def _tasks(self, task: str | Sequence[str] | None) -> tuple[list[str], bool]:
-        names = list(self.data.names) if task is None else [task] if isinstance(task, str) else list(task)
+        asked: Any = self.data.names if task is None else task
+        names = list(asked) if isinstance(asked, Iterable) and not isinstance(asked, str) else [asked]
         if not names or len(set(names)) < len(names):
             raise DataError(f"Expected one or more tasks, each once; got {names}.")
         for name in names:
@@ -784,7 +806,14 @@ def _fill_masses(arrays: dict[str, np.ndarray], part: slice, task: int, law: Any
             arrays[f"probability_{name}"][part, task] = law.mass(limit).numpy()
 
 
+def _expect_data(data: object, what: str) -> None:
+    if not isinstance(data, TaskData):
+        raise DataError(f"`{what}` must be a TaskData (see TaskData.from_long); got {type(data).__name__}.")
+
+
 def _levels(quantiles: Sequence[float]) -> tuple[float, ...]:
+    if isinstance(quantiles, float | int):
+        raise ValueError(f"`quantiles` must be a list of levels; got {quantiles}. Write [{quantiles}].")
     levels = tuple(float(q) for q in quantiles)
     if not levels or any(not 0 < q < 1 for q in levels):
         raise ValueError(f"`quantiles` must be levels strictly between 0 and 1; got {levels}.")

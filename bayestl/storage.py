@@ -21,6 +21,8 @@ FORMAT = 3
 def write(path: str | Path, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> Path:
     """Write numeric arrays and JSON-able settings; the file appears whole or not at all."""
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(path.parent)!r} to save {path.name!r} in.")
     text = json.dumps(settings, sort_keys=True, allow_nan=True)
     dataset = xr.Dataset(
         {name: ([f"{name}_{i}" for i in range(array.ndim)], array) for name, array in arrays.items()},
@@ -44,6 +46,7 @@ def read(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         with xr.open_dataset(path, engine="h5netcdf", decode_cf=False) as dataset:
             attributes = dict(dataset.attrs)
             arrays = {str(name): np.array(variable.values) for name, variable in dataset.data_vars.items()}
+            digest = _digest(arrays, str(attributes.get("settings")))  # text may be no text any more
     except Exception as error:  # whatever the HDF5 layers raise on bytes that are not theirs
         raise DataError(
             f"{str(path)!r} cannot be read: it is damaged (cut short, perhaps) or not a netCDF file. Copy or save it again."
@@ -57,10 +60,9 @@ def read(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         )
     if int(attributes["bayestl_format"]) < FORMAT:
         raise DataError(f"{str(path)!r} was saved by a bayestl from before its first release. Fit and save again.")
-    text = str(attributes.get("settings"))
-    if attributes.get("sha256") != _digest(arrays, text):
+    if attributes.get("sha256") != digest:
         raise DataError(f"{str(path)!r} is damaged: its checksum does not match its content. Copy or save it again.")
-    return arrays, json.loads(text)
+    return arrays, json.loads(str(attributes["settings"]))
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]], text: str) -> str:

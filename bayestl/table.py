@@ -16,6 +16,7 @@ from bayestl.columns import (
     Table,
     Task,
     as_frame,
+    by_name,
     describe,
     descriptors_of,
     distinct,
@@ -106,8 +107,10 @@ class TaskData:
             frozen = np.array(getattr(self, name))
             frozen.setflags(write=False)
             object.__setattr__(self, name, frozen)
-        if self.descriptors is not None:
-            object.__setattr__(self, "descriptors", self.descriptors.copy())
+        if (table := self.descriptors) is not None:
+            frozen = np.array(table, dtype=np.float64)
+            frozen.setflags(write=False)
+            object.__setattr__(self, "descriptors", pd.DataFrame(frozen, table.index, table.columns, copy=False))
 
     # -- building ---------------------------------------------------------------------------------------------
 
@@ -165,8 +168,9 @@ class TaskData:
                        "categorical": categorical, "task": task, "task_descriptors": task_descriptors,
                        "features": features}  # fmt: skip
             return cls._of_parts(loaders, "long", options, None if tasks is None else list(tasks))
-        frame = as_frame(table)
         inputs = distinct(inputs, "inputs")
+        cells_of = [value, *([error] if error else []), *_columns_of(likelihoods)]
+        frame = as_frame(table, [*inputs, task, *cells_of], [value])
         if clash := [name for name in inputs if name in (task, value, error)]:
             raise DataError(f"Columns used both as an input and as task, value or error: {listed(clash)}. Choose one.")
         require_columns(frame, [*inputs, task, value, *([error] if error else [])])
@@ -199,7 +203,10 @@ class TaskData:
         read = [read_task(frame, value, own, name, given.get(name)) for name, own in zip(names, seen, strict=True)]
         return cls._build(
             frame, inputs, names, seen, read,
-            [read_errors(frame, error)[own] if error else np.full(own.sum(), np.nan) for own in seen],
+            [
+                read_errors(frame.loc[own], error, name) if error else np.full(own.sum(), np.nan)
+                for name, own in zip(names, seen, strict=True)
+            ],
             units_of(table, [*inputs, *names], units), categorical, features, task_descriptors, by_row=True,
         )  # fmt: skip
 
@@ -234,9 +241,9 @@ class TaskData:
             options = {"inputs": inputs, "errors": errors, "units": units, "likelihoods": likelihoods,
                        "categorical": categorical, "task_descriptors": task_descriptors, "features": features}  # fmt: skip
             return cls._of_parts(loaders, "wide", options, list(tasks))
-        frame = as_frame(table)
-        errors = dict(errors or {})
+        errors = by_name(errors, "errors", "'name_error'")
         inputs, names = distinct(inputs, "inputs"), distinct(tasks, "tasks")
+        frame = as_frame(table, [*inputs, *names, *errors.values(), *_columns_of(likelihoods)], names)
         if unknown := [t for t in errors if t not in names]:
             raise DataError(f"`errors` names tasks that `tasks` does not list: {listed(unknown)}.")
         require_columns(frame, [*inputs, *names, *errors.values()])
@@ -249,7 +256,7 @@ class TaskData:
             seen = frame[name].notna().to_numpy()
             if not seen.any():
                 raise DataError(f"Task {name!r} has no value in any row. Leave it out of `tasks`.")
-            known = read_errors(frame, errors[name]) if name in errors else np.full(len(frame), np.nan)
+            known = read_errors(frame, errors[name], name) if name in errors else np.full(len(frame), np.nan)
             if (stray := ~np.isnan(known) & ~seen).any():
                 raise DataError(
                     f"Column {errors[name]!r} gives an error where task {name!r} has no value, in rows "
@@ -335,7 +342,7 @@ class TaskData:
         def wants(frame: pd.DataFrame) -> Iterator[Want]:
             named = (tasks or []) if shape == "wide" else [options["task"], options["value"]]
             errors = list((options.get("errors") or {}).values()) if shape == "wide" else [options["error"]]
-            details = [c for law in (options["likelihoods"] or {}).values() for c in law.columns()]
+            details = _columns_of(options["likelihoods"])
             require_columns(frame, [c for c in [*options["inputs"], *named, *errors, *details] if c is not None])
             if shape == "long" and frame[options["task"]].isna().any():
                 raise DataError(
@@ -361,7 +368,10 @@ class TaskData:
         counts = tuple(found.get(("task", name), 0) for name in data.names)
         if sum(counts) == len(data):
             return data
-        fixed = options | {"likelihoods": {task.name: task.likelihood for task in data.tasks}, "task_descriptors": None}
+        fixed = options | {
+            "likelihoods": {task.name: task.likelihood for task in data.tasks}, "task_descriptors": None,
+            "categorical": [column.name for column in data.inputs if column.levels is not None],
+        }  # fmt: skip
         return replace(
             data,
             parts=Parts(
@@ -401,8 +411,8 @@ class TaskData:
 
     def encode(self, table: Table) -> NDArray[np.float64]:
         """Check the input columns of `table` against these data and return them as (m, d) numbers."""
-        frame = as_frame(table)
         names = [column.name for column in self.inputs]
+        frame = as_frame(table, [*names, *(name for name, _ in self.features)])
         made = [describe(frame, name, own) for name, own in self.features if name in frame]
         if made:
             frame = pd.concat([frame.drop(columns=[c for part in made for c in part], errors="ignore"), *made], axis=1)
@@ -600,6 +610,12 @@ class PartReader:
             own["errors"] = {name: column for name, column in (own["errors"] or {}).items() if name in tasks}
         build: Any = TaskData.from_long if self.shape == "long" else TaskData.from_wide
         return self.empty.append(build(frame, tasks=tasks, **own))
+
+
+def _columns_of(likelihoods: Mapping[str, Likelihood] | None) -> list[str]:
+    """Columns of limits and exposures that the likelihoods name."""
+    given = likelihoods.values() if isinstance(likelihoods, Mapping) else ()
+    return [name for law in given if isinstance(law, Likelihood) for name in law.columns() if name is not None]
 
 
 def _brief(task: Task) -> str:

@@ -162,13 +162,15 @@ def state():
 
 
 @pytest.mark.parametrize("method", ["variational", "map", "nuts"])
-def test_same_seed_same_answer_and_no_trace_left(method):
-    before = state()
+def test_same_seed_same_answer_and_no_trace_left(method, monkeypatch):
+    before, cuda = state(), []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", cuda.append)
     options = {"method": method, "draws": 8 if method == "nuts" else None, "warmup": 8}
     first, again = (btl.fit(btl.MultiTask(), table(15), seed=3, **options) for _ in range(2))
     for name, value in first.theta.items():
         assert torch.equal(value, again.theta[name])
     assert state() == before
+    assert not cuda  # nor are the generators of GPUs, which `state` cannot see, seeded
     assert first.record.method == method
     assert first.draws == {"variational": 256 + first.components, "map": 1, "nuts": 8}[method]
     if method != "map":
@@ -191,6 +193,17 @@ def test_interrupted_while_refining_leaves_a_usable_posterior(monkeypatch, data)
         posterior = btl.fit(btl.MultiTask(), data)
     assert posterior.record.interrupted
     assert np.isfinite(posterior.predict({"x0": [0.5], "x1": [0.5], "phase": ["cubic"]})["mean"]).all()
+
+
+@pytest.mark.parametrize("stage", ["_log_ratios", "_tail"])
+def test_interrupted_after_refining_keeps_the_draws(monkeypatch, data, stage):
+    whole = btl.fit(btl.MultiTask(), data)
+    monkeypatch.setattr(f"bayestl.inference.infer.{stage}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.warns(UserWarning, match="interrupted.*usable but its k-hat was not told") as told:
+        posterior = btl.fit(btl.MultiTask(), data)
+    assert told[0].filename == __file__  # the caller's line, not one of ours
+    assert torch.equal(posterior.theta["noise"], whole.theta["noise"])
+    assert posterior.record.interrupted
 
 
 def test_interrupted_before_the_mode_says_so(monkeypatch, data):

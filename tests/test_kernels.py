@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import gpytorch
@@ -245,6 +246,33 @@ def test_constraints_of_gpytorch_are_kept(constraint):
 def test_differences_survive_a_large_offset():
     near = matern52(X, Z)
     torch.testing.assert_close(matern52(X + 1e6, Z + 1e6), near, atol=1e-8, rtol=0)
+
+
+def test_kernels_for_other_columns_and_priors_of_nobody_are_refused():
+    for kernel in (gpytorch.kernels.RBFKernel(ard_num_dims=2), gpytorch.kernels.RBFKernel(active_dims=(0, 3))):
+        with pytest.raises(ValueError, match=r"built for [24] columns, and its inputs make 3"):
+            prior(GPyTorchKernel(kernel))
+    with pytest.raises(ValueError, match="batch shape"):
+        GPyTorchKernel(gpytorch.kernels.RBFKernel(batch_shape=torch.Size([2])))
+    odd = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel())
+    odd.base_kernel.register_prior("mine", gpytorch.priors.LogNormalPrior(0.0, 1.0), "lengthscale")
+    with pytest.raises(ValueError, match=r"priors 'mine'.*'lengthscale_prior'"):
+        prior(GPyTorchKernel(odd))
+    with pytest.raises(ValueError, match=r"Write \['p'\]"):
+        Matern52("p")
+
+
+def test_a_sum_of_gpytorchs_is_added_up_without_a_factor():
+    own = gpytorch.kernels
+    kernel = own.ScaleKernel(own.ScaleKernel(own.RBFKernel()) + own.LinearKernel())
+    ours = GPyTorchKernel(kernel)
+    theta = {name: value[0] for name, value in prior(ours, draws=1).items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = ours(theta, "k", X, X.repeat(2, 1), LAYOUT)
+    kernel = kernel.double()
+    kernel.initialize(**{name.removeprefix("k."): value for name, value in theta.items()})
+    torch.testing.assert_close(found, kernel(X, X.repeat(2, 1)).to_dense(), atol=1e-10, rtol=0)
 
 
 def test_gpytorch_kernels_join_sums():

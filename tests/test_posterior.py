@@ -93,6 +93,25 @@ def test_derived_quantities_know_what_correlation_buys(posterior):
         posterior.derive(lambda y: y["a"].mean("draw"), new)
 
 
+@pytest.mark.parametrize(
+    ("function", "unit"),
+    [
+        (lambda y: y["a"] - y["b"], "eV"),
+        (lambda y: np.maximum(y["a"], y["b"]), "eV"),
+        (lambda y: y["a"] * y["b"] / y["c"], "eV"),
+        (lambda y: y["a"] * y["b"], None),
+        (lambda y: y["a"] / y["b"], None),
+        (lambda y: y["a"] > y["b"], None),
+        (lambda y: (y["a"] * y["b"]).assign_attrs(units="eV2"), "eV2"),
+    ],
+)
+def test_a_derived_quantity_has_the_unit_of_what_it_is(posterior, function, unit):
+    if len(posterior.data.tasks) < 3:
+        pytest.skip("of several tasks")
+    found = posterior.derive(function, grid(), draws=40)
+    assert {array.attrs.get("units") for array in found.values()} == {unit}
+
+
 def test_task_correlation_is_a_correlation(posterior):
     c = posterior.task_correlation()
     np.testing.assert_allclose(np.diag(c["mean"]), 1.0)
@@ -204,6 +223,15 @@ def test_wrong_questions_are_answered_clearly(posterior):
         posterior.predict(grid().iloc[:0])
     with pytest.raises(btl.DataError, match="each once"):
         posterior.predict(grid(), task=["a", "a"])
+    with pytest.raises(btl.DataError, match="Unknown task 0"):
+        posterior.predict(grid(), task=0)
+    with pytest.raises(ValueError, match=r"list of levels; got 0\.9"):
+        posterior.predict(grid(), quantiles=0.9)
+    for ask in (posterior.condition, posterior.score):
+        with pytest.raises(btl.DataError, match=r"must be a TaskData .* got DataFrame"):
+            ask(grid())
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        posterior.save("nowhere/at-all/posterior.nc")
 
 
 def test_any_index_names_the_rows(posterior):
@@ -370,6 +398,24 @@ def test_a_flipped_bit_in_the_data_is_noticed(tmp_path):
         btl.load(path)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # HDF5 files that cannot be closed
+def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(tmp_path):
+    posterior = btl.fit(btl.SingleTask(), table().select(["a"]), draws=4, seed=0)
+    path = posterior.save(tmp_path / "p.nc")
+    content, expected = path.read_bytes(), posterior.predict(grid())["mean"]
+    text = content.find(b'"components"')
+    assert text > 0
+    for where in [text - 20, text, text + 9, *np.random.default_rng(0).integers(len(content), size=60)]:
+        flipped = bytearray(content)
+        flipped[where] ^= 0x80
+        path.write_bytes(flipped)
+        try:
+            found = btl.load(path)
+        except btl.DataError:
+            continue
+        np.testing.assert_array_equal(found.predict(grid())["mean"], expected)
+
+
 def test_foreign_newer_and_absent_files_are_told_apart(tmp_path):
     with pytest.raises(btl.DataError, match="There is no file"):
         btl.load(tmp_path / "nothing.nc")
@@ -424,6 +470,10 @@ def check_groups(tree, posterior, groups):
     assert tree["log_likelihood"]["y"].dims == ("chain", "draw", "obs")
     np.testing.assert_array_equal(tree["observed_data"]["y"], data.values)
     assert tree["constant_data"]["x0"].attrs["units"] == "nm"
+    assert tree["constant_data"]["known_error"].attrs["units"] == "eV"
+    assert tree["log_likelihood"]["y"].attrs["units"] == "nat"
+    for group in ("observed_data", "posterior_predictive", "prior_predictive"):
+        assert tree[group]["y"].attrs["units"] == "eV"
     predicted = tree["posterior_predictive"]["y"]
     spread = np.abs(predicted.mean(["chain", "draw"]) - data.values) / predicted.std(["chain", "draw"])
     assert float((spread < 3).mean()) > 0.9

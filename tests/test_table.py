@@ -52,6 +52,9 @@ def test_callers_table_is_untouched_and_data_are_read_only():
     for name in ("x", "values", "errors", "task_index"):
         with pytest.raises(ValueError, match="read-only"):
             getattr(data, name)[0] = 0
+    described = wide(task_descriptors=pd.DataFrame({"p": [1.0, 2.0]}, index=["a", "b"]))
+    with pytest.raises(ValueError, match="read-only"):
+        described.descriptors.iloc[0, 0] = 5.0
 
 
 def test_replicates_are_kept():
@@ -78,13 +81,13 @@ def bad(frame, **cells):
         (lambda: long(bad(LONG, x=[0, np.nan, 1, 2])), r"Input 'x' is missing or infinite in rows 1"),
         (lambda: long(bad(LONG, x=[0, np.inf, 1, 2])), r"'x' is infinite in rows 1"),
         (lambda: long(bad(LONG, y=[1.0, np.nan, 1, 2])), r"'y' is empty in rows 1 \(tasks 'a'\)"),
-        (lambda: long(bad(LONG, y=["1", "n.a.", "2", "3"])), r"'y' must hold numbers"),
+        (lambda: long(bad(LONG, y=["1", "n.a.", "2", "3"])), r"'y' \(task 'b'\) must hold numbers; got '2', '3' in rows 2, 3"),
         (lambda: long(bad(LONG, y=[True, False, True, True])), r"Task 'b' holds a single class, True"),
-        (lambda: long(bad(LONG, y=[1, False, True, True])), r"'y' must hold numbers"),
-        (lambda: long(bad(LONG, y=[1j, 2, 3, 4])), r"'y' must hold numbers"),
-        (lambda: long(bad(LONG, y=pd.Timestamp("2020"))), r"'y' must hold numbers"),
-        (lambda: long(bad(LONG, y=np.inf)), r"'y' is infinite in rows 0, 1"),
-        (lambda: long(bad(LONG, e=[0.1, -0.1, 0.1, 0.1]), error="e"), r"negative errors in rows 1"),
+        (lambda: long(bad(LONG, y=[1, False, True, True])), r"'y' \(task '[ab]'\) must hold numbers"),
+        (lambda: long(bad(LONG, y=[1j, 2, 3, 4])), r"'y' \(task '[ab]'\) must hold numbers"),
+        (lambda: long(bad(LONG, y=pd.Timestamp("2020"))), r"'y' \(task '[ab]'\) must hold numbers"),
+        (lambda: long(bad(LONG, y=np.inf)), r"'y' \(task 'a'\) is infinite in rows 0, 1"),
+        (lambda: long(bad(LONG, e=[0.1, -0.1, 0.1, 0.1]), error="e"), r"'e' \(task 'a'\) holds negative errors in rows 1"),
         (lambda: long(bad(LONG, task=["a", None, "b", "b"])), r"names no task in rows 1"),
         (lambda: long(tasks=["a"]), r"`tasks` does not list: 'b'"),
         (lambda: long(tasks=["a", "b", "c"]), r"Tasks without a row in column 'task': 'c'"),
@@ -113,6 +116,12 @@ def bad(frame, **cells):
         (lambda: wide().where(np.array([True, True, False, False])), r"leaves no row for tasks 'b'"),
         (lambda: wide().append(long()), r"new rows have inputs 'x'; expected 'x', 'kind'"),
         (lambda: wide(task_descriptors=pd.DataFrame({"p": [1.0]}, index=["a"])), r"no row for tasks 'b'"),
+        (lambda: wide(task_descriptors={"a": 1.0}), r"must be a pandas DataFrame"),
+        (lambda: wide(task_descriptors=pd.DataFrame({"p": [1.0, 2.0, 3.0]}, index=["a", "a", "b"])), r"one row for each task"),
+        (lambda: wide(errors="e"), r"`errors` must map names"),
+        (lambda: wide(grids()["a"]), r"got an xarray DataArray"),
+        (lambda: wide().encode({"x": 0.0, "kind": "p"}), r"lists of one length.*'x': a single value"),
+        (lambda: wide().encode({"x": [0.0], "kind": ["p", "q"]}), r"lists of one length.*'x': 1, 'kind': 2"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_with_its_place(make, says):
@@ -210,4 +219,32 @@ def test_text_that_reads_as_numbers_is_asked_about():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert long(text, categorical=["x"]).inputs[0].levels == ("1", "2.5", "4")
-        long(LONG.assign(x=["1", "a", "1", "4"]))
+        assert long(LONG.assign(x=["1", "a", "b", "4"])).inputs[0].levels == ("1", "4", "a", "b")
+
+
+@pytest.mark.parametrize("cells", [["0.1", "n/a", "0.3", "0.4"], [0.1, "12,5", 0.3, 0.4], [0.1, "0.2", 0.3, 0.4]])
+def test_stray_text_among_numbers_is_no_category(cells):
+    frame = LONG.assign(x=pd.Series(cells, dtype=object))
+    with pytest.raises(btl.DataError, match=r"'x' holds numbers, and text in rows 1: .*categorical=\['x'\]"):
+        long(frame)
+    assert len(long(frame, categorical=["x"]).inputs[0].levels) == 4
+
+
+def grids():
+    return xr.Dataset(
+        {
+            "a": ("x", [1.0, 2.0, 1.5]), "b": (("x", "y"), np.arange(12.0).reshape(3, 4)),
+            "spectrum": (("x", "wl"), np.ones((3, 5))),
+        },
+        coords={"x": [0.0, 0.5, 1.0], "y": [0.0, 1.0, 2.0, 3.0]},
+    )  # fmt: skip
+
+
+def test_variables_of_other_dimensions_repeat_no_observation():
+    data = wide(grids(), inputs=["x"], tasks=["a"])
+    assert data.values.tolist() == [1.0, 2.0, 1.5]
+    assert data.encode(grids()).tolist() == [[0.0], [0.5], [1.0]]
+    assert wide(grids(), inputs=["x", "y"], tasks=["b"]).counts.tolist() == [12]
+    for inputs in (["x"], ["x", "y"]):
+        with pytest.raises(btl.DataError, match=r"'a' does not depend on dimension 'y'.*several times"):
+            wide(grids(), inputs=inputs, tasks=["a", "b"])

@@ -47,8 +47,12 @@ class Coordinates:
         self.evaluations = 0
         start = 0
         with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
-            torch.manual_seed(0)
-            nodes: dict[str, Any] = pyro.poutine.trace(self.prior).get_trace().nodes
+            torch.default_generator.manual_seed(0)
+            try:
+                nodes: dict[str, Any] = pyro.poutine.trace(self.prior).get_trace().nodes
+            except ValueError:
+                self.prior()  # the same error, without Pyro's list of shapes behind it
+                raise
             for name, node in nodes.items():
                 if node["type"] != "sample" or node["is_observed"] or (node["infer"] or {}).get("_deterministic"):
                     continue

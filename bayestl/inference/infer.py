@@ -160,7 +160,7 @@ def infer(
         best = int(heights.argmax())
         settled = not problem.sites or collapsed.fix(coordinates.theta(points[best : best + 1]))
         v, interrupted, trace, k, divergences = points[best : best + 1], False, list[float](), float("nan"), 0
-        ratios = np.empty(0)
+        ratios, left = np.empty(0), "is only the mode: its intervals are too narrow."
         if method != "map":
             try:
                 bar.set_description("fit: curvature")
@@ -169,10 +169,15 @@ def infer(
                 if method == "variational":
                     bar.set_description("fit: variational")
                     q, trace, interrupted = refine(coordinates, mode, plan, seed, lambda: _tick(bar))
-                    v, ratios = _draw(coordinates, q, draws or components, 0 if draws else 256, rows, seed)
+                    left = "stands on an unfinished variational run." if interrupted else "its k-hat was not told."
+                    white = _white(coordinates.dim, draws or components, 0 if draws else 256, seed)
+                    v = q.push(white)
+                    judged = min(draws or 256, 256 if rows <= 80 else 48 if rows <= 250 else 32)  # as many as are cheap
+                    ratios = _log_ratios(coordinates, q, white[-judged:]).numpy()
                     k = _tail(coordinates, q, ratios, seed)
                     lap(method)
                     if whole is not None and not interrupted:
+                        left = "theta is that of some of the rows, not yet moved to the mode of all."
                         bar.set_description("fit: mode of all rows")
                         v = v + _way_to_the_mode(dataclasses.replace(whole, model=problem.model), q)
                         lap("mode of all rows")
@@ -182,32 +187,24 @@ def infer(
                     v, divergences, interrupted = nuts.sample(
                         coordinates, mode, draws or 1000, warmup, seed, lambda: _tick(bar), notes
                     )
+                    more = "" if notes is None else ", and the same call goes on"
+                    left = f"stands on {len(v)} draws of the {draws or 1000}{more}." if len(v) > 1 else left
                     lap(method)
             except KeyboardInterrupt:
                 interrupted = True
     if interrupted:
-        warnings.warn(
-            "The fit was interrupted. The posterior is usable but "
-            + (
-                "stands on an unfinished variational run."
-                if trace
-                else f"stands on {len(v)} draws of the {draws or 1000}{'' if notes is None else ', and the same call goes on'}."
-                if len(v) > 1
-                else "is only the mode: its intervals are too narrow."
-            ),
-            stacklevel=3,
-        )
+        warnings.warn(f"The fit was interrupted. The posterior is usable but {left}", stacklevel=4)
     if k > 1.0:
         warnings.warn(
             f"The variational posterior of theta fits badly (Pareto k-hat {k:.2f} > 1). Predictions are usually still "
             'sound; compare with method="nuts" before relying on parameters or on the width of intervals.',
-            stacklevel=3,
+            stacklevel=4,
         )
     if not settled:
         warnings.warn(
             f"The Gaussian sites of the observations did not settle within {STEPS} steps at the mode of theta. Look for "
             "classes that the inputs separate perfectly, or for outliers among counts.",
-            stacklevel=3,
+            stacklevel=4,
         )
     seconds["total"] = time.perf_counter() - began
     record = FitRecord(
@@ -241,15 +238,15 @@ def _best_mode(coordinates: Coordinates, points: torch.Tensor, heights: torch.Te
     return max(modes, key=lambda mode: mode.log_evidence)
 
 
-def _draw(
-    coordinates: Coordinates, q: Gaussian, predicting: int, more: int, rows: int, seed: int
-) -> tuple[torch.Tensor, NDArray[np.float64]]:
-    """Draws from q, those that predict first, and the log importance ratios of as many of the others as are cheap."""
-    dim = coordinates.dim
+def _white(dim: int, predicting: int, more: int, seed: int) -> torch.Tensor:
+    """Standard normals for the draws from q: those that predict, and a quasi-random sequence of others."""
     others = normal_points(more, dim, seed).flip(0)  # the beginning of the sequence, which is a good sample, comes last
-    white = torch.cat([orthogonal_normals(predicting, dim, seed), others])
-    judged = white[-min(more or predicting, 256 if rows <= 80 else 48 if rows <= 250 else 32) :]
-    return q.push(white), (coordinates.density(q.push(judged)) - q.log_density_of(judged)).numpy()
+    return torch.cat([orthogonal_normals(predicting, dim, seed), others])
+
+
+def _log_ratios(coordinates: Coordinates, q: Gaussian, white: torch.Tensor) -> torch.Tensor:
+    """Log importance ratios of the draws that `white` maps to."""
+    return coordinates.density(q.push(white)) - q.log_density_of(white)
 
 
 def _tail(coordinates: Coordinates, q: Gaussian, ratios: NDArray[np.float64], seed: int) -> float:
@@ -257,8 +254,7 @@ def _tail(coordinates: Coordinates, q: Gaussian, ratios: NDArray[np.float64], se
     k = pareto_k(torch.from_numpy(ratios))
     if k > ALARMING:
         white = normal_points(3 * len(ratios), coordinates.dim, seed + 1)
-        more = coordinates.density(q.push(white)) - q.log_density_of(white)
-        k = pareto_k(torch.cat([torch.from_numpy(ratios), more]))
+        k = pareto_k(torch.cat([torch.from_numpy(ratios), _log_ratios(coordinates, q, white)]))
     return k
 
 

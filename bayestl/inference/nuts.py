@@ -63,7 +63,7 @@ def sample(
             def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
                 return gradient * ctx.saved_tensors[0]  # type: ignore[attr-defined, no-any-return]
 
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         steps = adapt.pop("warmup", 0)
         kernel = NUTS(potential_fn=lambda z: Potential.apply(z["u"]), jit_compile=False, **adapt)
         bad: list[int] = []

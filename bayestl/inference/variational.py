@@ -83,8 +83,8 @@ def refine(
         log_q = -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1) - log_det + root.diagonal().log().sum()
         trace.append((value - log_q)[sound].mean().item() if sound.any() else -math.inf)
         bend = path.mT @ z @ root.mT / particles
-        seen = particles * (step + 1)
-        bend = 0.5 * (bend + bend.mT) * torch.where(eye > 0, 1.0, seen / (seen + SCATTER))
+        trusted = particles * (step + 1) / (particles * (step + 1) + SCATTER)
+        bend = 0.5 * (bend + bend.mT) * (trusted + (1 - trusted) * eye)
         half = torch.linalg.solve_triangular(root, bend, upper=False)
         push = torch.linalg.solve_triangular(root, path.mean(0)[:, None], upper=False)
         squeeze = torch.linalg.solve_triangular(root, half.mT, upper=False)
