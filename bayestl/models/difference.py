@@ -34,8 +34,9 @@ class Difference(Model):
     smooth delta is the difference architecture of Hutchinson et al. 2017; where declared units differ, or none are declared
     and spreads differ by more than a factor of ten, each task has its own. Priors: ``rho = 0.28 sinh(1.6 v)``,
     ``v ~ N(0, 1)``, which peaks at 0, so that an irrelevant source is switched off, and has tails in which a source of
-    either sign fits; ``s ~ LogNormal(-0.1, 0.5)`` for a task without parents and ``LogNormal(-0.4, 0.8)`` for a correction;
-    ``noise ~ LogNormal(-2, 1)``.
+    either sign fits; ``s ~ LogNormal(-0.1, 0.5)`` for a task without parents and ``LogNormal(-0.4, 0.8)`` for a correction: two
+    thirds of the spread, from an eighth (a good source leaves little to correct) to three times it (a useless one leaves all, and
+    what it adds itself); ``noise ~ LogNormal(-2, 1)``.
 
     Parameters
     ----------

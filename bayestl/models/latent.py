@@ -42,7 +42,8 @@ class LatentTask(Model):
     the z as a lower-trapezoidal matrix with ``chi^2`` and normal entries (Bartlett 1933,
     doi 10.1017/S0370164600015096), which has the same prior on ``Z Z^T``.
 
-    Priors: ``s ~ LogNormal(-0.1, 0.5)``, ``tau ~ LogNormal(-1, 0.7)``. Private parts and noise are hierarchical, so that a
+    Priors: ``s ~ LogNormal(-0.1, 0.5)``, ``tau ~ LogNormal(-1, 0.7)`` (sources of one property are offset by a third of its
+    spread, from a tenth to all of it). Private parts and noise are hierarchical, so that a
     family tells what to expect of one task more, and yet one may be unlike the rest (a measurement beside four computations: one
     p for all cost a tenth in RMSE there): ``log p_t ~ N(level, 0.8^2)``, ``level ~ N(-2.5, 0.6^2)``, ``log noise_t ~ N(level,
     0.5^2)``, ``level ~ N(-2, 1)``. ``c ~ LogNormal(-0.8, 1.2)``, from 0.04 to 5 within two deviations: tasks may have nothing in
