@@ -77,7 +77,7 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
                 "likelihood."
             )
         if len(levels) == 1:
-            levels = (f"not {levels[0]}", levels[0])
+            levels = _with_the_other(levels[0], dtype)
         if given is None:
             given = Ordinal() if ordered and len(levels) > 2 else Bernoulli() if len(levels) == 2 else Categorical()
             print(
@@ -95,6 +95,15 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
             require_columns(frame, [name])
             details[:, j] = read_numbers(part, name, task)
     return Column(values, details, given.resolve(values, details, task, levels), levels)
+
+
+def _with_the_other(level: Any, dtype: Any) -> tuple[Any, ...]:
+    """The one class that was seen and the other, which was not: what it is called where that is known."""
+    if isinstance(dtype, pd.CategoricalDtype) and len(dtype.categories) == 2:
+        return tuple(dtype.categories)
+    if isinstance(level, bool | np.bool_) or level in (0, 1):
+        return (type(level)(0), type(level)(1))
+    return (f"not {level}", level)
 
 
 def _are_classes(cells: pd.Series) -> bool:

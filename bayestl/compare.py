@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl.columns import Table
-from bayestl.crossvalidation import Groups, covered, leave_out, standard_error
+from bayestl.crossvalidation import Groups, covered, left_out_scores, standard_error
 from bayestl.errors import DataError
 from bayestl.fitting import SHARED, fit
 from bayestl.likelihoods.predictive import SCORES, judged, mixed
@@ -114,18 +114,40 @@ def plausibility(log_density: NDArray[np.float64], codes: NDArray[np.int64], dra
 def _scored(posteriors: Mapping[str, Posterior], target: str, by: Groups, paired: bool) -> dict[str, xr.Dataset]:
     if not posteriors:
         raise ValueError("Give at least one posterior to compare.")
+    if not isinstance(posteriors, Mapping):
+        raise ValueError(
+            f"Give the posteriors by name, {{'alone': ..., 'together': ...}}; got {type(posteriors).__name__}."
+        )
     scored, first = {}, None
     for name, posterior in posteriors.items():
-        t = posterior.data.index_of(target)
-        own = posterior.data.values[posterior.data.task_index == t], posterior.data.rows[posterior.data.task_index == t]
+        if not isinstance(posterior, Posterior):
+            raise ValueError(
+                f"{name!r} is a {type(posterior).__name__}; only posteriors, as `fit` returns them, can be compared."
+            )
+        data = posterior.data
+        t = data.index_of(target)
+        mask = data.task_index == t
+        atomic = data.tasks[t].likelihood.atomic(data.values[mask], data.details[mask])
+        own = data.values[mask], data.tasks[t].levels, atomic
         if first is None:
             first = own
+        elif own[1] != first[1]:
+            raise DataError(
+                f"The classes of {target!r} are {own[1]} in {name!r} and {first[1]} in the first. Give them the same ones, in "
+                "one order."
+            )
+        elif len(own[0]) == len(first[0]) and (atomic != first[2]).any():
+            raise DataError(
+                f"{name!r} gives a probability to {int((atomic & ~first[2]).sum())} values of {target!r} that have a density "
+                f"under the first, and a density to {int((first[2] & ~atomic).sum())} that have a probability there: no score "
+                "compares the two. Observe the task alike in this respect (zeros as Hurdle() or Censored(), counts as counts)."
+            )
         elif len(own[0]) != len(first[0]) or (own[0] != first[0]).any():
             raise DataError(
                 f"The posteriors hold different observations of {target!r} ({name!r} has {len(own[0])}, the first "
                 f"{len(first[0])}): their scores cannot be compared. Fit all of them to the same rows."
             )
-        scored[name] = leave_out(posterior, by, task=target, paired=paired)
+        scored[name] = left_out_scores(posterior, by, target, paired, crps=False)
     return scored
 
 
@@ -385,7 +407,7 @@ def transfer_report(
         posterior = fit(
             SingleTask(model.kernel) if len(tasks) == 1 else model, data.select(tasks), seed=seed, progress=progress
         )
-        return posterior, leave_out(posterior, by, task=target, paired=paired)
+        return posterior, left_out_scores(posterior, by, target, paired, crps=False)
 
     together, whole = left(data.names)
     correlation = together.task_correlation()

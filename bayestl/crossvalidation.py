@@ -22,6 +22,7 @@ Groups = str | Sequence[Any] | pd.Series | None  # what is left out together: se
 ENOUGH = 32  # draws of theta from which importance weights can be smoothed
 # Operations that the factorisations may take: up to 256 draws where they are cheap, and just enough where they are dear.
 CHEAP, WORK = 4e9, 4e10
+SETTLING = 8  # factorisations of each draw where sites must settle
 
 
 def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = None, paired: bool = False) -> xr.Dataset:
@@ -56,6 +57,13 @@ def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = Non
     >>> scored.sizes["row"]
     3
     """
+    return left_out_scores(posterior, by, task, paired)
+
+
+def left_out_scores(
+    posterior: Posterior, by: Groups = None, task: str | None = None, paired: bool = False, *, crps: bool = True
+) -> xr.Dataset:
+    """As `leave_out`; the ranked probability score, the dearest, only where it is asked for."""
     data, problem = posterior.data, posterior._problem
     codes, labels = _groups(posterior, by)
     wanted = np.ones(len(data), dtype=bool) if task is None else data.task_index == data.index_of(task)
@@ -75,7 +83,7 @@ def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = Non
     out = {name: np.full(len(data), np.nan) for name in SCORES}
     for part in whole:
         law = mixed(list(laws(problem, regression.theta, part)), weight[:, part.groups])
-        for name, value in judged(law, problem.rows(part.task, part.rows).y).items():
+        for name, value in judged(law, problem.rows(part.task, part.rows).y, crps=crps).items():
             out[name][part.rows.numpy()] = value.numpy()
     scored = labelled_scores(out, data)
     scored["pareto_k"] = ("row", k.numpy()[codes])
@@ -86,9 +94,11 @@ def _regression(posterior: Posterior) -> Regression:
     """The functions under as many draws of theta as are cheap."""
     if posterior.inducing is not None:
         return posterior._regression
-    each = max(len(posterior._problem.points.output), 1) ** 3
+    each = max(len(posterior._problem.points.output), 1) ** 3 * (SETTLING if posterior._problem.sites else 1)
     enough = ENOUGH if ENOUGH * each <= WORK else 0
     draws = min(posterior.draws, 256, max(posterior.components, int(CHEAP / each), enough))
+    if draws == posterior.components:
+        return posterior._regression
     chosen = slice(0, draws)  # of a quasi-random sequence; of a chain, draws far apart
     if posterior.record.method == "nuts":
         chosen = slice(None, None, max(1, posterior.draws // draws))
@@ -216,7 +226,8 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
             line["rmse"] = line["rmse"] ** 0.5
             line["rmse_se"] /= 2 * line["rmse"] if line["rmse"] else 1.0
             put("mae", np.abs(own["error"].values + own["mean"].values - own["median"].values))
-            put("crps", own["crps"].values)
+            if "crps" in own:
+                put("crps", own["crps"].values)
             for level in (50, 90):
                 put(f"coverage_{level}", covered(own, level / 100))
             put("sharpness", own["std"].values)

@@ -670,6 +670,8 @@ class Posterior:
         for j, name in enumerate(likelihood.columns()):
             if name is not None and name in new:
                 out[:, j] = as_frame(new, [*(column.name for column in self.data.inputs), name])[name]
+        if likelihood.kind == "count":
+            likelihood.check(np.zeros(rows), out, self.data.names[task])
         return out
 
     def _draw(

@@ -550,6 +550,7 @@ class TaskData:
                         f"{listed(known.levels, 20)}."
                     )
                 values[own] = [known.levels.index(task.levels[int(code)]) for code in values[own]]
+            known.likelihood.check(values[own], other.details[own], task.name)
         return values
 
     def check_units(self, other: TaskData) -> None:

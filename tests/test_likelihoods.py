@@ -478,6 +478,60 @@ def test_warped_clipped_and_zero_inflated_mixtures_agree_with_draws():
         np.testing.assert_allclose(law.log_density(inside).exp(), slope, rtol=1e-5, err_msg=name)
 
 
+def test_quantiles_hold_where_heavy_tails_reach_out_of_sight():
+    """Student's t on a logarithmic scale of inferred offset: its components reach 1e304."""
+    law = btl.StudentT(btl.Log(None), degrees=4.0).predictive(
+        torch.zeros(2, 1, 1).double(), torch.full((2, 1, 1, 1), 0.1).double(), torch.full((2, 1), 0.2).double(),
+        rows([1.0]), {"offset": torch.tensor([[0.1], [0.3]]).double()},
+    )  # fmt: skip
+    levels = [0.05, 0.5, 0.9, 0.95]
+    for level, found in zip(levels, law.quantiles(levels), strict=True):
+        assert law.cdf(found).item() == pytest.approx(level, abs=1e-9)
+    assert law.quantiles([0.95]).item() < 10
+
+
+def test_counts_that_span_a_hundred_orders_are_predicted():
+    law = CountMixture(torch.tensor([[2.0], [150.0]]).double(), torch.tensor([[1.0], [40.0]]).double())
+    levels = [0.05, 0.4, 0.6, 0.95]
+    found = law.quantiles(levels)
+    assert found.isfinite().all()
+    for level, k in zip(levels[:2], found[:2], strict=True):
+        assert law.cdf(k) >= level > law.cdf(k - 1)
+    for level, k in zip(levels[2:], found[2:], strict=True):
+        assert law.cdf(k).item() == pytest.approx(level, abs=1e-6)
+    frame = pd.DataFrame({"x": np.arange(25) / 24, "n": np.where(np.arange(25) == 3, 10**6, 0)})
+    posterior = btl.fit(btl.SingleTask(), data_of(frame, "n", btl.Poisson(), with_g=False), seed=0, method="map")
+    assert posterior.predict(frame, task="n")["quantile"].to_pandas().notna().all(axis=None)
+
+
+@pytest.mark.parametrize("shape", [None, 3.0])
+@pytest.mark.parametrize("sd", [1e-3, 0.05, 0.5, 3.0])
+def test_counts_small_and_large_have_the_law_of_a_fine_quadrature(shape, sd):
+    own = None if shape is None else torch.full((1, 1), shape).double()
+    u = np.linspace(-9, 9, 400_001)
+    w = scipy.stats.norm.pdf(u) * (u[1] - u[0])
+    for mean in (-1.0, 2.0, 6.0, 12.0):
+        rate = np.exp(mean + sd * u)
+        law = CountMixture(torch.full((1, 1), mean).double(), torch.full((1, 1), sd).double(), own)
+        for z in (-1.5, 0.0, 2.0):
+            y = float(np.round(np.exp(mean + z * np.hypot(sd, np.exp(-mean / 2)))))
+            made = scipy.stats.poisson(rate) if shape is None else scipy.stats.nbinom(shape, shape / (shape + rate))
+            at = torch.tensor([y]).double()
+            assert law.log_density(at).item() == pytest.approx(np.log((w * made.pmf(y)).sum()), abs=2e-3)
+            assert law.cdf(at).item() == pytest.approx((w * made.cdf(y)).sum(), abs=2e-3)
+
+
+def test_the_ranked_probability_score_of_counts_is_that_of_draws():
+    g = np.random.default_rng(0)
+    for mean in (0.5, 4.0, 11.0):
+        law = CountMixture(torch.full((3, 1), mean).double(), torch.tensor([[0.2], [0.3], [0.5]]).double())
+        rate = np.exp(mean + np.array([0.2, 0.3, 0.5]) * g.standard_normal((20_000, 3))).ravel()
+        a, b = g.poisson(rate), g.permutation(g.poisson(rate))
+        for y in (0.0, float(np.median(a)), 2.0 * float(a.max())):
+            expected = np.abs(a - y).mean() - np.abs(a - b).mean() / 2
+            assert law.crps(torch.tensor([y]).double()).item() == pytest.approx(expected, rel=0.03, abs=0.01)
+
+
 def band(f, rng):
     return np.digitize(f + 0.2 * rng.standard_normal(len(f)), [-0.5, 0.5])
 
@@ -613,6 +667,19 @@ def test_what_cannot_be_observed_is_refused():
         data_of(three, "t", btl.Ordinal())
     with pytest.raises(ValueError, match="needs `lower`"):
         btl.Censored()
+    with pytest.raises(ValueError, match="`lower` must be below `upper`"):
+        btl.Censored(lower=1, upper=0)
+    assert btl.Censored(lower=np.int64(0)) == btl.Censored(lower=np.float32(0)) == btl.Censored(lower=0.0)
+    for positive in (btl.Gaussian(), btl.Censored(lower=1.0)):
+        with pytest.raises(ValueError, match="scale of positive numbers"):
+            btl.Hurdle(positive)
+    for warp in ("log", btl.Log):
+        with pytest.raises(ValueError, match=r"scale such as btl\.Log"):
+            btl.Gaussian(warp)
+    zeros = table(z=lambda f, rng: np.maximum(f, 0.0))
+    for warp in (btl.Sqrt(), btl.Log()):
+        with pytest.raises(btl.DataError, match="slope is infinite there"):
+            data_of(zeros, "z", btl.Gaussian(warp))
     data = data_of(frame, "t")
     posterior = fixed(btl.MultiTask(), data)
     other = data_of(frame.assign(t="c").assign(t=np.where(frame["f"] > 0, "a", "c")), "t")
@@ -620,6 +687,46 @@ def test_what_cannot_be_observed_is_refused():
         posterior.condition(other)
     with pytest.raises(ValueError, match="holds classes"):
         posterior.probability(frame, "t", above=0.0)
+
+
+@pytest.mark.parametrize(
+    ("law", "good", "bad", "says"),
+    [
+        (btl.Poisson(), 2.0, -3.5, "whole numbers"),
+        (btl.NegativeBinomial(), 2.0, 1.5, "whole numbers"),
+        (btl.Hurdle(), 1.0, -1.0, "zero or more"),
+        (btl.Gaussian(btl.Log()), 1.0, -1.0, "cannot take the values"),
+    ],
+)
+def test_values_that_the_law_does_not_allow_are_refused_later_too(law, good, bad, says):
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 8), "y": [1.0, 2.0, 1.0, 3.0, 2.0, 1.0, 4.0, 2.0]})
+    posterior = btl.fit(btl.SingleTask(), data_of(frame, "y", law, with_g=False), seed=0, method="map")
+    more = {
+        value: btl.TaskData.from_wide({"x": [0.3], "y": [value]}, inputs=["x"], tasks=["y"]) for value in (good, bad)
+    }
+    assert np.isfinite(posterior.score(more[good])["log_density"]).all()
+    for ask in (posterior.score, posterior.condition):
+        with pytest.raises(btl.DataError, match=says):
+            ask(more[bad])
+
+
+def test_exposures_of_new_rows_are_looked_at():
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 8), "n": np.arange(8), "hours": 2.0})
+    law = btl.Poisson(exposure="hours")
+    posterior = btl.fit(btl.SingleTask(), data_of(frame, "n", law, with_g=False), seed=0, method="map")
+    with pytest.raises(btl.DataError, match="exposure of task 'n' must be positive"):
+        posterior.predict(frame.assign(hours=-1.0), task="n")
+
+
+def test_the_class_that_was_not_seen_has_its_name():
+    for cells, levels in (
+        ([True] * 4, (False, True)),
+        ([1] * 4, (0, 1)),
+        (pd.Categorical(["yes"] * 4, categories=["no", "yes"]), ("no", "yes")),
+        (["yes"] * 4, ("not yes", "yes")),
+    ):
+        data = data_of(pd.DataFrame({"x": np.arange(4.0), "t": cells}), "t", btl.Bernoulli(), with_g=False)
+        assert data.tasks[0].levels == levels
 
 
 def test_the_choice_made_from_the_column_is_told(capsys):

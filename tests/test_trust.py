@@ -306,6 +306,78 @@ def test_mixtures_of_laws_mix_their_probabilities():
     )
 
 
+def test_laws_of_different_make_mix_their_probabilities_too():
+    g = torch.Generator().manual_seed(1)
+
+    def normal(**kwargs):
+        return NormalMixture(
+            torch.randn(3, 4, generator=g).double(), torch.rand(3, 4, generator=g).double() + 0.2, 1.0, 0.7, **kwargs
+        )
+
+    zero = torch.zeros(4).double()
+    poisson = CountMixture(torch.randn(3, 4, generator=g).double(), torch.full((3, 4), 0.2).double())
+    broad = CountMixture(
+        torch.randn(5, 4, generator=g).double(), torch.full((5, 4), 0.3).double(), torch.full((5, 1), 2.0).double()
+    )
+    pairs = {
+        "plain and warped": (normal(), normal(warp=btl.Log())),
+        "two warps": (normal(warp=btl.Softplus(2.0)), normal(warp=btl.Log())),
+        "hurdle and censored": (normal(warp=btl.Log(), atom=torch.full((4,), 0.3).double()), normal(lower=zero)),
+        "counts": (poisson, broad),
+    }  # fmt: skip
+    w = torch.tensor([[0.3], [0.7]]).double()
+    levels = [0.02, 0.2, 0.5, 0.9, 0.99]
+    for name, (a, b) in pairs.items():
+        both, swapped = mixed([a, b], w), mixed([b, a], w.flip(0))
+        y = torch.tensor([0.0, 0.4, 1.0, 3.0]).double()
+        for ask in ("cdf", "below", "log_density", "crps"):
+            torch.testing.assert_close(getattr(swapped, ask)(y), getattr(both, ask)(y), msg=name)
+        torch.testing.assert_close(both.cdf(y), 0.3 * a.cdf(y) + 0.7 * b.cdf(y), msg=name)
+        torch.testing.assert_close(both.moments()[0], 0.3 * a.moments()[0] + 0.7 * b.moments()[0], msg=name)
+        for level, found in zip(levels, both.quantiles(levels), strict=True):
+            assert (both.cdf(found + 1e-9) >= level - 1e-9).all(), name
+            assert (both.below(found - 1e-9) <= level + 1e-9).all(), name
+        if name == "hurdle and censored":
+            assert (both.quantiles([0.02])[0] == 0).all()
+
+
+def test_a_stack_of_two_observation_models_lies_between_them():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(30)}).assign(
+        y=lambda f: np.exp(np.sin(5 * f["x"]) + 0.1 * rng.standard_normal(30))
+    )
+
+    def fitted(law):
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": law})
+        return btl.fit(btl.SingleTask(), data, seed=0, method="map")
+
+    both = {"log": fitted(btl.Gaussian(btl.Log())), "plain": fitted(btl.Gaussian())}
+    new = frame.head(6)
+    each = np.sort(np.stack([p.predict(new, task="y")["quantile"] for p in both.values()]), 0)
+    for order in (("log", "plain"), ("plain", "log")):
+        found = btl.stack({name: both[name] for name in order}, target="y").predict(new)["quantile"].values
+        assert (found > each[0] - 1e-9).all()
+        assert (found < each[1] + 1e-9).all()
+
+
+def test_densities_are_not_compared_with_probabilities():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(30)}).assign(y=lambda f: np.maximum(np.sin(5 * f["x"]), 0.0))
+
+    def fitted(law, column="y"):
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=[column], likelihoods={column: law})
+        return btl.fit(btl.SingleTask(), data, seed=0, method="map")
+
+    zeros = {"hurdle": fitted(btl.Hurdle()), "censored": fitted(btl.Censored(lower=0.0))}
+    assert len(btl.compare(zeros, target="y")) == 2
+    with pytest.raises(btl.DataError, match=r"have a density under the first.*no score compares"):
+        btl.compare({"plain": fitted(btl.Gaussian())} | zeros, target="y")
+    with pytest.raises(ValueError, match="by name"):
+        btl.compare(list(zeros.values()), target="y")
+    with pytest.raises(ValueError, match="'s' is a Stack"):
+        btl.compare({"s": btl.stack(zeros, target="y")}, target="y")
+
+
 def test_scores_agree_with_scikit_learn(helped):
     scored = helped["multitask"].score(related(seed=5))
     line = btl.scores(scored).loc["target"]

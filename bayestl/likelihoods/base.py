@@ -85,7 +85,15 @@ class Likelihood(ABC):
         self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
     ) -> Likelihood:
         """Check the values, and settle what is learned from them once and for all."""
+        self.check(values, details, task)
         return self
+
+    def check(self, values: NDArray[np.float64], details: NDArray[np.float64], task: str) -> None:  # noqa: B027
+        """Refuse values, or details of rows, that the law does not allow."""
+
+    def atomic(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether each value has a probability, where others have a density."""
+        return np.zeros(len(values), dtype=bool)
 
     def columns(self) -> tuple[str | None, str | None]:
         """Names of the table's columns that hold the details, where they do."""

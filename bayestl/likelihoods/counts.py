@@ -34,16 +34,16 @@ class _Count(Likelihood):
     def constants(self) -> tuple[float, float]:
         return (1.0, math.nan)
 
-    def resolve(
-        self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
-    ) -> Likelihood:
+    def check(self, values: NDArray[np.float64], details: NDArray[np.float64], task: str) -> None:
         if (odd := (values < 0) | (values != np.floor(values))).any():
             raise DataError(
                 f"Counts must be whole numbers, zero or more; task {task!r} holds {listed(values[odd].tolist(), 3)}."
             )
         if not (details[:, 0] > 0).all():
             raise DataError(f"The exposure of task {task!r} must be positive in every row.")
-        return self
+
+    def atomic(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.bool_]:
+        return np.ones(len(values), dtype=bool)
 
     def anchor(
         self, values: NDArray[np.float64], details: NDArray[np.float64], levels: Sequence[Any] | None

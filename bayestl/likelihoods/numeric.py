@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,14 @@ class _Numeric(Likelihood):
 
     warp: Warp | None = None
     noisy = True
+
+    def __post_init__(self) -> None:
+        if self.warp is not None and not isinstance(self.warp, Warp):
+            raise ValueError(f"`warp` must be a scale such as btl.Log(); got {self.warp!r}.")
+
+    def check(self, values: NDArray[np.float64], details: NDArray[np.float64], task: str) -> None:
+        if self.warp is not None:
+            self.warp.check(values, task)
 
     def resolve(
         self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
@@ -130,6 +139,7 @@ class StudentT(_Numeric):
     degrees: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.degrees is not None and not self.degrees > 1:
             raise ValueError(f"`degrees` must be above 1; got {self.degrees}.")
 
@@ -200,9 +210,14 @@ class Censored(_Numeric):
     ) -> None:
         if lower is None and upper is None:
             raise ValueError("Censored needs `lower`, `upper` or both: a number, or the name of a column.")
-        object.__setattr__(self, "lower", lower)
-        object.__setattr__(self, "upper", upper)
+        for name, limit in (("lower", lower), ("upper", upper)):
+            if not isinstance(limit, str | numbers.Real | None):
+                raise ValueError(f"`{name}` must be a number or the name of a column; got {limit!r}.")
+            object.__setattr__(self, name, float(limit) if isinstance(limit, numbers.Real) else limit)
+        if isinstance(self.lower, float) and isinstance(self.upper, float) and not self.lower < self.upper:
+            raise ValueError(f"`lower` must be below `upper`; got {self.lower:g} and {self.upper:g}.")
         object.__setattr__(self, "warp", warp)
+        self.__post_init__()
 
     def columns(self) -> tuple[str | None, str | None]:
         return (
@@ -212,18 +227,23 @@ class Censored(_Numeric):
 
     def constants(self) -> tuple[float, float]:
         return (
-            float(self.lower) if isinstance(self.lower, int | float) else math.nan,
-            float(self.upper) if isinstance(self.upper, int | float) else math.nan,
+            self.lower if isinstance(self.lower, float) else math.nan,
+            self.upper if isinstance(self.upper, float) else math.nan,
         )
 
     def resolve(
         self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
     ) -> Likelihood:
-        low, high = details[:, 0], details[:, 1]
-        if (low >= high).any():
+        self.check(values, details, task)
+        return super().resolve(_clipped(values, details), details, task, levels)
+
+    def check(self, values: NDArray[np.float64], details: NDArray[np.float64], task: str) -> None:
+        if (details[:, 0] >= details[:, 1]).any():
             raise DataError(f"Task {task!r}: the lower limit must be below the upper one in every row.")
-        clipped = np.fmin(np.fmax(values, low), high)
-        return super().resolve(clipped, details, task, levels)
+        super().check(_clipped(values, details), details, task)
+
+    def atomic(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.bool_]:
+        return (values <= details[:, 0]) | (values >= details[:, 1])
 
     def limits(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Limits of every row in the user's units, infinite where there are none."""
@@ -271,21 +291,35 @@ class Hurdle(Likelihood):
     positive: Gaussian | StudentT = field(default_factory=lambda: Gaussian(Softplus()))
     noisy = True
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.positive, Gaussian | StudentT) or self.positive.warp is None:
+            raise ValueError(
+                "`positive` must be Gaussian or StudentT on a scale of positive numbers, Gaussian(btl.Softplus()) for instance; "
+                f"got {self.positive!r}, which allows others."
+            )
+
     def functions(self, levels: Sequence[Any] | None) -> tuple[str, ...]:
         return ("positive", "")
 
     def resolve(
         self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
     ) -> Likelihood:
-        if (values < 0).any():
-            raise DataError(
-                f"Hurdle needs values of zero or more; task {task!r} holds {listed(values[values < 0].tolist(), 3)}."
-            )
+        self.check(values, details, task)
         if not (values > 0).any():
             raise DataError(f"Task {task!r} holds zeros only. Hurdle needs positive values too.")
         positive = self.positive.resolve(values[values > 0], details[values > 0], task, levels)
         assert isinstance(positive, Gaussian | StudentT)
         return dataclasses.replace(self, positive=positive)
+
+    def check(self, values: NDArray[np.float64], details: NDArray[np.float64], task: str) -> None:
+        if (values < 0).any():
+            raise DataError(
+                f"Hurdle needs values of zero or more; task {task!r} holds {listed(values[values < 0].tolist(), 3)}."
+            )
+        self.positive.check(values[values > 0], details[values > 0], task)
+
+    def atomic(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.bool_]:
+        return values == 0
 
     def working(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return self.positive.working(values[values > 0])
@@ -357,6 +391,11 @@ class Gate(Bernoulli):
 
 def _of(rows: Rows, function: int) -> Rows:
     return rows._replace(location=rows.location[function : function + 1], scale=rows.scale[function : function + 1])
+
+
+def _clipped(values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values as far as the limits let them be observed."""
+    return np.fmin(np.fmax(values, details[:, 0]), details[:, 1])
 
 
 def warp_of(likelihood: Likelihood) -> Warp | None:

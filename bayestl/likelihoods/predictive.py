@@ -21,6 +21,9 @@ from bayestl.likelihoods.warps import Warp
 EXACT_CRPS = 300  # components, every pair of which counts
 WIDE = 64  # nodes for moments of warped and clipped normals
 NODES = 48  # nodes for counts over their log rate
+PEAK_STEPS = 12  # of Newton's method, to where a count and its rate meet
+LARGEST = 690.0  # log of the largest rate
+SUPPORT = 64  # counts at which a distribution function is looked at
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,13 +187,56 @@ class NormalMixture:
         levels = levels if levels.dim() > 1 else levels.unsqueeze(-1)
         for level in levels.expand(-1, self.mean.shape[1]):
             each = self._user(self.mean + torch.special.ndtri(level) * self.std, self.offset)
-            low, high = each.amin(0), each.amax(0)
-            for _ in range(60):
-                middle = (low + high) / 2
-                under = mixture.cdf(*self._at(middle), self.weight) < level
-                low, high = torch.where(under, middle, low), torch.where(under, high, middle)
-            found.append((low + high) / 2)
+            found.append(bisected(lambda y: mixture.cdf(*self._at(y), self.weight), level, each.amin(0), each.amax(0)))
         return torch.stack(found)
+
+
+@dataclass(frozen=True, eq=False)
+class AnyMixture:
+    """Numbers predicted by laws of different make, in the proportions `weight` (K, #m): a warped one beside a plain one, say."""
+
+    laws: Sequence[Any]
+    weight: Float[Tensor, "K #m"]
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation."""
+        centres, spreads = zip(*(law.moments() for law in self.laws), strict=True)
+        centre = self._average(list(centres))
+        square = self._average([m.square() + s.square() for m, s in zip(centres, spreads, strict=True)])
+        return centre, (square - centre.square()).clamp_min(0.0).sqrt()
+
+    def quantiles(self, levels: Sequence[float]) -> Float[Tensor, "P m"]:
+        """Quantiles, which lie between those of the laws; at a value of probability mass, that value."""
+        found = []
+        for level in levels:
+            each = [law.quantiles([level])[0] for law in self.laws]
+            y = bisected(self.cdf, torch.full_like(each[0], level), *torch.stack(each).aminmax(dim=0))
+            for one in each:
+                upto, below = self.cdf(one), self.below(one)
+                y = torch.where((below < level) & (level <= upto) & (below < upto), one, y)
+            found.append(y)
+        return torch.stack(found)
+
+    def cdf(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Probability of y or less."""
+        return self._average([law.cdf(y) for law in self.laws])
+
+    def below(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Probability of less than y."""
+        return self._average([law.below(y) for law in self.laws])
+
+    def log_density(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Log density of y, or log probability where y has one: of the laws that agree on which it is."""
+        each = [w.log() + law.log_density(y) for w, law in zip(self.weight, self.laws, strict=True)]
+        return torch.logsumexp(torch.stack(each), 0)
+
+    def crps(self, y: Tensor) -> Float[Tensor, " m"]:
+        """Continuous ranked probability score, by its pinball integral over 99 levels."""
+        levels = [i / 100 for i in range(1, 100)]
+        return pinball(y, self.quantiles(levels), levels)
+
+    def _average(self, values: list[Tensor]) -> Tensor:
+        return torch.stack([w * value for w, value in zip(self.weight, values, strict=True)]).sum(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,69 +263,99 @@ class CountMixture:
         square = torch.exp(2 * self.mean + 2 * self.std.square())
         extra = 0.0 if self.shape is None else square / self.shape
         centre = mixture.average(rate, self.weight)
-        return centre, (mixture.average(rate + square + extra, self.weight) - centre.square()).clamp_min(0.0).sqrt()
+        spread = (mixture.average(rate + square + extra, self.weight) - centre.square()).clamp_min(0.0).sqrt()
+        return centre, torch.where(centre.isfinite() & ~spread.isnan(), spread, torch.inf)
 
     def cdf(self, y: Tensor) -> Float[Tensor, " m"]:
         """Probability of y or less."""
         k = torch.floor(y)
         safe = k.clamp_min(0.0)
-        if self.shape is None:
-            under = self._average(lambda rate: torch.special.gammaincc(safe + 1, rate))
-        else:
-            shape = self.shape
-            under = self._average(
-                lambda rate: torch.from_numpy(
-                    np.asarray(scipy.special.betainc(shape.numpy(), safe.numpy() + 1, (shape / (shape + rate)).numpy()))
-                )
+        each = self._poisson_cdf(safe) if self.shape is None else self._negative_binomial_cdf(safe, self.shape)
+        return torch.where(k < 0, 0.0, mixture.average(each, self.weight))
+
+    def _poisson_cdf(self, k: Tensor) -> Float[Tensor, "J m"]:
+        """Of every component: ``P(Poisson(l) <= k) = P(l < g)``, g of Gamma(k + 1), the wider of l and g by its exact law.
+
+        Nodes are of the other, over which that law is smooth.
+        """
+        narrow = self.std * (k + 1).sqrt() < 1
+        found = torch.zeros_like(self.mean)
+        if narrow.any():
+            nodes, weights = normal_nodes(NODES // 3)
+            for node, weight in zip(nodes, weights, strict=True):
+                rate = torch.exp((self.mean + node * self.std).clamp_max(LARGEST))
+                found += weight * torch.special.gammaincc((k + 1).expand_as(rate), rate)
+        if narrow.all():
+            return found
+        wide = torch.zeros_like(self.mean)
+        for log_g, weight in zip(*_log_gamma_nodes(k + 1), strict=True):
+            wide += weight * torch.special.ndtr((log_g - self.mean) / self.std.clamp_min(1e-150))
+        return torch.where(narrow, found, wide)
+
+    def _negative_binomial_cdf(self, k: Tensor, shape: Tensor) -> Float[Tensor, "J m"]:
+        """Of every component, over nodes of its log rate: the dispersion makes the law wide enough for them."""
+        narrow = bool((self.std.square() < 1 / (k + 1) + 1 / shape).all())
+        nodes, weights = normal_nodes(NODES // 3 if narrow else NODES)
+        found = torch.zeros_like(self.mean)
+        for node, weight in zip(nodes, weights, strict=True):
+            rate = torch.exp((self.mean + node * self.std).clamp_max(LARGEST))
+            found += weight * torch.from_numpy(
+                np.asarray(scipy.special.betainc(shape.numpy(), k.numpy() + 1, (shape / (shape + rate)).numpy()))
             )
-        return torch.where(k < 0, 0.0, under)
+        return found
 
     def below(self, y: Tensor) -> Float[Tensor, " m"]:
         """Probability of less than y."""
         return self.cdf(torch.ceil(y) - 1)
 
     def log_density(self, y: Tensor) -> Float[Tensor, " m"]:
-        """Log probability of y."""
-
-        def density(rate: Tensor) -> Tensor:
-            return log_count(y, rate.log(), self.shape)
-
-        nodes, weights = normal_nodes(NODES)
+        """Log probability of y: nodes around the peak of what is integrated, which is narrow where counts are large."""
+        sd = self.std.clamp_min(1e-9)
+        weigh = y + 0.5
+        u = (self.mean / sd.square() + weigh * weigh.log()) / (1 / sd.square() + weigh)
+        for _ in range(PEAK_STEPS):
+            slope, bend = count_slopes(y, u, self.shape)
+            u = u + ((slope - (u - self.mean) / sd.square()) / (bend + 1 / sd.square())).clamp(-2.0, 2.0)
+        width = (count_slopes(y, u, self.shape)[1] + 1 / sd.square()).rsqrt()
         own = torch.tensor(1 / len(self.mean)).double() if self.weight is None else self.weight
+        nodes, weights = normal_nodes(NODES // 3)
         each = torch.stack(
             [
-                density(torch.exp(self.mean + node * self.std)) + weight.log() + own.log()
+                log_count(y, u + node * width, self.shape) + mixture.log_normal(u + node * width - self.mean, sd.square())
+                + width.log() + 0.5 * (node.square() + math.log(2 * math.pi)) + weight.log() + own.log()
                 for node, weight in zip(nodes, weights, strict=True)
             ]
-        )
+        )  # fmt: skip
         return torch.logsumexp(each.flatten(0, 1), 0)
 
     def quantiles(self, levels: Sequence[float]) -> Float[Tensor, "P m"]:
         """Smallest count whose probability of it or less reaches the level: by bisection over the integers."""
-        centre, spread = self.moments()
+        rates = mixture.quantiles(self.mean, self.std, levels, self.weight).clamp_max(LARGEST).exp()
         found = []
-        for level in levels:
-            low, high = torch.full_like(centre, -1.0), torch.ceil(centre + spread)
-            while (short := self.cdf(high) < level).any():
+        for level, rate in zip(levels, rates, strict=True):
+            low, high = torch.full_like(rate, -1.0), torch.ceil(rate)
+            while (short := (self.cdf(high) < level) & (high < math.exp(LARGEST))).any():
                 low, high = torch.where(short, high, low), torch.where(short, 2 * high + 1, high)
-            while (high - low).max() > 1:
-                middle = torch.floor((low + high) / 2)
+            while (high - low > (1e-12 * high).clamp_min(1.0)).any():
+                # Halfway on a scale that is linear near zero, logarithmic far out: rates may span a hundred orders.
+                middle = torch.floor(torch.sinh((torch.asinh(low) + torch.asinh(high)) / 2))
+                middle = torch.maximum(torch.minimum(middle, high - 1), low + 1)
                 enough = self.cdf(middle) >= level
                 low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
             found.append(high)
         return torch.stack(found)
 
     def crps(self, y: Tensor) -> Float[Tensor, " m"]:
-        """Continuous ranked probability score, by its pinball integral over 99 levels."""
-        levels = [i / 100 for i in range(1, 100)]
-        return pinball(y, self.quantiles(levels), levels)
-
-    def _average(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        nodes, weights = normal_nodes(NODES)
-        return sum(  # type: ignore[return-value]
-            weight * mixture.average(function(torch.exp(self.mean + node * self.std)), self.weight)
-            for node, weight in zip(nodes, weights, strict=True)
-        )
+        """Continuous ranked probability score, ``sum_k (F(k) - 1[k >= y])^2``, every k of a few, some of many."""
+        low, high = self.quantiles([1e-4, 1 - 1e-4])
+        low, high = torch.minimum(low, y) - 1, torch.maximum(high, y) + 1
+        step = torch.arange(SUPPORT, dtype=y.dtype)[:, None]
+        wide = torch.asinh(low) + step / (SUPPORT - 1) * (torch.asinh(high) - torch.asinh(low))
+        k = torch.where(high - low < SUPPORT, torch.minimum(low + step, high), torch.floor(torch.sinh(wide)))
+        k = torch.cat([k, y[None]]).sort(0).values
+        under = torch.stack([self.cdf(at) for at in k])
+        between = torch.where(high - low < SUPPORT, under[:-1], (under[:-1] + under[1:]) / 2)
+        return ((between - (k[:-1] >= y).to(y.dtype)).square() * k.diff(dim=0)).sum(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,12 +379,26 @@ class Classes:
         return (self.probability - seen).square().sum(-1)
 
 
-Predictive = NormalMixture | CountMixture | Classes
+Predictive = NormalMixture | CountMixture | Classes | AnyMixture
 
 
 def mixed(laws: Sequence[Any], weight: Float[Tensor, "K #m"]) -> Any:
     """Mix laws of the same observations, with weights that sum to one, the same for all observations or each its own."""
-    return type(laws[0]).mixed(laws, weight)
+    alike = isinstance(laws[0], Classes | NormalMixture | CountMixture) and all(
+        _alike(laws[0], law) for law in laws[1:]
+    )
+    return type(laws[0]).mixed(laws, weight) if alike else AnyMixture(laws, weight)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two laws differ in their components alone."""
+    if type(a) is not type(b) or isinstance(a, Classes):
+        return type(a) is type(b)
+    if isinstance(a, CountMixture):
+        return (a.shape is None) == (b.shape is None)
+    limits = ((a.lower, b.lower), (a.upper, b.upper))
+    same = all((x is None) == (y is None) and (x is None or torch.equal(x, y)) for x, y in limits)
+    return same and a.warp == b.warp and (a.atom is None) == (b.atom is None)
 
 
 def _own_weights(laws: Sequence[Any], weight: Tensor) -> list[Tensor]:
@@ -327,8 +417,8 @@ SCORES = (
 )  # fmt: skip
 
 
-def judged(law: Predictive, y: Float[Tensor, " m"]) -> dict[str, Tensor]:
-    """Judge what was predicted by what was measured: see `Posterior.score` for the names."""
+def judged(law: Predictive, y: Float[Tensor, " m"], *, crps: bool = True) -> dict[str, Tensor]:
+    """Judge what was predicted by what was measured: see `Posterior.score` for the names. The `crps` is the dearest."""
     out = {"log_density": law.log_density(y)}
     if isinstance(law, Classes):
         out |= {"brier": law.brier(y), "probability": out["log_density"].exp()}
@@ -336,8 +426,8 @@ def judged(law: Predictive, y: Float[Tensor, " m"]) -> dict[str, Tensor]:
     centre, spread = law.moments()
     upto, below = law.cdf(y), law.below(y)
     return out | {
-        "mean": centre, "median": law.quantiles([0.5])[0], "std": spread, "error": y - centre, "crps": law.crps(y),
-        "pit": 0.5 * (upto + below), "mass": upto - below,
+        "mean": centre, "median": law.quantiles([0.5])[0], "std": spread, "error": y - centre,
+        "pit": 0.5 * (upto + below), "mass": upto - below, **({"crps": law.crps(y)} if crps else {}),
     }  # fmt: skip
 
 
@@ -351,6 +441,39 @@ def log_count(y: Tensor, log_rate: Tensor, shape: Tensor | None) -> Tensor:
         torch.lgamma(y + shape) - torch.lgamma(shape) - constant
         + shape * (shape.log() - log_total) + y * (log_rate - log_total)
     )  # fmt: skip
+
+
+def count_slopes(y: Tensor, log_rate: Tensor, shape: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Slope of `log_count` in the log rate, and minus its curvature."""
+    rate = torch.exp(log_rate.clamp_max(LARGEST))
+    if shape is None:
+        return y - rate, rate
+    share = rate / (shape + rate)
+    return y - (y + shape) * share, (y + shape) * share * (1 - share)
+
+
+def _log_gamma_nodes(shape: Float[Tensor, " m"], count: int = 32) -> tuple[Tensor, Tensor]:
+    """Logarithms (count, m) of equally probable stretches of a gamma law, and their weights."""
+    x, w = np.polynomial.legendre.leggauss(count)
+    level = (x[:, None] + 1) / 2
+    with np.errstate(all="ignore"):
+        exact = np.log(scipy.special.gammaincinv(shape.numpy(), level))
+    large = np.log(shape.numpy()) + scipy.special.ndtri(level) / np.sqrt(shape.numpy())
+    return torch.from_numpy(np.where(shape.numpy() < 1e8, exact, large)), torch.from_numpy(w / 2)
+
+
+def bisected(cdf: Callable[[Tensor], Tensor], level: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The level's quantile, which lies between two values, to a part in 10^15 of their least.
+
+    Halfway on a scale that is linear about the smaller of them and logarithmic beyond: heavy tails reach far.
+    """
+    size = torch.minimum(low.abs(), high.abs()).clamp_min(1e-300) + 1e-12 * (high - low).clamp_max(1.0)
+    a, b = torch.asinh(low / size), torch.asinh(high / size)
+    for _ in range(64):
+        middle = (a + b) / 2
+        under = cdf(size * torch.sinh(middle)) < level
+        a, b = torch.where(under, middle, a), torch.where(under, b, middle)
+    return size * torch.sinh((a + b) / 2)
 
 
 def pinball(y: Tensor, found: Float[Tensor, "P m"], levels: Sequence[float]) -> Float[Tensor, " m"]:

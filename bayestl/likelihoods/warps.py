@@ -35,8 +35,12 @@ class Warp(ABC):
     def log_slope(self, y: Tensor, offset: Tensor | float) -> Tensor:
         """``log w'(y)``."""
 
+    def check(self, values: NDArray[np.float64], task: str) -> None:  # noqa: B027
+        """Refuse values outside the domain."""
+
     def resolve(self, values: NDArray[np.float64], task: str) -> Warp:
         """Check the values, and settle what is learned from them."""
+        self.check(values, task)
         return self
 
     @property
@@ -63,27 +67,25 @@ class _Offset(Warp):
     def offset_scale(self) -> float:
         return self.typical
 
-    def resolve(self, values: NDArray[np.float64], task: str) -> Warp:
-        low = float(values.min())
-        if self.offset is None:
-            if low < 0:
-                raise DataError(
-                    f"{type(self).__name__} with an inferred offset needs values of zero or more; task {task!r} holds "
-                    f"{low:g}. Give an offset above {-low:g}."
-                )
-            spread = float(values.std())
-            return dataclasses.replace(self, typical=0.3 * spread if spread > 0 else max(abs(low), 1.0))
-        if low + self.offset < 0 or (low + self.offset == 0 and self._open):
+    def check(self, values: NDArray[np.float64], task: str) -> None:
+        low = float(values.min(initial=np.inf))
+        if self.offset is None and low < 0:
+            raise DataError(
+                f"{type(self).__name__} with an inferred offset needs values of zero or more; task {task!r} holds "
+                f"{low:g}. Give an offset above {-low:g}."
+            )
+        if self.offset is not None and low + self.offset <= 0:
             raise DataError(
                 f"{type(self).__name__}(offset={self.offset:g}) cannot take the values of task {task!r}, the smallest of which "
-                f"is {low:g}. Use a larger offset, or offset=None to infer one."
+                f"is {low:g}: its slope is infinite there. Use a larger offset, offset=None to infer one, or Hurdle() for zeros."
             )
-        return self
 
-    @property
-    def _open(self) -> bool:
-        """Whether w is infinite at the end of its domain."""
-        return False
+    def resolve(self, values: NDArray[np.float64], task: str) -> Warp:
+        self.check(values, task)
+        if self.offset is not None:
+            return self
+        spread = float(values.std())
+        return dataclasses.replace(self, typical=0.3 * spread if spread > 0 else max(abs(float(values.min())), 1.0))
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,6 @@ class Log(_Offset):
     """``w(y) = log(y + offset)``; ``offset=None`` infers it, with prior ``LogNormal(log(0.3 sd of the values), 1)``."""
 
     offset: float | None = 0.0
-
-    @property
-    def _open(self) -> bool:
-        return True
 
     def forward(self, y: Tensor, offset: Tensor | float) -> Tensor:
         return torch.log(y + offset)
@@ -132,11 +130,14 @@ class Softplus(Warp):
         if self.scale is not None and not self.scale > 0:
             raise ValueError(f"`scale` must be positive; got {self.scale}.")
 
-    def resolve(self, values: NDArray[np.float64], task: str) -> Warp:
-        if (low := float(values.min())) <= 0:
+    def check(self, values: NDArray[np.float64], task: str) -> None:
+        if (low := float(values.min(initial=np.inf))) <= 0:
             raise DataError(
                 f"Softplus needs positive values; task {task!r} holds {low:g}. Use Hurdle() for exact zeros, or Sqrt(offset=...)."
             )
+
+    def resolve(self, values: NDArray[np.float64], task: str) -> Warp:
+        self.check(values, task)
         return self if self.scale is not None else Softplus(0.5 * float(np.median(values)))
 
     def forward(self, y: Tensor, offset: Tensor | float) -> Tensor:
