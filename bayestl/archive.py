@@ -405,14 +405,13 @@ def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
                 attributes["note"] = "of a task with a warp, on the warped scale"
             dims = ("task",) if noisy == list(layout.outputs) else ("noisy_task",)
         variables[name] = xr.Variable(("chain", "draw", *dims), array[None], attributes)
-    correlation = posterior.model.task_covariance(theta, posterior._problem.points.x, layout)
-    size = correlation.diagonal(dim1=-2, dim2=-1).sqrt()
-    coords["other_task"] = list(layout.outputs)
-    variables["task_correlation"] = xr.Variable(
-        ("chain", "draw", "task", "other_task"),
-        (correlation / size.unsqueeze(-1) / size.unsqueeze(-2)).numpy()[None],
-        {"units": "1"},
-    )
+    first, second = np.triu_indices(len(layout.outputs), 1)  # each pair once: plots of what is constant fail
+    if len(first) and not isinstance(posterior.model, SingleTask):
+        correlation = posterior.model.task_covariance(theta, posterior._problem.points.x, layout)
+        size = correlation.diagonal(dim1=-2, dim2=-1).sqrt()
+        pairs = (correlation / size.unsqueeze(-1) / size.unsqueeze(-2)).numpy()[None, :, first, second]
+        coords["task_pair"] = [f"{layout.outputs[i]}, {layout.outputs[j]}" for i, j in zip(first, second, strict=True)]
+        variables["task_correlation"] = xr.Variable(("chain", "draw", "task_pair"), pairs, {"units": "1"})
     used = {dim for variable in variables.values() for dim in variable.dims}
     return xr.Dataset(variables, coords={name: value for name, value in coords.items() if name in used})
 

@@ -164,7 +164,8 @@ def _brief(scored: xr.Dataset) -> dict[str, float]:
 class Stack:
     """Several posteriors that predict together: their predictive laws mixed, with fixed weights.
 
-    Made by `stack` and `fit_best`. It predicts, draws and judges as a `Posterior` does.
+    Made by `stack` and `fit_best`. It predicts, draws and judges one task at a time as a `Posterior` does. Whatever needs one
+    model (`diagnose`, `leave_out`, `to_arviz`, `save`, `condition`) is asked of `best`, or of the `posteriors`.
 
     Attributes
     ----------
@@ -193,6 +194,8 @@ class Stack:
     ) -> xr.Dataset:
         """Predict one task, the target by default: see `Posterior.predict`."""
         task = self.target if task is None else task
+        if not isinstance(task, str):
+            raise ValueError(f"A stack predicts one task at a time; got {task!r}.")
         return tabulated(self.best, new, task, quantiles, lambda part: self._law(new, task, part, noise))
 
     def probability(

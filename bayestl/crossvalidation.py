@@ -64,6 +64,8 @@ def left_out_scores(
     posterior: Posterior, by: Groups = None, task: str | None = None, paired: bool = False, *, crps: bool = True
 ) -> xr.Dataset:
     """As `leave_out`; the ranked probability score, the dearest, only where it is asked for."""
+    if not isinstance(posterior, Posterior):
+        raise ValueError(f"A posterior is needed here, as `fit` returns it; got a {type(posterior).__name__}.")
     data, problem = posterior.data, posterior._problem
     codes, labels = _groups(posterior, by)
     wanted = np.ones(len(data), dtype=bool) if task is None else data.task_index == data.index_of(task)
@@ -210,6 +212,8 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
         bins of the predicted spread, Levi et al. 2022, doi 10.3390/s22155540). For classes ``brier``, ``accuracy``,
         ``macro_f1``.
     """
+    if not isinstance(scored, xr.Dataset) or "log_density" not in scored:
+        raise ValueError(f"Expected the scores that leave_out or Posterior.score give; got a {type(scored).__name__}.")
     lines = {}
     for name in dict.fromkeys(scored["task"].values.tolist()):
         own = scored.isel(row=np.flatnonzero(scored["task"].values == name))

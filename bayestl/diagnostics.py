@@ -91,6 +91,8 @@ def diagnose(posterior: Posterior, *, seed: int = 0) -> Diagnosis:
     >>> diagnosis["k-hat"].level in ("good", "note", "warning")
     True
     """
+    if not isinstance(posterior, Posterior):
+        raise ValueError(f"A posterior is needed here, as `fit` returns it; got a {type(posterior).__name__}.")
     order = {"warning": 0, "note": 1, "good": 2}
     found = [*_of_theta(posterior), *_of_edges(posterior, seed), *_of_noise(posterior), *_of_engine(posterior)]
     found += _of_rows(posterior)

@@ -24,7 +24,7 @@ from bayestl.inference.infer import FitRecord
 from bayestl.lazy import lazily
 from bayestl.likelihoods import Censored, Hurdle
 from bayestl.likelihoods.base import Rows
-from bayestl.likelihoods.predictive import SCORES, Classes, NormalMixture, Predictive, judged
+from bayestl.likelihoods.predictive import SCORES, AnyMixture, Classes, NormalMixture, Predictive, judged
 from bayestl.models.base import Model
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem, rows_of
@@ -123,11 +123,7 @@ class Posterior:
         numeric = [name for name, kind in zip(names, kinds, strict=True) if kind != "class"]
         limited = any(isinstance(self.data.tasks[t].likelihood, Censored | Hurdle) for t in index)
         shape = (rows, len(numeric))
-        arrays: dict[str, np.ndarray] = {"mean": np.empty(shape), "std": np.empty(shape)}
-        arrays["quantile"] = np.empty((len(levels), *shape))
-        if limited:
-            arrays |= {f"latent_{name}": np.empty_like(array) for name, array in arrays.items()}
-            arrays |= {"probability_lower": np.zeros(shape), "probability_upper": np.zeros(shape)}
+        arrays = _empty(shape, len(levels), limited)
         chances = {
             name: np.empty((rows, len(self.data.tasks[t].levels or ())))
             for name, t, kind in zip(names, index, kinds, strict=True)
@@ -770,13 +766,13 @@ def tabulated(
         out["probability"] = (["row", "class"], chance)
         out["label"] = ("row", known[chance.argmax(-1)])
         return out
-    arrays = {
-        "mean": np.empty((len(x), 1)),
-        "std": np.empty((len(x), 1)),
-        "quantile": np.empty((len(levels), len(x), 1)),
-    }
+    t = posterior.data.index_of(task)
+    arrays = _empty((len(x), 1), len(levels), isinstance(posterior.data.tasks[t].likelihood, Censored | Hurdle))
     for part, own in zip(parts, laws, strict=True):
         _fill(arrays, "", part, 0, own, levels)
+        if "latent_mean" in arrays:
+            _fill(arrays, "latent_", part, 0, getattr(own, "latent", own), levels)
+            _fill_masses(arrays, part, 0, own)
     out = out.assign_coords(task=[task], quantile_level=list(levels))
     for name, array in arrays.items():
         out[name] = (["row", "task"] if array.ndim == 2 else ["quantile_level", "row", "task"], array)
@@ -790,6 +786,15 @@ def labelled_scores(out: Mapping[str, np.ndarray], data: TaskData) -> xr.Dataset
     return xr.Dataset(kept, coords={"row": rows, "task": ("row", np.array(data.names)[data.task_index])})
 
 
+def _empty(shape: tuple[int, int], levels: int, limited: bool) -> dict[str, np.ndarray]:
+    """Arrays (row, task) of what is predicted of numbers; `limited` ones have what lies underneath, and their limits, beside."""
+    arrays = {"mean": np.empty(shape), "std": np.empty(shape), "quantile": np.empty((levels, *shape))}
+    if limited:
+        arrays |= {f"latent_{name}": np.empty_like(array) for name, array in arrays.items()}
+        arrays |= {"probability_lower": np.zeros(shape), "probability_upper": np.zeros(shape)}
+    return arrays
+
+
 def _fill(
     arrays: dict[str, np.ndarray], prefix: str, part: slice, task: int, law: Any, levels: Sequence[float]
 ) -> None:
@@ -800,13 +805,9 @@ def _fill(
 
 def _fill_masses(arrays: dict[str, np.ndarray], part: slice, task: int, law: Any) -> None:
     """Probabilities of the limits of a censored task, or of the zero of a hurdle task."""
-    if not isinstance(law, NormalMixture):
-        return
-    if law.atom is not None:
-        arrays["probability_lower"][part, task] = law.atom.numpy()
-    for name, limit in (("lower", law.lower), ("upper", law.upper)):
-        if limit is not None:
-            arrays[f"probability_{name}"][part, task] = law.mass(limit).numpy()
+    if isinstance(law, NormalMixture | AnyMixture):
+        lower, upper = law.at_limits()
+        arrays["probability_lower"][part, task], arrays["probability_upper"][part, task] = lower.numpy(), upper.numpy()
 
 
 def _expect_data(data: object, what: str) -> None:

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pyro
@@ -480,8 +481,12 @@ def check_groups(tree, posterior, groups):
     low, high = tree["prior_predictive"]["y"].quantile([0.16, 0.84])  # its tails are heavy: so is the prior of rho
     assert 0.3 < float(high - low) / 2 / data.values.std() < 3
     for group in ("posterior", "prior"):
-        correlation = tree[group]["task_correlation"]
-        assert (np.abs(correlation) <= 1 + 1e-9).all()
+        if isinstance(posterior.model, btl.SingleTask):
+            assert "task_correlation" not in tree[group]
+        else:
+            correlation = tree[group]["task_correlation"]
+            assert correlation["task_pair"].values.tolist() == ["a, b", "a, c", "b, c"]
+            assert (np.abs(correlation) <= 1 + 1e-9).all()
 
 
 def test_arviz_takes_it_as_it_is(posterior):
@@ -500,6 +505,17 @@ def test_arviz_takes_it_as_it_is(posterior):
         warnings.filterwarnings("ignore", "Estimated shape parameter")  # of single rows among 24
         loo = arviz.loo(tree, var_name="y")
     assert np.isfinite(loo.elpd_loo if hasattr(loo, "elpd_loo") else loo.elpd)
+
+
+def test_arviz_draws_the_posterior_as_it_stands(posterior):
+    arviz = pytest.importorskip("arviz")
+    tree = posterior.to_arviz()
+    plots = ("plot_trace", "plot_posterior") if arviz.__version__.startswith("0.") else ("plot_trace_dist", "plot_dist")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in plots:
+            getattr(arviz, name)(tree)
+    plt.close("all")
 
 
 def test_the_other_face_of_arviz(monkeypatch):

@@ -374,8 +374,19 @@ def test_densities_are_not_compared_with_probabilities():
         btl.compare({"plain": fitted(btl.Gaussian())} | zeros, target="y")
     with pytest.raises(ValueError, match="by name"):
         btl.compare(list(zeros.values()), target="y")
+    both = btl.stack(zeros, target="y")
     with pytest.raises(ValueError, match="'s' is a Stack"):
-        btl.compare({"s": btl.stack(zeros, target="y")}, target="y")
+        btl.compare({"s": both}, target="y")
+    for ask in (btl.diagnose, btl.leave_out):
+        with pytest.raises(ValueError, match="got a Stack"):
+            ask(both)
+    with pytest.raises(ValueError, match="scores that leave_out"):
+        btl.scores(zeros["hurdle"])
+    with pytest.raises(ValueError, match="one task at a time"):
+        both.predict(frame, ["y"])
+    found, each = both.predict(frame), [both.weights[name] * p.predict(frame, task="y") for name, p in zeros.items()]
+    for name in ("mean", "latent_mean", "probability_lower", "probability_upper"):
+        np.testing.assert_allclose(found[name], sum(part[name] for part in each), atol=1e-9)
 
 
 def test_scores_agree_with_scikit_learn(helped):

@@ -127,6 +127,12 @@ class NormalMixture:
             total = torch.where(y == self.upper, 1 - mixture.cdf(*self._at(y), self.weight), total)
         return total
 
+    def at_limits(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+        """Probabilities of the lower limit, or of an exact zero, and of the upper limit."""
+        none = torch.zeros_like(self.mean[0])
+        lower = none if self.lower is None else self.mass(self.lower)
+        return lower if self.atom is None else self.atom, none if self.upper is None else self.mass(self.upper)
+
     def log_density(self, y: Tensor) -> Float[Tensor, " m"]:
         """Log density of y in the user's units, or log probability where y is an atom, or at a limit or beyond it."""
         y = self.observable(y)
@@ -139,11 +145,12 @@ class NormalMixture:
                 + self.warp.log_slope(y, self.offset)
                 + torch.as_tensor(weight).log()
             )
-            out = torch.logsumexp(each, 0) - math.log(self.scale)
+            out = torch.logsumexp(torch.where(z == -torch.inf, -torch.inf, each), 0) - math.log(self.scale)
         else:
             if self.warp is not None:
                 slope = self.warp.log_slope(y, self.offset)
             out = mixture.log_density(z, mean, std, self.weight) + slope - math.log(self.scale)
+            out = torch.where(z == -torch.inf, -torch.inf, out)  # outside the domain of the warp
         if self.atom is not None:
             out = out + (1 - self.atom).log()
             out = torch.where(y == 0, self.atom.log(), out)
@@ -197,6 +204,16 @@ class AnyMixture:
 
     laws: Sequence[Any]
     weight: Float[Tensor, "K #m"]
+
+    @property
+    def latent(self) -> AnyMixture:
+        """The same without limits."""
+        return AnyMixture([law.latent for law in self.laws], self.weight)
+
+    def at_limits(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+        """Probabilities of the lower limits, or of exact zeros, and of the upper limits."""
+        lower, upper = zip(*(law.at_limits() for law in self.laws), strict=True)
+        return self._average(list(lower)), self._average(list(upper))
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation."""
