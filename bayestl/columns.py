@@ -246,11 +246,11 @@ def read_numbers(frame: pd.DataFrame, name: str, task: str | None = None) -> NDA
         real = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
         odd = pd.Series(not (real and not pd.api.types.is_complex_dtype(column)), index=column.index) & column.notna()
     if np.asarray(odd).any():
-        examples = listed(list(column[np.asarray(odd)].unique()), 3)
-        raise DataError(
-            f"{called} must hold numbers; got {examples} in rows {places(odd, frame)}. "
-            "Convert it with pandas.to_numeric."
-        )
+        cells = list(column[np.asarray(odd)].unique())
+        advice = "Convert it with pandas.to_numeric."
+        if any(isinstance(cell, str) and cell.strip().startswith(("<", ">")) for cell in cells):
+            advice = "Give the limit itself where a value lies beyond one, and observe the task with Censored(lower=..., upper=...)."
+        raise DataError(f"{called} must hold numbers; got {listed(cells, 3)} in rows {places(odd, frame)}. {advice}")
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     if (bad := np.isinf(values)).any():
         raise DataError(f"{called} is infinite in rows {places(bad, frame)}. Correct or drop those cells.")

@@ -581,11 +581,11 @@ class Posterior:
         self.data.check_units(test)
         t = self.data.index_of(test.names[task])
         chosen = test.where(np.isin(np.arange(len(test)), index), empty=True)
-        values = self.data.recode(chosen)
+        values, details = self.data.recode(chosen)
         x = self.scaling.inputs(self.data.encode(chosen.decode(chosen.x)))
         rows = dataclasses.replace(
-            chosen, tasks=self.data.tasks, task_index=np.full(len(chosen), t), values=values, descriptors=None
-        )
+            chosen, tasks=self.data.tasks, task_index=np.full(len(chosen), t), values=values, details=details, descriptors=None,
+        )  # fmt: skip
         at = rows_of(rows, self.scaling, self._problem.layout, t, torch.arange(len(chosen)))
         return self._law(x, t, at, measured=True), torch.tensor(values)
 

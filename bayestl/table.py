@@ -521,19 +521,23 @@ class TaskData:
         self.check_units(more)
         frame = more.decode(more.x)
         frame.index = pd.Index(more.rows)
+        values, details = self.recode(more)
         return replace(
             self,
             x=np.concatenate([self.x, self.encode(frame)]),
             task_index=np.concatenate([self.task_index, index[more.task_index]]),
-            values=np.concatenate([self.values, self.recode(more)]),
-            details=np.concatenate([self.details, more.details]),
+            values=np.concatenate([self.values, values]),
+            details=np.concatenate([self.details, details]),
             errors=np.concatenate([self.errors, more.errors]),
             rows=np.concatenate([self.rows, more.rows]),
         )
 
-    def recode(self, other: TaskData) -> NDArray[np.float64]:
-        """Values of `other` with its classes in the codes of these data; refuses classes never seen and other kinds."""
-        values = other.values.copy()
+    def recode(self, other: TaskData) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Values and details of `other` as these data have them: classes in their codes, limits that hold for all rows.
+
+        Refuses classes never seen, other kinds, and what the likelihood here does not allow.
+        """
+        values, details = other.values.copy(), other.details.copy()
         for t, task in enumerate(other.tasks):
             known = self.tasks[self.index_of(task.name)]
             own = other.task_index == t
@@ -550,8 +554,16 @@ class TaskData:
                         f"{listed(known.levels, 20)}."
                     )
                 values[own] = [known.levels.index(task.levels[int(code)]) for code in values[own]]
-            known.likelihood.check(values[own], other.details[own], task.name)
-        return values
+            law = known.likelihood
+            if type(task.likelihood) is not type(law):  # the new rows were read without saying how they are observed
+                if columns := [column for column in law.columns() if column is not None]:
+                    raise DataError(
+                        f"Task {task.name!r} is observed as {type(law).__name__}() with column {listed(columns)}, which the "
+                        f"new rows were read without. Read them with likelihoods={{{task.name!r}: ...}} too."
+                    )
+                details[own] = law.constants()
+            law.check(values[own], details[own], task.name)
+        return values, details
 
     def check_units(self, other: TaskData) -> None:
         """Refuse data that declare another unit for a task than these do."""

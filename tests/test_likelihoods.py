@@ -10,6 +10,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
+import xarray as xr
 
 import bayestl as btl
 from bayestl.cavity import leave_one_out
@@ -708,6 +709,21 @@ def test_values_that_the_law_does_not_allow_are_refused_later_too(law, good, bad
     for ask in (posterior.score, posterior.condition):
         with pytest.raises(btl.DataError, match=says):
             ask(more[bad])
+
+
+def test_new_rows_are_observed_as_the_old_ones_though_they_do_not_say_so():
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 12)}).assign(y=lambda f: np.maximum(np.sin(6 * f["x"]), -0.3))
+    law = btl.Censored(lower=-0.3)
+    posterior = btl.fit(btl.SingleTask(), data_of(frame, "y", law, with_g=False), seed=0, method="map")
+    silent, said = data_of(frame, "y", with_g=False), data_of(frame, "y", law, with_g=False)
+    xr.testing.assert_identical(posterior.score(silent), posterior.score(said))
+    np.testing.assert_array_equal(posterior.condition(silent).data.details, posterior.condition(said).data.details)
+    by_row = frame.assign(lod=-0.3)
+    posterior = btl.fit(
+        btl.SingleTask(), data_of(by_row, "y", btl.Censored(lower="lod"), with_g=False), seed=0, method="map"
+    )
+    with pytest.raises(btl.DataError, match="with column 'lod', which the new rows were read without"):
+        posterior.score(data_of(by_row, "y", with_g=False))
 
 
 def test_exposures_of_new_rows_are_looked_at():

@@ -83,6 +83,7 @@ def bad(frame, **cells):
         (lambda: long(bad(LONG, y=[1.0, np.nan, 1, 2])), r"'y' is empty in rows 1 \(tasks 'a'\)"),
         (lambda: long(bad(LONG, y=["1", "n.a.", "2", "3"])), r"'y' \(task 'b'\) must hold numbers; got '2', '3' in rows 2, 3"),
         (lambda: long(bad(LONG, y=[True, False, True, True])), r"Task 'b' holds a single class, True"),
+        (lambda: long(bad(LONG, y=[0.2, "<0.1", 2.0, 3.0])), r"got '<0.1' in rows 1. Give the limit itself .* Censored"),
         (lambda: long(bad(LONG, y=[1, False, True, True])), r"'y' \(task '[ab]'\) must hold numbers"),
         (lambda: long(bad(LONG, y=[1j, 2, 3, 4])), r"'y' \(task '[ab]'\) must hold numbers"),
         (lambda: long(bad(LONG, y=pd.Timestamp("2020"))), r"'y' \(task '[ab]'\) must hold numbers"),
