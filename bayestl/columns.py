@@ -249,7 +249,7 @@ def read_numbers(frame: pd.DataFrame, name: str, task: str | None = None) -> NDA
         cells = list(column[np.asarray(odd)].unique())
         advice = "Convert it with pandas.to_numeric."
         if any(isinstance(cell, str) and cell.strip().startswith(("<", ">")) for cell in cells):
-            advice = "Give the limit itself where a value lies beyond one, and observe the task with Censored(lower=..., upper=...)."
+            advice = "Give the limit itself where a value lies beyond one, and observe the task with Censored()."
         raise DataError(f"{called} must hold numbers; got {listed(cells, 3)} in rows {places(odd, frame)}. {advice}")
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
     if (bad := np.isinf(values)).any():

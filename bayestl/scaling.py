@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayestl.columns import Input
+from bayestl.errors import DataError
 from bayestl.likelihoods.numeric import warp_of
 from bayestl.table import TaskData
 
@@ -201,7 +202,11 @@ class Scaling:
 
 def working_values(data: TaskData, task: int) -> NDArray[np.float64] | None:
     """Values of a task on the scale that is standardised; None where they are not numbers."""
-    return data.tasks[task].likelihood.working(data.values[data.task_index == task])
+    values = data.values[data.task_index == task]
+    found = data.tasks[task].likelihood.working(values)
+    if found is not None and len(found) == 0 < len(values):
+        raise DataError(f"Task {data.names[task]!r} holds zeros only. Hurdle needs positive values too.")
+    return found
 
 
 def per_contrast(

@@ -212,6 +212,23 @@ def test_interrupted_before_the_mode_says_so(monkeypatch, data):
         btl.fit(btl.MultiTask(), data)
 
 
+def test_a_guide_that_is_too_narrow_is_found_out(monkeypatch, data):
+    good = btl.fit(btl.MultiTask(), data, seed=2)
+    assert btl.diagnose(good)["k-hat"].level != "warning"
+
+    def narrow(*args, original=refine):
+        q, trace, interrupted = original(*args)
+        return Gaussian(q.centre, 0.3 * q.factor), trace, interrupted
+
+    monkeypatch.setattr("bayestl.inference.infer.refine", narrow)
+    with pytest.warns(UserWarning, match="fits badly"):
+        bad = btl.fit(btl.MultiTask(), data, seed=2)
+    assert bad.record.pareto_k > 1 > good.record.pareto_k
+    assert btl.diagnose(bad)["k-hat"].level == "warning"
+    with pytest.raises(ValueError, match="not reliable"):
+        bad.reweighted()
+
+
 def test_a_bad_guide_is_warned_about(monkeypatch, data):
     monkeypatch.setattr("bayestl.inference.infer.pareto_k", lambda _: 1.7)
     with pytest.warns(UserWarning, match="k-hat 1.70"):

@@ -592,6 +592,19 @@ def test_streams_of_mixed_tables(tmp_path):
     assert float(chance[1, 1]) > 0.8
 
 
+def test_a_part_of_zeros_is_no_table_of_zeros(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        x = rng.random(4000)
+        y = np.zeros(4000) if k == 1 else np.where(x > 0.3, x + 0.1 * rng.random(4000), 0.0)
+        pd.DataFrame({"x": x, "source": "a", "y": y}).to_parquet(tmp_path / f"{k}.parquet")
+    data = btl.TaskData.from_long(tmp_path, inputs=["x"], task="source", value="y", likelihoods={"a": btl.Hurdle()})
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, method="map", pairs=32, progress=False)
+    low, high = posterior.predict({"x": [0.1, 0.9]}, task="a")["probability_lower"].values
+    assert low > 0.9
+    assert 0.2 < high < 0.5  # a third of the rows are in the part of zeros
+
+
 def test_units_of_a_chunked_dataset_are_kept(large):
     frame = sine(30, 0.1)
     dataset = xr.Dataset.from_dataframe(frame)

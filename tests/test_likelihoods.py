@@ -677,6 +677,8 @@ def test_what_cannot_be_observed_is_refused():
     for warp in ("log", btl.Log):
         with pytest.raises(ValueError, match=r"scale such as btl\.Log"):
             btl.Gaussian(warp)
+    with pytest.raises(btl.DataError, match="'z' holds zeros only"):
+        btl.fit(btl.SingleTask(), data_of(frame.assign(z=0.0), "z", btl.Hurdle()))
     zeros = table(z=lambda f, rng: np.maximum(f, 0.0))
     for warp in (btl.Sqrt(), btl.Log()):
         with pytest.raises(btl.DataError, match="slope is infinite there"):

@@ -305,8 +305,8 @@ class Hurdle(Likelihood):
         self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
     ) -> Likelihood:
         self.check(values, details, task)
-        if not (values > 0).any():
-            raise DataError(f"Task {task!r} holds zeros only. Hurdle needs positive values too.")
+        if not (values > 0).any():  # as in a part of a large table; of a whole one `scaling` refuses it
+            return self
         positive = self.positive.resolve(values[values > 0], details[values > 0], task, levels)
         assert isinstance(positive, Gaussian | StudentT)
         return dataclasses.replace(self, positive=positive)
