@@ -520,10 +520,12 @@ class Posterior:
         values = cavity.leave_one_out(regression, self._problem, self.condensed).numpy()
         return xr.DataArray(values, dims=["draw", "obs"], coords={"obs": np.arange(len(self.data))}, name="y")
 
-    def to_arviz(self, *, task: str | None = None, seed: int = 0) -> Any:
+    def to_arviz(self, *, task: str | None = None, new: Table | None = None, seed: int = 0) -> Any:
         """Hand the posterior over to ArviZ: `InferenceData` for ArviZ 0.x, `xarray.DataTree` for 1.x.
 
-        With `task` only the observations of one task are handed over, so that ArviZ's own `compare` judges by them.
+        With `task` only the observations of one task are handed over, so that ArviZ's own `compare` judges by them. With `new` as
+        well, the group ``posterior`` holds a variable ``prediction`` (row) too: the median of the task's noise-free value at
+        these inputs under each draw of theta (of classes their probabilities), whose sensitivity to the prior ArviZ can tell.
 
         Groups: ``posterior``, ``prior``, ``posterior_predictive``, ``prior_predictive``, ``log_likelihood``, ``log_prior``,
         ``observed_data``, ``constant_data``, with named dimensions and units in the attributes. Draws lie in (chain = 1,
@@ -533,6 +535,10 @@ class Posterior:
         and its noise): right for checks row by row, not for statistics over rows, which `sample` serves.
         """
         groups = archive.groups(self, seed)
+        if new is not None:
+            if task is None:
+                raise ValueError("`new` needs `task`: the one that is to be predicted there.")
+            groups["posterior"]["prediction"] = self._by_draw(new, task)
         if task is not None:
             own = np.flatnonzero(self.data.task_index == self.data.index_of(task))
             groups = {name: group.isel(obs=own) if "obs" in group.sizes else group for name, group in groups.items()}
@@ -613,6 +619,27 @@ class Posterior:
         if self.inducing is None:
             return Regression(self._problem, self._mixed, self.sites)
         return Regression(self._fresh, self._mixed, None, self.inducing)
+
+    def _by_draw(self, new: Table, task: str) -> xr.DataArray:
+        """What each draw of theta predicts of a task, without noise: the median, or the probabilities of its classes."""
+        t, (index, x) = self.data.index_of(task), self._inputs(new)
+        regression, theta = self._regression, self._mixed
+        if self.inducing is None:
+            regression, theta = Regression(self._problem, self.theta, self.sites), self.theta
+        ((mean, cov),) = regression.marginals(x, [self._problem.layout.contrasts(t)])
+        rows = self._rows_at(t, self._details(new, t, len(x)))
+        found = []
+        for s in range(len(mean)):
+            p = self._problem.parameters_of({name: value[s : s + 1] for name, value in theta.items()}, t)
+            law = self.data.tasks[t].likelihood.predictive(mean[s : s + 1], cov[s : s + 1], None, rows, p)
+            found.append(law.probability if isinstance(law, Classes) else law.quantiles([0.5])[0])
+        dims = ["chain", "draw", "row"]
+        coords: dict[str, Any] = {"row": index.astype(str)}
+        if found[0].dim() == 2:
+            dims.append("class")
+            coords["class"] = np.array([str(level) for level in self.data.tasks[t].levels or ()])
+        unit = {"units": self.data.tasks[t].unit or "1"}
+        return xr.DataArray(torch.stack(found).numpy()[None], dims=dims, coords=coords, attrs=unit)
 
     def _marginals(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Means and covariances of a task's functions at some points under every component."""

@@ -518,6 +518,32 @@ def test_arviz_draws_the_posterior_as_it_stands(posterior):
     plt.close("all")
 
 
+def test_sensitivity_of_predictions_to_the_prior():
+    arviz = pytest.importorskip("arviz")
+    rng = np.random.default_rng(0)
+    x = rng.random(60)
+    frame = pd.DataFrame({"x": x, "a": np.sin(5 * x) + 0.05 * rng.standard_normal(60)})
+    new, found = pd.DataFrame({"x": [0.2, 0.5, 0.8]}), []
+    for rows in (5, 60):
+        data = btl.TaskData.from_wide(frame.head(rows), inputs=["x"], tasks=["a"], units={"a": "eV"})
+        posterior = btl.fit(btl.SingleTask(), data, seed=0)
+        tree = posterior.to_arviz(task="a", new=new)
+        prediction = tree["posterior"]["prediction"]
+        assert prediction.attrs["units"] == "eV"
+        middle = posterior.predict(new, task="a", noise=False)["mean"]
+        draws = prediction[0, : posterior.components]
+        np.testing.assert_allclose(draws.mean("draw"), middle, atol=1e-9)  # the mean of each is its median
+        if arviz.__version__.startswith("0."):
+            told = arviz.psens(tree, var_names=["prediction"])
+        else:
+            told = arviz.psense(tree, group="prior", var_names=["prediction"])
+        told = told if isinstance(told, xr.DataArray) else told["prediction"]
+        found.append(float(np.mean(told)))
+    assert 0 <= found[1] < found[0]  # many rows overrule the prior
+    with pytest.raises(ValueError, match="`new` needs `task`"):
+        posterior.to_arviz(new=new)
+
+
 def test_the_other_face_of_arviz(monkeypatch):
     """What ArviZ 1.x, or none at all, is handed: an xarray.DataTree with the same groups."""
     posterior = btl.fit(btl.MultiTask(), table(), seed=0)
