@@ -64,16 +64,21 @@ class Regression:
 
     def solve(self, part: slice) -> Conditional:
         """Condition some of the draws on the data, the sites settled first."""
-        problem, base = self.problem, None
+        return self._solve(part, self.start)[0]
+
+    def _solve(self, part: slice, start: list[Site] | None) -> tuple[Conditional, list[Site] | None]:
+        """The same from given sites; gives those of the last draw too, which are a start for the next."""
+        problem, base, last = self.problem, None, start
         theta = {name: value[part] for name, value in self.theta.items()}
         with torch.no_grad():
             if self.base is not None:
                 base = self.base.conditional(problem.model, theta, problem.layout, part)
                 if not problem.pieces:
-                    return base
+                    return base, None
             law, reach = given(problem, theta, base, None if self.base is None else self.base.pairs)
             if problem.sites:
-                solved = problem.settle(theta, self.start, law=law)[1]
+                solved = problem.settle(theta, start, law=law)[1]
+                last = [Site(site.natural[-1:], site.precision[-1:]) for site in solved.sites]
                 if not solved.converged:
                     warnings.warn(
                         f"The Gaussian sites of the observations did not settle within {STEPS} steps for every draw of "
@@ -84,7 +89,7 @@ class Regression:
             else:
                 covariance, values = law.covariance, law.values
             more = Conditioned(covariance, values - law.mean)
-            return more if base is None else Updated(base, reach, more)
+            return (more if base is None else Updated(base, reach, more)), last
 
     def marginals(
         self, x: Float[Tensor, "m columns"], groups: list[list[int]]
@@ -169,7 +174,11 @@ class Regression:
     def _kept(self) -> list[Conditional] | None:
         if 8 * self.draws * len(self.support.output) ** 2 > KEPT_BYTES:
             return None
-        return [self.solve(part) for part in self._parts]
+        found, start = list[Conditional](), self.start
+        for part in self._parts:
+            solved, start = self._solve(part, start)
+            found.append(solved)
+        return found
 
 
 def low_rank_draws(
