@@ -61,9 +61,16 @@ def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = Non
 
 
 def left_out_scores(
-    posterior: Posterior, by: Groups = None, task: str | None = None, paired: bool = False, *, crps: bool = True
+    posterior: Posterior,
+    by: Groups = None,
+    task: str | None = None,
+    paired: bool = False,
+    *,
+    crps: bool = True,
+    most: int = 256,
+    work: float = WORK,
 ) -> xr.Dataset:
-    """As `leave_out`; the ranked probability score, the dearest, only where it is asked for."""
+    """As `leave_out`, from `most` draws of theta at the most; the ranked probability score only where it is asked for."""
     if not isinstance(posterior, Posterior):
         raise ValueError(f"A posterior is needed here, as `fit` returns it; got a {type(posterior).__name__}.")
     data, problem = posterior.data, posterior._problem
@@ -76,7 +83,7 @@ def left_out_scores(
             )
         codes = np.where(wanted, codes, codes.max() + 1 + np.arange(len(data)))
         codes = pd.factorize(codes)[0].astype(np.int64)
-    regression = _regression(posterior)
+    regression = _regression(posterior, most, work)
     batches: dict[int, list[LeftOut]] = {}
     for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), posterior.condensed):
         batches.setdefault(part.draws.start, []).append(part)
@@ -92,13 +99,13 @@ def left_out_scores(
     return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
 
 
-def _regression(posterior: Posterior) -> Regression:
+def _regression(posterior: Posterior, most: int, work: float) -> Regression:
     """The functions under as many draws of theta as are cheap."""
     if posterior.inducing is not None:
         return posterior._regression
     each = max(len(posterior._problem.points.output), 1) ** 3 * (SETTLING if posterior._problem.sites else 1)
-    enough = ENOUGH if ENOUGH * each <= WORK else 0
-    draws = min(posterior.draws, 256, max(posterior.components, int(CHEAP / each), enough))
+    enough = ENOUGH if ENOUGH * each <= work else 0
+    draws = min(posterior.draws, most, max(posterior.components, int(CHEAP / each), enough))
     if draws == posterior.components:
         return posterior._regression
     chosen = slice(0, draws)  # of a quasi-random sequence; of a chain, draws far apart

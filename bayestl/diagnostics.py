@@ -12,13 +12,15 @@ import torch
 import xarray as xr
 
 from bayestl.archive import prior_draws
-from bayestl.crossvalidation import left_out_scores, scores
+from bayestl.crossvalidation import WORK, left_out_scores, scores
 from bayestl.errors import listed
 from bayestl.fitting import LOOSE, SHARED
 from bayestl.posterior import Posterior
 from bayestl.psis import reliable
 
 Level = Literal["good", "note", "warning"]
+TELLING = 64  # draws of theta that left-out rows are judged by: enough to see what is wrong
+EFFORT = 4e9  # operations, where sites must settle, that weights of the draws may cost: no more than the fit
 MARK = {"good": "ok  ", "note": "note", "warning": "WARN"}
 
 
@@ -232,7 +234,13 @@ def _of_engine(posterior: Posterior) -> Iterator[Finding]:
 def _of_rows(posterior: Posterior) -> Iterator[Finding]:
     """What leaving rows out tells: where tasks share materials, with all that is known of each, as of a new one nothing is."""
     shared = posterior.data.shared_inputs >= SHARED
-    scored = left_out_scores(posterior, "inputs" if shared else None, crps=False)
+    scored = left_out_scores(
+        posterior,
+        "inputs" if shared else None,
+        crps=False,
+        most=TELLING,
+        work=EFFORT if posterior._problem.sites else WORK,
+    )
     k = scored["pareto_k"].values
     if np.isfinite(k).any():
         many = np.flatnonzero(k > 1.0)  # on a dozen rows a few are above 0.7 however sound the model
