@@ -103,9 +103,10 @@ def _regression(posterior: Posterior, most: int, work: float) -> Regression:
     """The functions under as many draws of theta as are cheap."""
     if posterior.inducing is not None:
         return posterior._regression
-    each = max(len(posterior._problem.points.output), 1) ** 3 * (SETTLING if posterior._problem.sites else 1)
+    each = max(len(posterior._problem.points.output), 1) ** 3
+    cheap = CHEAP / SETTLING if posterior._problem.sites else CHEAP
     enough = ENOUGH if ENOUGH * each <= work else 0
-    draws = min(posterior.draws, most, max(posterior.components, int(CHEAP / each), enough))
+    draws = min(posterior.draws, most, max(posterior.components, int(cheap / each), enough))
     if draws == posterior.components:
         return posterior._regression
     chosen = slice(0, draws)  # of a quasi-random sequence; of a chain, draws far apart

@@ -20,7 +20,7 @@ from bayestl.psis import reliable
 
 Level = Literal["good", "note", "warning"]
 TELLING = 64  # draws of theta that left-out rows are judged by: enough to see what is wrong
-EFFORT = 4e9  # operations, where sites must settle, that weights of the draws may cost: no more than the fit
+EFFORT = 5e8  # operations, where sites must settle, that weights of the draws may cost: no more than the fit
 MARK = {"good": "ok  ", "note": "note", "warning": "WARN"}
 
 
