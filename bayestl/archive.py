@@ -407,11 +407,11 @@ def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
         variables[name] = xr.Variable(("chain", "draw", *dims), array[None], attributes)
     first, second = np.triu_indices(len(layout.outputs), 1)  # each pair once: plots of what is constant fail
     if len(first) and not isinstance(posterior.model, SingleTask):
-        correlation = posterior.model.task_covariance(theta, posterior._problem.points.x, layout)
-        size = correlation.diagonal(dim1=-2, dim2=-1).sqrt()
-        pairs = (correlation / size.unsqueeze(-1) / size.unsqueeze(-2)).numpy()[None, :, first, second]
+        correlation = posterior.model.task_correlation(theta, posterior._problem.points.x, layout).numpy()
         coords["task_pair"] = [f"{layout.outputs[i]}, {layout.outputs[j]}" for i, j in zip(first, second, strict=True)]
-        variables["task_correlation"] = xr.Variable(("chain", "draw", "task_pair"), pairs, {"units": "1"})
+        variables["task_correlation"] = xr.Variable(
+            ("chain", "draw", "task_pair"), correlation[None, :, first, second], {"units": "1"}
+        )
     used = {dim for variable in variables.values() for dim in variable.dims}
     return xr.Dataset(variables, coords={name: value for name, value in coords.items() if name in used})
 

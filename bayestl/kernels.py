@@ -342,9 +342,7 @@ class GPyTorchKernel(Kernel):
                     f"{type(part).__name__} was built for {wanted} columns, and its inputs make {columns}: a number makes one, a "
                     "category one for each of its levels."
                 )
-            taken = {
-                f"{raw.rpartition('.')[2].replace('raw_', '')}_prior" for raw, _ in part.named_parameters(recurse=False)
-            }
+            taken = {f"{raw.replace('raw_', '')}_prior" for raw, _ in part.named_parameters(recurse=False)}
             if stray := [prior for prior in part._priors if prior not in taken]:
                 raise ValueError(
                     f"{type(part).__name__} has priors {listed(stray)}, whose names are of no parameter: those are "

@@ -48,8 +48,7 @@ def relation_of(problem, theta):
     """What the model is there to learn beside functions: the correlation of the tasks, or the control's length scale."""
     if isinstance(problem.model, btl.SingleTask):
         return theta["target.length_scale"][..., 0]
-    covariance = problem.model.task_covariance(theta, problem.points.x, problem.layout)
-    return covariance[..., 0, 1] / (covariance[..., 0, 0] * covariance[..., 1, 1]).sqrt()
+    return problem.model.task_correlation(theta, problem.points.x, problem.layout)[..., 0, 1]
 
 
 def ranks_of(model, trials, seed=0):

@@ -723,7 +723,7 @@ def test_what_cannot_be_observed_is_refused():
     with pytest.raises(ValueError, match="`lower` must be below `upper`"):
         btl.Censored(lower=1, upper=0)
     assert btl.Censored(lower=np.int64(0)) == btl.Censored(lower=np.float32(0)) == btl.Censored(lower=0.0)
-    for positive in (btl.Gaussian(), btl.Censored(lower=1.0)):
+    for positive in (btl.Gaussian(), btl.Censored(lower=1.0), btl.Gaussian(btl.Log(1.0)), btl.StudentT(btl.Sqrt(None))):
         with pytest.raises(ValueError, match="scale of positive numbers"):
             btl.Hurdle(positive)
     for warp in ("log", btl.Log):

@@ -292,7 +292,8 @@ class Hurdle(Likelihood):
     noisy = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.positive, Gaussian | StudentT) or self.positive.warp is None:
+        inner = self.positive
+        if not isinstance(inner, Gaussian | StudentT) or inner.warp is None or not inner.warp.positive:
             raise ValueError(
                 "`positive` must be Gaussian or StudentT on a scale of positive numbers, Gaussian(btl.Softplus()) for instance; "
                 f"got {self.positive!r}, which allows others."

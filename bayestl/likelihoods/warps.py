@@ -53,6 +53,11 @@ class Warp(ABC):
         """Median of the prior of an inferred offset."""
         return 1.0
 
+    @property
+    def positive(self) -> bool:
+        """Whether no value below zero has a probability."""
+        return self.fixed_offset == 0.0
+
 
 @dataclass(frozen=True)
 class _Offset(Warp):

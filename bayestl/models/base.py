@@ -198,6 +198,14 @@ class Model(ABC):
                 total = total + term.weights * size[..., None, None]
         return total
 
+    def task_correlation(
+        self, theta: Theta, x: Float[Tensor, "m columns"], layout: Layout
+    ) -> Float[Tensor, "*#draws T T"]:
+        """Give the prior ``corr[f_o(x), f_o'(x)]``: see `task_covariance`."""
+        covariance = self.task_covariance(theta, x, layout)
+        scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        return covariance / scale.unsqueeze(-1) / scale.unsqueeze(-2)
+
 
 def constants(layout: Layout) -> Term:
     """Task means ``m_o ~ N(0, 1)`` in standardised units, independent, integrated out exactly."""
