@@ -1,7 +1,7 @@
 """Bayesian transfer learning for materials and chemistry data that are scarce and scattered over several sources."""
 
-from bayestl.compare import Stack, TransferReport, compare, fit_best, stack, transfer_report
-from bayestl.crossvalidation import calibration, leave_out, scores
+from bayestl.compare import Stack, TransferReport, compare, fit_best, pointwise, stack, transfer_report
+from bayestl.crossvalidation import leave_out
 from bayestl.decide.campaign import Campaign
 from bayestl.decide.replay import replay
 from bayestl.decide.suggest import suggest
@@ -31,6 +31,7 @@ from bayestl.models.latent import LatentTask
 from bayestl.models.multitask import MultiTask
 from bayestl.models.single import SingleTask
 from bayestl.posterior import Posterior
+from bayestl.scoring import calibration, reliability, scores
 from bayestl.table import TaskData
 
 load = Posterior.load
@@ -42,6 +43,6 @@ __all__ = [
     "ElementFractions", "Features", "Finding", "FitError", "GPyTorchKernel", "Gaussian", "Hurdle", "Identity", "Kernel",
     "LatentTask", "Likelihood", "Log", "Matern52", "MaternOrRBF", "Model", "Molecules", "MultiTask", "NegativeBinomial", "Nugget",
     "Ordinal", "Poisson", "Posterior", "SingleTask", "Softplus", "Sqrt", "Stack", "StudentT", "Surfaces", "TaskData",
-    "TransferReport", "Valences", "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "replay",
-    "scores", "stack", "suggest", "transfer_report",
+    "TransferReport", "Valences", "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "pointwise",
+    "reliability", "replay", "scores", "stack", "suggest", "transfer_report",
 ]  # fmt: skip

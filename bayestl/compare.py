@@ -13,16 +13,18 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl.columns import Table
-from bayestl.crossvalidation import Groups, covered, left_out_scores, standard_error
+from bayestl.crossvalidation import Groups, left_out_scores
 from bayestl.errors import DataError
+from bayestl.export import for_plot_compare
 from bayestl.fitting import SHARED, fit
-from bayestl.likelihoods.predictive import SCORES, judged, mixed
+from bayestl.likelihoods.predictive import mixed
 from bayestl.models.base import Model
 from bayestl.models.difference import Difference
 from bayestl.models.latent import LatentTask
 from bayestl.models.multitask import MultiTask
 from bayestl.models.single import SingleTask
-from bayestl.posterior import QUANTILES, Posterior, labelled_scores, tabulated
+from bayestl.posterior import QUANTILES, Posterior, tabulated
+from bayestl.scoring import Scores, covered, standard_error
 from bayestl.table import TaskData
 
 AT_A_TIME = 2000
@@ -46,19 +48,21 @@ def compare(
     Returns
     -------
     pandas.DataFrame
-        A line per model, the best first: ``elpd`` (expected log predictive density of the target's rows, in its units) and
-        ``se``;
-        ``elpd_diff`` to the best and its standard error ``dse``; ``weight`` of the stack; ``rmse`` and ``coverage`` of 90 %
-        intervals (of numbers), ``accuracy`` (of classes); ``pareto_k``, the largest, and ``bad_k``, how many are above 0.7.
+        A line per model, the best first: its ``rank``; ``elpd`` (expected log predictive density of the target's rows, in its
+        units) and ``se``; ``elpd_diff`` to the best and its standard error ``dse``; ``weight`` of the stack; ``rmse`` and
+        ``coverage`` of 90 % intervals (of numbers), ``accuracy`` (of classes); ``pareto_k``, the largest, and ``bad_k``, how
+        many are above 0.7. `arviz.plot_compare` takes it as it is (ArviZ 0.x by two columns more, ``elpd_loo`` and
+        ``scale``, which it has where that is installed). `pointwise` tells which rows decide.
     """
-    scored = _scored(posteriors, target, by, paired)
-    density = np.stack([s["log_density"].values for s in scored.values()], -1)
-    groups = next(iter(scored.values()))["group"].values
+    found = pointwise(posteriors, target, by, paired=paired)
+    density = found["log_density"].values.T
+    groups = found["group"].values
     weights = stacking_weights(density, groups)
     best = int(density.sum(0).argmax())
     lines = {}
-    for i, (name, own) in enumerate(scored.items()):
-        gap = density[:, best] - density[:, i]
+    for i, name in enumerate(posteriors):
+        own = found.isel(model=i)
+        gap = own["elpd_diff"].values
         k = own["pareto_k"].values
         lines[name] = {
             "elpd": density[:, i].sum(), "se": len(density) * standard_error(density[:, i], groups),
@@ -66,7 +70,33 @@ def compare(
             "weight": weights[i], **_brief(own),
             "pareto_k": float(np.nanmax(k)) if np.isfinite(k).any() else np.nan, "bad_k": int((k > 0.7).sum()),
         }  # fmt: skip
-    return pd.DataFrame(lines).T.sort_values("elpd", ascending=False).rename_axis("model").astype({"bad_k": int})
+    table = pd.DataFrame(lines).T.sort_values("elpd", ascending=False).rename_axis("model").astype({"bad_k": int})
+    table.insert(0, "rank", np.arange(len(table)))
+    return for_plot_compare(table)
+
+
+def pointwise(
+    posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *, paired: bool = False
+) -> xr.Dataset:
+    """What each model says of each observation of the target when it is left out: `compare`, row by row.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `leave_out` (without the ``crps``), dims (model, row), with ``elpd_diff``, how much more the best model of all says
+        of the row: `compare` adds these up. The rows, ``task`` and ``group`` are those of the first.
+    """
+    scored = _scored(posteriors, target, by, paired)
+    found = xr.concat(
+        list(scored.values()),
+        pd.Index(list(scored), name="model"),
+        coords="minimal",
+        compat="override",
+        join="override",
+    )
+    density = found["log_density"]
+    found["elpd_diff"] = -(density - density.isel(model=int(density.values.sum(1).argmax()), drop=True))
+    return found
 
 
 def stacking_weights(
@@ -216,12 +246,11 @@ class Stack:
 
     def score(self, test: TaskData) -> xr.Dataset:
         """Judge the predictions of measured values, row by row: see `Posterior.score`."""
-        out = {name: np.full(len(test), np.nan) for name in SCORES}
+        out = Scores(test)
         weight = torch.tensor(list(self.weights.values())).double().unsqueeze(-1)
         for index, laws, y in self._measured(test):
-            for name, value in judged(mixed(laws, weight), y).items():
-                out[name][index] = value.numpy()
-        return labelled_scores(out, test)
+            out.put(index, mixed(laws, weight), y)
+        return out.labelled()
 
     def sample(
         self, new: Table, task: str | None = None, *, draws: int = 1000, seed: int = 0, noise: bool = False
@@ -333,7 +362,8 @@ def fit_best(
     posteriors = {name: fit(model, data, seed=seed, progress=progress, **options) for name, model in chosen.items()}
     found = stack(posteriors, target, by, paired=paired)
     if progress:
-        print(f"Left-out observations of {target!r}, the best model first:\n{found.comparison.round(3).to_string()}")
+        table = found.comparison.drop(columns=["rank", "elpd_loo", "scale"], errors="ignore")
+        print(f"Left-out observations of {target!r}, the best model first:\n{table.round(3).to_string()}")
         if by is None and data.shared_inputs >= SHARED:
             print(
                 "What other tasks observed at the same inputs was not left out: so are materials predicted of which it is known. "

@@ -1,4 +1,4 @@
-"""Leave-one-out and leave-group-out predictions without refitting, and what they and test tables say of a posterior."""
+"""Leave-one-out and leave-group-out predictions without refitting."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from bayestl.cavity import LeftOut, densities, laws, left_out
 from bayestl.errors import DataError, listed
-from bayestl.likelihoods.predictive import SCORES, judged, mixed
-from bayestl.posterior import Posterior, labelled_scores
+from bayestl.likelihoods.predictive import mixed
+from bayestl.posterior import Posterior
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
+from bayestl.scoring import Scores
 
 Groups = str | Sequence[Any] | pd.Series | None  # what is left out together: see `leave_out`
 ENOUGH = 32  # draws of theta from which importance weights can be smoothed
@@ -89,12 +90,11 @@ def left_out_scores(
         batches.setdefault(part.draws.start, []).append(part)
     whole = [_all_draws(parts) for parts in zip(*batches.values(), strict=True)]
     weight, k = _weights(posterior, regression, whole, int(codes.max()) + 1)
-    out = {name: np.full(len(data), np.nan) for name in SCORES}
+    out = Scores(data)
     for part in whole:
         law = mixed(list(laws(problem, regression.theta, part)), weight[:, part.groups])
-        for name, value in judged(law, problem.rows(part.task, part.rows).y, crps=crps).items():
-            out[name][part.rows.numpy()] = value.numpy()
-    scored = labelled_scores(out, data)
+        out.put(part.rows.numpy(), law, problem.rows(part.task, part.rows).y, crps=crps)
+    scored = out.labelled()
     scored["pareto_k"] = ("row", k.numpy()[codes])
     return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
 
@@ -199,122 +199,3 @@ def _groups(posterior: Posterior, by: Groups) -> tuple[NDArray[np.int64], NDArra
             f"`by` has no label for observations {listed(np.flatnonzero(codes < 0).tolist())}. Give each one."
         )
     return codes.astype(np.int64), keys
-
-
-# -- summing up -------------------------------------------------------------------------------------------------------
-
-
-def scores(scored: xr.Dataset) -> pd.DataFrame:
-    """Sum scores up, one line per task, the means with their standard errors in the columns beside them (``*_se``).
-
-    Parameters
-    ----------
-    scored : as `leave_out` or `Posterior.score` give it. Where it has groups, rows of one group are not taken to be independent
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``rows``; ``nlpd`` (negative log predictive density; for classes the log loss). For numbers and counts
-        ``rmse``, ``mae`` (of the median), ``crps``, ``coverage_50`` and ``coverage_90`` (of central intervals),
-        ``sharpness`` (mean predictive standard deviation), ``ence`` (expected normalised calibration error over ten
-        bins of the predicted spread, Levi et al. 2022, doi 10.3390/s22155540). For classes ``brier``, ``accuracy``,
-        ``macro_f1``.
-    """
-    if not isinstance(scored, xr.Dataset) or "log_density" not in scored:
-        raise ValueError(f"Expected the scores that leave_out or Posterior.score give; got a {type(scored).__name__}.")
-    lines = {}
-    for name in dict.fromkeys(scored["task"].values.tolist()):
-        own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
-        groups = own["group"].values if "group" in own.coords else np.arange(own.sizes["row"])
-        line: dict[str, float] = {"rows": own.sizes["row"]}
-
-        def put(key: str, values: NDArray[np.float64], line: dict[str, float] = line, groups: Any = groups) -> None:
-            line[key], line[f"{key}_se"] = float(values.mean()), standard_error(values, groups)
-
-        put("nlpd", -own["log_density"].values)
-        if "error" in own and np.isfinite(own["error"].values).all():
-            square = own["error"].values ** 2
-            put("rmse", square)
-            line["rmse"] = line["rmse"] ** 0.5
-            line["rmse_se"] /= 2 * line["rmse"] if line["rmse"] else 1.0
-            put("mae", np.abs(own["error"].values + own["mean"].values - own["median"].values))
-            if "crps" in own:
-                put("crps", own["crps"].values)
-            for level in (50, 90):
-                put(f"coverage_{level}", covered(own, level / 100))
-            put("sharpness", own["std"].values)
-            line["ence"] = _ence(own["std"].values, square)
-        else:
-            put("brier", own["brier"].values)
-            put("accuracy", (own["class_measured"] == own["class_predicted"]).values.astype(float))
-            line["macro_f1"] = _macro_f1(own["class_measured"].values, own["class_predicted"].values)
-        lines[name] = line
-    return pd.DataFrame(lines).T.rename_axis("task").astype({"rows": int})
-
-
-def covered(scored: xr.Dataset, level: float) -> NDArray[np.float64]:
-    """Whether the central interval covers each value, 0 or 1; of counts and values at a limit the share of it that is covered.
-
-    A value y of probability mass takes the place of the whole of [F(y-), F(y)] (Czado, Gneiting & Held 2009,
-    doi 10.1111/j.1541-0420.2009.01191.x), so that the average is `level` where predictions are right.
-    """
-    pit, mass = scored["pit"].values, scored["mass"].values if "mass" in scored else np.zeros(scored.sizes["row"])
-    low, high = pit - mass / 2, pit + mass / 2
-    inside = np.minimum(high, 0.5 + level / 2) - np.maximum(low, 0.5 - level / 2)
-    return np.where(mass > 1e-12, np.clip(inside, 0, None) / np.maximum(mass, 1e-300), np.abs(pit - 0.5) <= level / 2)
-
-
-def standard_error(values: NDArray[np.float64], groups: NDArray[Any]) -> float:
-    """Standard error of a mean whose rows are independent between groups only."""
-    sums = pd.Series(values - values.mean()).groupby(pd.factorize(groups)[0]).sum().to_numpy()
-    count = len(sums)
-    return float("nan") if count < 2 else float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(values))
-
-
-def calibration(
-    scored: xr.Dataset, levels: Sequence[float] = tuple(np.round(np.arange(0.05, 1.0, 0.05), 2))
-) -> xr.Dataset:
-    """Share of the measured values that central intervals of every level cover, per task.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``coverage`` and its standard error ``coverage_se``, dims (task, level); tasks of numbers and counts only.
-    """
-    if "pit" not in scored:
-        raise DataError("Calibration curves need numbers or counts; these scores are of classes. See the Brier score.")
-    names = [
-        n
-        for n in dict.fromkeys(scored["task"].values.tolist())
-        if np.isfinite(scored["pit"].values[scored["task"].values == n]).all()
-    ]
-    share, error = np.empty((len(names), len(levels))), np.empty((len(names), len(levels)))
-    for t, name in enumerate(names):
-        own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
-        groups = own["group"].values if "group" in own.coords else np.arange(own.sizes["row"])
-        for i, level in enumerate(levels):
-            inside = covered(own, level)
-            share[t, i], error[t, i] = inside.mean(), standard_error(inside, groups)
-    dims = ["task", "level"]
-    return xr.Dataset(
-        {"coverage": (dims, share), "coverage_se": (dims, error)}, coords={"task": names, "level": list(levels)}
-    )
-
-
-def _ence(spread: NDArray[np.float64], square: NDArray[np.float64], bins: int = 10) -> float:
-    """``mean_b |RMV_b - RMSE_b| / RMV_b`` over bins of equal size of the predicted spread."""
-    order = np.argsort(spread)
-    found = []
-    for part in np.array_split(order, min(bins, max(1, len(order) // 5))):
-        predicted = np.sqrt((spread[part] ** 2).mean())
-        found.append(abs(predicted - np.sqrt(square[part].mean())) / predicted)
-    return float(np.mean(found))
-
-
-def _macro_f1(measured: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
-    """Mean over the classes that were measured or predicted of the F1 score."""
-    found = []
-    for k in np.union1d(measured, predicted):
-        hit = ((measured == k) & (predicted == k)).sum()
-        found.append(2 * hit / ((measured == k).sum() + (predicted == k).sum()))
-    return float(np.mean(found))

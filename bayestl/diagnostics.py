@@ -12,11 +12,12 @@ import torch
 import xarray as xr
 
 from bayestl.archive import prior_draws
-from bayestl.crossvalidation import WORK, left_out_scores, scores
+from bayestl.crossvalidation import WORK, left_out_scores
 from bayestl.errors import listed
 from bayestl.fitting import LOOSE, SHARED
 from bayestl.posterior import Posterior
 from bayestl.psis import reliable
+from bayestl.scoring import scores
 
 Level = Literal["good", "note", "warning"]
 TELLING = 64  # draws of theta that left-out rows are judged by: enough to see what is wrong

@@ -8,10 +8,10 @@ import numpy as np
 import xarray as xr
 
 from bayestl.compare import TransferReport
-from bayestl.crossvalidation import calibration
 from bayestl.drawing import axes
 from bayestl.errors import DataError
 from bayestl.posterior import Posterior
+from bayestl.scoring import calibration, reliability
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +32,22 @@ def plot_calibration(scored: xr.Dataset, ax: Any = None) -> Any:
             own["level"], own["coverage"] - spread, own["coverage"] + spread, color=line.get_color(), alpha=0.15
         )
     ax.set(xlabel="level of the interval", ylabel="share of values inside", xlim=(0, 1), ylim=(0, 1))
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_reliability(scored: xr.Dataset, ax: Any = None, bins: int = 10) -> Any:
+    """How often classes occur against the probability that they were given, with two standard errors."""
+    ax = axes(ax)
+    curve = reliability(scored, bins)
+    ax.plot([0, 1], [0, 1], color=LIGHT, linewidth=1, linestyle="--")
+    for name in curve["task"].values:
+        own = curve.sel(task=name)
+        ax.errorbar(
+            own["probability"], own["frequency"], yerr=2 * own["frequency_se"], fmt="o-", markersize=4, linewidth=1,
+            capsize=2, label=str(name),
+        )  # fmt: skip
+    ax.set(xlabel="probability given to a class", ylabel="share of the rows that are of it", xlim=(0, 1), ylim=(0, 1))
     ax.legend(frameon=False)
     return ax
 

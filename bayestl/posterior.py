@@ -24,7 +24,7 @@ from bayestl.inference.infer import FitRecord
 from bayestl.lazy import lazily
 from bayestl.likelihoods import Censored, Hurdle
 from bayestl.likelihoods.base import Rows
-from bayestl.likelihoods.predictive import SCORES, AnyMixture, Classes, NormalMixture, Predictive, judged
+from bayestl.likelihoods.predictive import AnyMixture, Classes, NormalMixture, Predictive
 from bayestl.models.base import Model
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem, rows_of
@@ -32,6 +32,7 @@ from bayestl.priors import Theta
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
 from bayestl.scaling import Pairs, Scaling
+from bayestl.scoring import Scores
 from bayestl.selection import PAIRS
 from bayestl.stream import loaders_of
 from bayestl.table import TaskData
@@ -202,19 +203,18 @@ class Posterior:
             for numbers and counts ``mean``, ``median``, ``std``, ``error`` (measured minus mean), ``crps`` and
             ``pit`` (the predictive probability below the measured value, plus half of that of the value itself, which
             is ``mass``; a central 90 % interval covers a value without mass when ``0.05 <= pit <= 0.95``); for
-            classes ``brier``, ``probability`` of the measured class, and the codes of the measured and of the most
-            probable class. NaN where a score does not apply. A row whose error is known is judged with that noise.
-            `btl.scores` sums them up.
+            classes ``brier``, ``probability`` of the measured class, ``class_probability`` of each (row, class_code), and
+            the codes of the measured and of the most probable class. NaN where a score does not apply. A row whose error
+            is known is judged with that noise. `btl.scores` sums them up.
         """
         _expect_data(test, "test")
-        out = {name: np.full(len(test), np.nan) for name in SCORES}
+        out = Scores(test)
         for s in range(len(test.tasks)):
             own = np.flatnonzero(test.task_index == s)
             for start in range(0, len(own), self._regression.step):
                 chosen = own[start : start + self._regression.step]
-                for name, value in judged(*self.measured_law(test, s, chosen)).items():
-                    out[name][chosen] = value.numpy()
-        return labelled_scores(out, test)
+                out.put(chosen, *self.measured_law(test, s, chosen))
+        return out.labelled()
 
     def sample(
         self,
@@ -802,13 +802,6 @@ def tabulated(
     for name, array in arrays.items():
         out[name] = (["row", "task"] if array.ndim == 2 else ["quantile_level", "row", "task"], array)
     return posterior._finish(out, [task], True)  # type: ignore[no-any-return]
-
-
-def labelled_scores(out: Mapping[str, np.ndarray], data: TaskData) -> xr.Dataset:
-    """Scores of the observations of some data, without those that apply to none."""
-    kept = {name: ("row", array) for name, array in out.items() if not np.isnan(array).all()}
-    rows = np.array([str(row) for row in data.rows])
-    return xr.Dataset(kept, coords={"row": rows, "task": ("row", np.array(data.names)[data.task_index])})
 
 
 def _empty(shape: tuple[int, int], levels: int, limited: bool) -> dict[str, np.ndarray]:

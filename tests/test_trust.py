@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+import sklearn.calibration
 import sklearn.metrics
 import torch
 import xarray as xr
@@ -17,12 +18,12 @@ import bayestl as btl
 from bayestl import plots
 from bayestl.cavity import leave_one_out, left_out
 from bayestl.compare import stacking_weights
-from bayestl.crossvalidation import standard_error
 from bayestl.gaussian import mixture
 from bayestl.likelihoods.predictive import Classes, CountMixture, NormalMixture, mixed
 from bayestl.models.problem import Problem
 from bayestl.psis import fit_pareto, smoothed
 from bayestl.regression import Regression
+from bayestl.scoring import standard_error
 
 from .conftest import draw_theta
 
@@ -419,18 +420,54 @@ def test_standard_errors_know_of_groups():
 def test_a_calibrated_posterior_is_found_to_be_so():
     rng = np.random.default_rng(1)
     pit = rng.random(2000)
-    import xarray as xr
-
     scored = xr.Dataset({"pit": ("row", pit)}, coords={"task": ("row", np.repeat("t", 2000))})
     curve = btl.calibration(scored)
     assert (np.abs(curve["coverage"] - curve["level"]) < 4 * curve["coverage_se"]).all()
 
 
+def test_reliability_of_a_perfect_forecaster_and_of_a_boastful_one():
+    rng = np.random.default_rng(0)
+    chance = rng.dirichlet(np.ones(4), 5000)
+    measured = (chance.cumsum(1) < rng.random((5000, 1))).sum(1).astype(float)
+    bold = chance**3 / (chance**3).sum(1, keepdims=True)
+    right, wrong = (scored_classes(p, measured) for p in (chance, bold))
+    curve = btl.reliability(right)
+    assert (np.abs(curve["frequency"] - curve["probability"]) < 4 * curve["frequency_se"]).all()
+    assert int(curve["pairs"].sum()) == 20_000
+    assert btl.scores(right).loc["t", "ece"] < 0.01 < 0.1 < btl.scores(wrong).loc["t", "ece"]
+    # Of two classes: as scikit-learn has it.
+    two, hit = chance[:, :2] / chance[:, :2].sum(1, keepdims=True), rng.integers(0, 2, 5000)
+    curve = btl.reliability(scored_classes(two, hit.astype(float)), bins=5).sel(task="t")
+    share, given = sklearn.calibration.calibration_curve(hit, two[:, 1], n_bins=5, strategy="quantile")
+    np.testing.assert_allclose(curve["probability"], given)
+    np.testing.assert_allclose(curve["frequency"], share)
+    assert plots.plot_reliability(right).get_xlabel()
+    plt.close("all")
+    with pytest.raises(btl.DataError, match="See `reliability`"):
+        btl.calibration(right)
+    numbers = xr.Dataset({"pit": ("row", np.full(3, 0.5))}, coords={"task": ("row", ["t"] * 3)})
+    with pytest.raises(btl.DataError, match="See `calibration`"):
+        btl.reliability(numbers)
+
+
+def scored_classes(chance, measured):
+    best = chance.argmax(1).astype(float)
+    own = chance[np.arange(len(measured)), measured.astype(int)]
+    return xr.Dataset(
+        {
+            "class_probability": (("row", "class_code"), chance),
+            "class_measured": ("row", measured),
+            "class_predicted": ("row", best),
+            "log_density": ("row", np.log(own)),
+            "brier": ("row", ((chance - np.eye(chance.shape[1])[measured.astype(int)]) ** 2).sum(1)),
+        },
+        coords={"task": ("row", ["t"] * len(measured))},
+    )
+
+
 def test_intervals_of_counts_and_limits_cover_as_often_as_they_say():
     """A perfect forecaster of small counts, and of values of which half are at a limit."""
     rng = np.random.default_rng(0)
-    import xarray as xr
-
     counts = rng.poisson(0.7, 20_000)
     upto, below = scipy.stats.poisson.cdf(counts, 0.7), scipy.stats.poisson.cdf(counts - 1, 0.7)
     limited = np.maximum(rng.standard_normal(20_000), 0.0)
@@ -488,6 +525,14 @@ def test_rows_of_a_group_count_as_one():
 
 def test_comparison_prefers_what_transfers(helped):
     table = btl.compare(helped, target="target")
+    rows = btl.pointwise(helped, target="target")
+    assert rows["elpd_diff"].dims == ("model", "row")
+    np.testing.assert_allclose(
+        rows["elpd_diff"].sum("row").sel(model=table.index), table["elpd_diff"].astype(float), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        rows["log_density"].sum("row").sel(model=table.index), table["elpd"].astype(float), rtol=1e-12
+    )
     assert table.index[0] == "multitask"
     assert table["weight"].sum() == pytest.approx(1.0)
     assert table.loc["single", "elpd_diff"] > 0
@@ -664,3 +709,7 @@ def test_arviz_compares_on_the_target(helped):
     for name, loo in theirs.items():
         elpd = loo.elpd_loo if hasattr(loo, "elpd_loo") else loo.elpd  # ArviZ 0.x and 1.x
         assert float(elpd) == pytest.approx(ours.loc[name, "elpd"], abs=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of pandas, to ArviZ 0.23
+        az.plot_compare(ours)
+    plt.close("all")

@@ -428,26 +428,6 @@ def _own_weights(laws: Sequence[Any], weight: Tensor) -> list[Tensor]:
     ]
 
 
-SCORES = (
-    "mean", "median", "std", "error", "log_density", "crps", "pit", "mass", "brier", "probability", "class_measured",
-    "class_predicted",
-)  # fmt: skip
-
-
-def judged(law: Predictive, y: Float[Tensor, " m"], *, crps: bool = True) -> dict[str, Tensor]:
-    """Judge what was predicted by what was measured: see `Posterior.score` for the names. The `crps` is the dearest."""
-    out = {"log_density": law.log_density(y)}
-    if isinstance(law, Classes):
-        out |= {"brier": law.brier(y), "probability": out["log_density"].exp()}
-        return out | {"class_measured": y, "class_predicted": law.probability.argmax(-1).double()}
-    centre, spread = law.moments()
-    upto, below = law.cdf(y), law.below(y)
-    return out | {
-        "mean": centre, "median": law.quantiles([0.5])[0], "std": spread, "error": y - centre,
-        "pit": 0.5 * (upto + below), "mass": upto - below, **({"crps": law.crps(y)} if crps else {}),
-    }  # fmt: skip
-
-
 def log_count(y: Tensor, log_rate: Tensor, shape: Tensor | None) -> Tensor:
     """Log probability of a count: Poisson, or negative binomial with variance ``rate + rate^2 / shape``."""
     constant = torch.lgamma(y + 1)
