@@ -69,10 +69,11 @@ def left_out(
     first `condensed` rows have sites that hold what the inducing pairs tell of them; later rows are held whole.
     """
     buckets = _buckets(observed, groups, wanted)
+    exact = [all(observed.pieces[k].law.exact for k in bucket.pieces) for bucket in buckets]
     for draws, theta, solved in regression.batches():
-        precision = torch.cholesky_inverse(solved.factor) if isinstance(solved, Conditioned) else None
-        for bucket in buckets:
-            normal = all(observed.pieces[k].law.exact for k in bucket.pieces)
+        by_precision = isinstance(solved, Conditioned) and any(exact)
+        precision = torch.cholesky_inverse(solved.factor) if by_precision else None  # type: ignore[attr-defined]
+        for bucket, normal in zip(buckets, exact, strict=True):
             size = sum(observed.pieces[k].where.shape[1] for k in bucket.pieces)
             for chosen in torch.arange(len(bucket.groups)).split(max(1, WORKING // size)):
                 part = _Bucket(
@@ -218,7 +219,10 @@ def _by_sites(
     mean = (model.mean(theta, at, layout) + solved.mean(cross)).reshape(-1, groups, size)
     white = solved.whiten(cross)
     white = white.reshape(*white.shape[:-1], groups, size)
-    prior = by_group(model.covariance(theta, at, at, layout))
+    if size == 1:
+        prior = model.variance(theta, at, layout).expand(len(mean), -1)[..., None, None]
+    else:
+        prior = by_group(model.covariance(theta, at, at, layout))
     cov = prior - torch.einsum("...ngs,...ngt->...gst", white, white)
     untold = torch.zeros_like(cov)
     if regression.base is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import warnings
 from collections.abc import Mapping
@@ -13,12 +14,13 @@ import xarray as xr
 
 def to_arviz(groups: Mapping[str, xr.Dataset]) -> Any:
     """`arviz.InferenceData` under ArviZ 0.x, `xarray.DataTree` under ArviZ 1.x and where there is no ArviZ."""
-    if not _older():
-        return xr.DataTree.from_dict(dict(groups))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # ArviZ 0.23 announces 1.0 at every import
-        import arviz
-    return arviz.InferenceData(**groups)  # type: ignore[arg-type, unused-ignore]
+    if _older():
+        with warnings.catch_warnings(), contextlib.suppress(ImportError):
+            warnings.simplefilter("ignore", FutureWarning)  # ArviZ 0.23 announces 1.0 at every import
+            import arviz
+
+            return arviz.InferenceData(**groups)  # type: ignore[arg-type, unused-ignore]
+    return xr.DataTree.from_dict(dict(groups))
 
 
 def for_plot_compare(table: pd.DataFrame) -> pd.DataFrame:

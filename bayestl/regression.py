@@ -14,8 +14,8 @@ from bayestl.condense import Inducing, keep_memory
 from bayestl.gaussian.conditional import Conditional, Conditioned, Updated
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.greedy import pivoted_cholesky
-from bayestl.gaussian.sites import Prior, Site, pseudo_data
-from bayestl.models.problem import STEPS, Problem
+from bayestl.gaussian.sites import Prior, Site, pseudo_data, together
+from bayestl.models.problem import SETTLED, STEPS, Problem
 from bayestl.priors import Theta
 from bayestl.scaling import Pairs
 
@@ -32,11 +32,18 @@ class Regression:
     theta : draws of the parameters
     start : sites from which those of each draw are settled; by default from the prior
     base : rows that were condensed onto inducing pairs before
+    tolerance : of the evidence bound, in nats, to which sites are settled
     """
 
     def __init__(
-        self, problem: Problem, theta: Theta, start: list[Site] | None = None, base: Inducing | None = None
+        self,
+        problem: Problem,
+        theta: Theta,
+        start: list[Site] | None = None,
+        base: Inducing | None = None,
+        tolerance: float = SETTLED,
     ) -> None:
+        self.tolerance = tolerance
         self.problem, self.theta, self.start, self.base = problem, theta, start, base
         self.draws = len(next(iter(theta.values())))
         size = len(self.support.output)
@@ -77,7 +84,7 @@ class Regression:
                     return base, None
             law, reach = given(problem, theta, base, None if self.base is None else self.base.pairs)
             if problem.sites:
-                solved = problem.settle(theta, start, law=law)[1]
+                solved = problem.settle(theta, start, self.tolerance, law=law)[1]
                 last = [Site(site.natural[-1:], site.precision[-1:]) for site in solved.sites]
                 if not solved.converged:
                     warnings.warn(
@@ -175,9 +182,12 @@ class Regression:
         if 8 * self.draws * len(self.support.output) ** 2 > KEPT_BYTES:
             return None
         found, start = list[Conditional](), self.start
-        for part in self._parts:
-            solved, start = self._solve(part, start)
+        for count, part in enumerate(self._parts):
+            solved, last = self._solve(part, start)
             found.append(solved)
+            if count and start and last:  # the mean of those so far is nearer to the next than any of them is
+                last = together(lambda a, b: torch.lerp(a, b, 1 / (count + 1)), start, last)  # noqa: B023
+            start = last
         return found
 
 

@@ -73,27 +73,32 @@ def quantiles(
     levels: Sequence[float] | Float[Tensor, "P *shape"],
     weight: Tensor | None = None,
 ) -> Float[Tensor, "P *shape"]:
-    """Solve ``cdf(y) = level`` by Newton steps kept inside a shrinking bracket.
+    """Solve ``cdf(y) = level`` by Newton steps kept inside a shrinking bracket, from the level before where that is near.
 
     They stop, one step after, when the probability is met to 1e-9 or the step is below 1e-12 of the spread.
     """
     std = std.clamp_min(1e-150)
     centre, spread = moments(mean, std.square(), weight)
     rate = 1.0 / (std * math.sqrt(2 * math.pi))
-    found = []
+    found: list[Tensor] = []
+    last, density = math.inf, torch.ones_like(centre)
     for level in levels:
         z = torch.special.ndtri(torch.as_tensor(level, dtype=mean.dtype))
         low, high = (mean + z * std).amin(0), (mean + z * std).amax(0)  # each component's quantile bounds the mixture's
-        y = (centre + z * spread).clamp(low, high)
-        for _ in range(60):
+        near = isinstance(level, float) and abs(level - last) < 0.02
+        start = found[-1] + (level - last) / density.clamp_min(1e-300) if near else centre + z * spread
+        y, last = start.clamp(low, high), level if isinstance(level, float) else math.inf
+        before = moved = high - low
+        for _ in range(120):
             u = (y - mean) / std
             excess = average(torch.special.ndtr(u), weight) - level
             low, high = torch.where(excess <= 0, y, low), torch.where(excess >= 0, y, high)
             density = average(u.square_().mul_(-0.5).exp_().mul_(rate), weight)
             step = y - excess / density.clamp_min(1e-300)
-            inside = (step >= low) & (step <= high)
-            new = torch.where(inside, step, (low + high) / 2)
-            moved, y = (new - y).abs(), new
+            # Where steps do not halve every other time, Newton's method is lost between peaks: halve the bracket.
+            sound = (step >= low) & (step <= high) & ((step - y).abs() <= 0.5 * before)
+            new = torch.where(sound, step, (low + high) / 2)
+            before, moved, y = moved, (new - y).abs(), new
             if ((excess.abs() <= 1e-9) | (moved <= 1e-12 * spread)).all():
                 break
         found.append(y)

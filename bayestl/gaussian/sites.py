@@ -222,7 +222,8 @@ def _evaluate(prior: Prior, blocks: list[Block], sites: list[Site]) -> Solved:
     functions = torch.cat([block.where.flatten() for block in blocks])
     bad |= prior.covariance.diagonal(dim1=-2, dim2=-1)[:, functions].amax(-1) > WIDEST
     # The blocks' columns side by side: one triangular solve for all of them.
-    cross = prior.covariance[:, :, functions]
+    whole = len(functions) == covariance.shape[-1] and bool((functions.diff() == 1).all())
+    cross = prior.covariance if whole else prior.covariance[:, :, functions]
     half = torch.linalg.solve_triangular(factor, cross, upper=False)
     means = prior.mean + (prior.covariance @ alpha.unsqueeze(-1)).squeeze(-1)
     marginals, start = [], 0

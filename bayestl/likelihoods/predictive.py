@@ -370,6 +370,7 @@ class CountMixture:
         wide = torch.asinh(low) + step / (SUPPORT - 1) * (torch.asinh(high) - torch.asinh(low))
         k = torch.where(high - low < SUPPORT, torch.minimum(low + step, high), torch.floor(torch.sinh(wide)))
         k = torch.cat([k, y[None]]).sort(0).values
+        k = k[torch.cat([torch.tensor([True]), (k.diff(dim=0) > 0).any(-1)])]  # those that repeat add nothing
         under = torch.stack([self.cdf(at) for at in k])
         between = torch.where(high - low < SUPPORT, under[:-1], (under[:-1] + under[1:]) / 2)
         return ((between - (k[:-1] >= y).to(y.dtype)).square() * k.diff(dim=0)).sum(0)
