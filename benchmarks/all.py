@@ -5,7 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-ALONE = ("toys", "fit_speed", "reference", "observations", "colour", "negative_transfer", "scale", "suggest_speed")
+ALONE = (
+    "toys",
+    "fit_speed",
+    "reference",
+    "observations",
+    "colour",
+    "negative_transfer",
+    "scale",
+    "suggest_speed",
+    "trust_speed",
+)
 ON_PUBLIC_SETS = (  # read from $BAYESTL_DATA, or downloaded
     "censored", "case_studies.run", "case_studies.derived", "case_studies.pages", "shared_materials", "campaigns",
     *(f"matbench --sources {kind}{forests}" for kind in ("none", "unpaired", "paired") for forests in ("", " --no-forests")),
