@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayestl.cavity import LeftOut, densities, laws, left_out
+from bayestl.cavity import LeftOut, laws, left_out
 from bayestl.errors import DataError, listed
-from bayestl.likelihoods.predictive import mixed
+from bayestl.likelihoods.predictive import Predictive, mixed
 from bayestl.posterior import Posterior
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
@@ -90,11 +90,17 @@ def left_out_scores(
     for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), posterior.condensed):
         batches.setdefault(part.draws.start, []).append(part)
     whole = [_all_draws(parts) for parts in zip(*batches.values(), strict=True)]
-    weight, k = _weights(posterior, regression, whole, int(codes.max()) + 1)
+    predicted: Iterable[list[Predictive]] = (list(laws(problem, regression.theta, part)) for part in whole)
+    if regression.draws < ENOUGH:  # theta is known well, or is a mode: equal weights
+        count = int(codes.max()) + 1
+        weight = torch.full((regression.draws, count), 1 / regression.draws, dtype=torch.float64)
+        k = torch.full((count,), torch.nan).double()
+    else:
+        predicted = list(predicted)
+        weight, k = _weights(posterior, whole, predicted, int(codes.max()) + 1)
     out = Scores(data)
-    for part in whole:
-        law = mixed(list(laws(problem, regression.theta, part)), weight[:, part.groups])
-        out.put(part.rows.numpy(), law, problem.rows(part.task, part.rows).y, crps=crps)
+    for part, each in zip(whole, predicted, strict=True):
+        out.put(part.rows.numpy(), mixed(each, weight[:, part.groups]), problem.rows(part.task, part.rows).y, crps=crps)
     scored = out.labelled()
     scored["pareto_k"] = ("row", k.numpy()[codes])
     return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
@@ -126,16 +132,13 @@ def _all_draws(parts: Sequence[LeftOut]) -> LeftOut:
 
 
 def _weights(
-    posterior: Posterior, regression: Regression, parts: Sequence[LeftOut], groups: int
+    posterior: Posterior, parts: Sequence[LeftOut], predicted: Sequence[Sequence[Predictive]], groups: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights of the draws of theta for each group that is left out, and k-hat.
 
     Only rows that theta was learned from had a say in it. The joint density of a group counts where all of its rows are normal
     and had one, else the product of the densities of those that had.
     """
-    if regression.draws < ENOUGH:  # theta is known well, or is a mode: equal weights
-        equal = torch.full((regression.draws, groups), 1 / regression.draws, dtype=torch.float64)
-        return equal, torch.full((groups,), torch.nan).double()
     learned = torch.zeros(len(posterior.data), dtype=torch.bool)
     learned[torch.from_numpy(posterior.record.learned)] = True
     if len(posterior.record.learned) == 0:
@@ -143,21 +146,15 @@ def _weights(
     silent = torch.zeros(groups, dtype=torch.bool)
     for part in parts:
         silent[part.groups[~learned[part.rows]]] = True
-    total = torch.zeros(regression.draws, groups, dtype=torch.float64)
-    for part in parts:
+    total = torch.zeros(len(predicted[0]), groups, dtype=torch.float64)
+    for part, each in zip(parts, predicted, strict=True):
         whole = ~silent[part.groups] if part.log_joint is not None else torch.zeros_like(part.groups, dtype=torch.bool)
         if part.log_joint is not None:
             total[:, part.groups[whole]] = part.log_joint[:, whole]
         rest = ~whole & learned[part.rows]
         if rest.any():
-            own = part._replace(
-                rows=part.rows[rest],
-                groups=part.groups[rest],
-                mean=part.mean[:, rest],
-                cov=part.cov[:, rest],
-                log_joint=None,
-            )
-            total[:, own.groups] += densities(posterior._problem, regression.theta, own)
+            y = posterior._problem.rows(part.task, part.rows).y
+            total[:, part.groups[rest]] += torch.stack([law.log_density(y) for law in each])[:, rest]
     log_weight, k = smoothed(-total)
     return log_weight.exp(), k
 

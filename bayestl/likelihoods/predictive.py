@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bayestl.gaussian import mixture
@@ -290,10 +290,22 @@ class CountMixture:
         """Probability of y or less."""
         k = torch.floor(y)
         safe = k.clamp_min(0.0)
-        if self._few is not None and bool((safe < len(self._few)).all()):
-            return torch.where(k < 0, 0.0, self._few.gather(0, safe.long().expand(1, -1))[0])
-        each = self._poisson_cdf(safe) if self.shape is None else self._negative_binomial_cdf(safe, self.shape)
-        return torch.where(k < 0, 0.0, mixture.average(each, self.weight))
+        few, table = self._few
+        told = few & (safe < len(table))
+        found = table.gather(0, torch.where(told, safe, 0.0).long().expand(1, -1))[0]
+        if not told.all():
+            rest = ~told
+            law, at = self._of(rest), safe.expand_as(found)[rest]
+            each = law._poisson_cdf(at) if law.shape is None else law._negative_binomial_cdf(at, law.shape)
+            found = found.masked_scatter(rest, mixture.average(each, law.weight))
+        return torch.where(k < 0, 0.0, found)
+
+    def _of(self, rows: Tensor) -> CountMixture:
+        """The law of some of the rows."""
+        weight = self.weight
+        if weight is not None and weight.shape[-1] > 1:
+            weight = weight[:, rows]
+        return CountMixture(self.mean[:, rows], self.std[:, rows], self.shape, weight)
 
     def _poisson_cdf(self, k: Tensor) -> Float[Tensor, "J m"]:
         """Of every component: ``P(Poisson(l) <= k) = P(l < g)``, g of Gamma(k + 1), the wider of l and g by its exact law.
@@ -315,21 +327,25 @@ class CountMixture:
         return torch.where(narrow, found, wide)
 
     @cached_property
-    def _few(self) -> Float[Tensor, "K m"] | None:
-        """Probabilities of 0, 1, 2, ... or less, where it is nearly all among a few.
+    def _few(self) -> tuple[Bool[Tensor, " m"], Float[Tensor, "K m"]]:
+        """Rows whose law is nearly all among a few counts, and their probabilities of 0, 1, 2, ... or less.
 
         By ``P(k + 1) = P(k) rate / (k + 1)``, or ``P(k) (k + shape) / (k + 1) rate / (rate + shape)``, a hundred times faster
         than an incomplete gamma or beta function for each.
         """
         centre, spread = self.moments()
         most = centre + 12 * spread
-        if not float(most.max()) < FEW:
-            return None
-        below = torch.zeros(max(32, math.ceil(float(most.max()))), self.mean.shape[-1], dtype=self.mean.dtype)
-        own = torch.full_like(self.mean, 1 / len(self.mean)) if self.weight is None else self.weight
+        few = most < FEW
+        if not few.any():
+            return few, torch.zeros(1, len(most), dtype=self.mean.dtype)
+        count = max(32, math.ceil(float(most[few].max())))
+        below = torch.zeros(count, self.mean.shape[-1], dtype=self.mean.dtype)
+        own = (
+            torch.full_like(self.mean, 1 / len(self.mean)) if self.weight is None else self.weight.expand_as(self.mean)
+        )
         shape = self.shape
-        for part in most.argsort().split(max(1, CACHED // len(self.mean))):
-            law = CountMixture(self.mean[:, part], self.std[:, part], shape)
+        for part in most.argsort()[: int(few.sum())].split(max(1, CACHED // len(self.mean))):
+            law = self._of(part)
             for rate, weight in law._rates(most[part].max()):
                 factor, first = (
                     (rate, -rate) if shape is None else (rate / (shape + rate), -shape * torch.log1p(rate / shape))
@@ -342,7 +358,7 @@ class CountMixture:
                     if k > high and k % 8 == 0 and float(total.max()) < 1e-16:
                         break
                     chance.mul_(factor).mul_(1 / (k + 1) if shape is None else (k + shape) / (k + 1))
-        return below.cumsum(0)
+        return few, below.cumsum(0)
 
     def _rates(self, k: Tensor) -> Iterator[tuple[Float[Tensor, "J m"], Tensor]]:
         """Rates at nodes of every component, and their weights, for the probabilities of counts to k.
