@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+HUGE = 1e300  # log ratio beyond which there is nothing
 LEAST = 5  # ratios in a tail that can be fitted
 
 
@@ -16,9 +17,10 @@ def smoothed(log_ratios: Float[Tensor, "S n"]) -> tuple[Float[Tensor, "S n"], Fl
 
     The largest ratios, a fifth of them or ``3 sqrt(S)``, are replaced by the expected order statistics of the generalised Pareto
     law that fits them. k-hat is NaN, and nothing is replaced, where there are fewer than 21 draws; it is ``-inf`` where all
-    ratios are equal, and ``inf`` where a few outweigh all others beyond rounding.
+    ratios are equal, and ``inf`` where a few outweigh all others beyond rounding, as those do that are infinite, or no numbers.
     """
     count = len(log_ratios)
+    log_ratios = log_ratios.nan_to_num(nan=HUGE, posinf=HUGE, neginf=-HUGE)
     log_weight = log_ratios - log_ratios.amax(0)
     tail = math.ceil(min(0.2 * count, 3 * math.sqrt(count)))
     k = torch.full(log_ratios.shape[1:], math.nan, dtype=torch.float64)
@@ -26,16 +28,15 @@ def smoothed(log_ratios: Float[Tensor, "S n"]) -> tuple[Float[Tensor, "S n"], Fl
         order = log_weight.argsort(0)
         top, edge = order[-tail:], log_weight.gather(0, order[-tail - 1 : -tail]).exp()
         excess = log_weight.gather(0, top).exp() - edge
-        above = (excess > 0).sum(
-            0
-        )  # fewer than the tail where draws repeat: the tail is what lies strictly above its edge
+        # Fewer than the tail where draws repeat: the tail is what lies strictly above its edge.
+        above = (excess > torch.finfo(excess.dtype).tiny).sum(0)
         k = torch.where(above == 0, -math.inf, torch.full_like(k, math.inf))
         for size in above[above >= LEAST].unique().tolist():
             own = (above == size).nonzero().squeeze(-1)
             quantile, k[own] = smoothed_tail(excess[-size:, own])
             replaced = (edge[:, own] + quantile).log().clamp_max(0.0)
             log_weight[:, own] = log_weight[:, own].scatter(0, top[-size:, own], replaced)
-    return log_weight - log_weight.logsumexp(0), k
+    return log_weight - log_weight.logsumexp(0), torch.where((log_ratios >= HUGE).any(0), math.inf, k)
 
 
 def smoothed_tail(excess: Float[Tensor, "M n"]) -> tuple[Float[Tensor, "M n"], Float[Tensor, " n"]]:

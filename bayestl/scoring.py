@@ -90,7 +90,7 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
             line[key], line[f"{key}_se"] = float(values.mean()), standard_error(values, groups)
 
         put("nlpd", -own["log_density"].values)
-        if "error" in own and np.isfinite(own["error"].values).all():
+        if "error" in own and not np.isnan(own["error"].values).any():
             square = own["error"].values ** 2
             put("rmse", square)
             line["rmse"] = line["rmse"] ** 0.5
@@ -191,9 +191,13 @@ def reliability(scored: xr.Dataset, bins: int = 10) -> xr.Dataset:
             chance, hit = chance[:, 1:], hit[:, 1:]
         groups = np.repeat(groups, chance.shape[1])
         chance, hit = chance.ravel(), hit.ravel()
+        level = np.unique(chance, return_inverse=True)[
+            1
+        ].ravel()  # pairs given the same are told by their mean: in any order
+        share = (np.bincount(level, hit) / np.bincount(level))[level]
         parts = np.array_split(np.argsort(chance, kind="stable"), bins)
         found[name] = [
-            np.array([chance[p].mean(), hit[p].mean(), standard_error(hit[p], groups[p]), len(p)])
+            np.array([chance[p].mean(), share[p].mean(), standard_error(hit[p], groups[p]), len(p)])
             if len(p)
             else np.array([np.nan, np.nan, np.nan, 0.0])
             for p in parts

@@ -1,6 +1,7 @@
 """Leaving out without refitting, scores, comparison, stacking, transfer, diagnosis, pictures."""
 
 import dataclasses
+import math
 import warnings
 
 import arviz as az
@@ -246,6 +247,20 @@ def test_weights_without_spread_are_left_alone():
     assert smoothed(torch.randn(10, 1).double())[1].isnan().all()
 
 
+def test_ratios_that_are_infinite_or_outweigh_all_others_are_told():
+    rng = np.random.default_rng(0)
+    ratios = torch.from_numpy(rng.standard_normal((200, 4)))
+    ratios[3, 0], ratios[4, 1] = math.inf, math.nan
+    ratios[:, 2] -= 720  # of which rounding leaves next to nothing
+    ratios[5, 2] = 0.0
+    weight, k = smoothed(ratios)
+    assert torch.isinf(k[:3]).all()
+    assert (k[:3] > 0).all()
+    assert k[3] < 0.7
+    assert weight.isfinite().all()
+    torch.testing.assert_close(weight.exp().sum(0), torch.ones(4).double())
+
+
 def test_repeated_draws_are_smoothed_as_well():
     once = torch.randn(60, 1, generator=torch.Generator().manual_seed(0)).double()
     _, k = smoothed(once.repeat(4, 1))
@@ -441,6 +456,10 @@ def test_reliability_of_a_perfect_forecaster_and_of_a_boastful_one():
     share, given = sklearn.calibration.calibration_curve(hit, two[:, 1], n_bins=5, strategy="quantile")
     np.testing.assert_allclose(curve["probability"], given)
     np.testing.assert_allclose(curve["frequency"], share)
+    # Of probabilities that repeat the order of the rows says nothing.
+    few = np.repeat([[0.2, 0.8], [0.5, 0.5], [0.8, 0.2]], 100, axis=0)
+    label = np.concatenate([np.arange(100) < 80, np.arange(100) < 50, np.arange(100) < 20]).astype(float)
+    assert btl.scores(scored_classes(few, label)).loc["t", "ece"] < 1e-12
     assert plots.plot_reliability(right).get_xlabel()
     plt.close("all")
     with pytest.raises(btl.DataError, match="See `reliability`"):

@@ -23,6 +23,32 @@ def moments(
     return centre, (average(variance, weight) + average((mean - centre).square(), weight)).sqrt()
 
 
+def clipped_moments(
+    mean: Float[Tensor, "S *shape"], std: Float[Tensor, "S *shape"], low: Tensor | float, high: Tensor | float
+) -> tuple[Float[Tensor, "S *shape"], Float[Tensor, "S *shape"]]:
+    """Mean and variance of every component where values beyond the limits are at them.
+
+    With ``E[max(z, 0)] = mean Phi + std phi`` and ``E[max(z, 0)^2] = (mean^2 + std^2) Phi + mean std phi`` (Tobin 1958), from the
+    nearer limit: what is clipped is ``low + max(z - low, 0) - max(z - high, 0)``.
+    """
+    std = std.clamp_min(1e-150)
+    low, high = (torch.as_tensor(limit, dtype=mean.dtype) for limit in (low, high))
+    a, b = (low - mean) / std, (high - mean) / std
+    below, above = normal_cdf(a), normal_cdf(-b)
+    inside = torch.where(a > 0, normal_cdf(-a) - above, normal_cdf(b) - below)
+    edge_a, edge_b = (torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi) for z in (a, b))
+    # In units of the deviation, from the mean; a limit at infinity has neither probability nor density.
+    a_, b_ = a.nan_to_num(posinf=0.0, neginf=0.0), b.nan_to_num(posinf=0.0, neginf=0.0)
+    first = below * a_ + above * b_ + edge_a - edge_b
+    second = below * a_.square() + above * b_.square() + inside + a_ * edge_a - b_ * edge_b
+    return mean + std * first, std.square() * (second - first.square()).clamp_min(0.0)
+
+
+def normal_cdf(z: Tensor) -> Tensor:
+    """Probability below z under the standard normal, right in its lower tail (`torch.special.ndtr` is 0 from -9 on)."""
+    return 0.5 * torch.special.erfc(z * (-(0.5**0.5)))
+
+
 def log_normal(error: Tensor, variance: Tensor) -> Tensor:
     """``log N(error; 0, variance)``, elementwise."""
     return -0.5 * (error.square() / variance + variance.log() + math.log(2 * math.pi))
@@ -33,7 +59,7 @@ def cdf(
     weight: Tensor | None = None,
 ) -> Float[Tensor, "*shape"]:  # fmt: skip
     """Probability below y."""
-    return average(torch.special.ndtr((y - mean) / std), weight)
+    return average(normal_cdf((y - mean) / std.clamp_min(1e-150)), weight)
 
 
 def log_density(
@@ -62,9 +88,9 @@ def crps(
 
 def _absolute_moment(mean: Tensor, std: Tensor) -> Tensor:
     """``E|X|`` for ``X ~ N(mean, std^2)``."""
-    z = mean / std
+    z = mean / std.clamp_min(1e-150)
     density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
-    return mean * (2 * torch.special.ndtr(z) - 1) + 2 * std * density
+    return mean * torch.special.erf(z * 0.5**0.5) + 2 * std * density
 
 
 def quantiles(
@@ -91,7 +117,7 @@ def quantiles(
         before = moved = high - low
         for _ in range(120):
             u = (y - mean) / std
-            excess = average(torch.special.ndtr(u), weight) - level
+            excess = average(normal_cdf(u), weight) - level
             low, high = torch.where(excess <= 0, y, low), torch.where(excess >= 0, y, high)
             density = average(u.square_().mul_(-0.5).exp_().mul_(rate), weight)
             step = y - excess / density.clamp_min(1e-300)

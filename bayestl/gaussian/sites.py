@@ -14,6 +14,7 @@ from bayestl.gaussian.exact import FAILED, factorise, log_density, log_marginal
 
 FLOOR = 1e-7  # of a site's precision: a site may say nothing, never less than nothing
 ROUNDING = 1e-9  # of the evidence bound: changes below it are no changes
+SHORT = 1e-3  # of a full step
 WIDEST = 1e10  # variance of a function, in standard units: beyond, what is left of the terms of the bound is noise
 
 State = TypeVar("State")
@@ -84,7 +85,7 @@ def settle(prior: Prior, blocks: list[Block], start: list[Site] | None, toleranc
     best, steps, settled = ascend(
         lambda sites: _evaluate(prior, blocks, sites), first, lambda solved: solved.sites, _targets, tolerance, most
     )
-    return best._replace(steps=steps, converged=bool(settled.all()))
+    return best._replace(steps=steps, converged=bool((settled & (best.bound > FAILED)).all()))
 
 
 def ascend(
@@ -107,7 +108,7 @@ def ascend(
     """
     best = evaluate(start)
     rate, growth = torch.ones_like(best.bound), torch.full_like(best.bound, 1.5)
-    settled = torch.zeros_like(rate, dtype=torch.bool)
+    settled, tried = torch.zeros_like(rate, dtype=torch.bool), torch.full_like(rate, -torch.inf)
     steps = 1
     while steps < most and not settled.all():
         # Where full steps alternate around the optimum, a shorter one now and then falls into it.
@@ -120,10 +121,13 @@ def ascend(
             best = trial
         else:
             best = together(lambda a, b: torch.where(_column(better, a), a, b), trial, best)  # noqa: B023
-        settled = settled | (better & (gain <= tolerance)) | (rate < 1e-3)
+        # Where even short steps lead down a full one may still lead up; where none did since the last time, all is done.
+        short = ~better & (rate < SHORT)
+        settled = settled | (better & (gain <= tolerance)) | (short & (best.bound - tried <= tolerance))
+        tried = torch.where(short, best.bound, tried)
         # Steps that once went too far grow again, but slowly.
         growth = torch.where(better, growth, 1.05)
-        rate = torch.where(better, (growth * rate).clamp_max(1.0), 0.6 * rate)
+        rate = torch.where(better, (growth * rate).clamp_max(1.0), torch.where(short, 1.0, 0.6 * length))
     return best, steps, settled
 
 

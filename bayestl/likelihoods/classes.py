@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bayestl import priors
 from bayestl.errors import DataError
+from bayestl.gaussian.mixture import normal_cdf
 from bayestl.gaussian.sites import Expectation
 from bayestl.likelihoods.base import NODES, Kind, Likelihood, Parameters, Rows, normal_nodes
 from bayestl.likelihoods.predictive import Classes
@@ -162,8 +163,8 @@ class Bernoulli(_Threshold):
 
     def clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         eta = rows.location + rows.scale * f[..., 0]
-        one = torch.sigmoid(eta) if self.link == "logit" else torch.special.ndtr(eta)
-        return torch.stack([1 - one, one], -1)
+        both = torch.stack([-eta, eta], -1)
+        return torch.sigmoid(both) if self.link == "logit" else normal_cdf(both)
 
 
 @dataclass(frozen=True)
@@ -233,9 +234,12 @@ class Ordinal(_Threshold):
 
     def clean(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         eta = rows.location + rows.scale * f[..., 0]
-        under = torch.sigmoid(self.thresholds(p).unsqueeze(-2) - eta.unsqueeze(-1))
-        ends = torch.zeros_like(under[..., :1])
-        return torch.diff(torch.cat([ends, under, 1 + ends], -1), dim=-1).clamp_min(0.0)
+        edge = self.thresholds(p).unsqueeze(-2) - eta.unsqueeze(-1)
+        ends = torch.full_like(edge[..., :1], torch.inf)
+        edge = torch.cat([-ends, edge, ends], -1)
+        # A class above the middle of the logistic law is the difference of what lies above its edges: no difference of ones.
+        from_below, from_above = torch.sigmoid(edge).diff(dim=-1), -torch.sigmoid(-edge).diff(dim=-1)
+        return torch.where(edge[..., :-1] > 0, from_above, from_below).clamp_min(0.0)
 
 
 @dataclass(frozen=True)

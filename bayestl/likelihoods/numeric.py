@@ -165,19 +165,19 @@ class StudentT(_Numeric):
         plain = super().predictive(mean, cov, None, rows, p)
         if noise is None:
             return plain
-        # t is a normal whose precision is Gamma(nu/2, nu/2): the trapezium rule in its logarithm converges like exp(-10/h).
+        # t is a normal whose precision is Gamma(nu/2, nu/2): the trapezium rule in its logarithm, whose width goes with nu.
         nu = self.freedom(p).expand(len(mean), 1)
-        u = torch.arange(-20.0, 3.5, 0.5, dtype=torch.float64)
+        u = torch.arange(-20.0, 3.5, 0.5, dtype=torch.float64) * (1 + nu / 8).rsqrt()  # (S, nodes)
         log_weight = 0.5 * nu * (u - u.exp())
         weight = torch.softmax(log_weight, -1) / len(mean)  # (S, nodes)
-        variance = cov[..., 0, 0].unsqueeze(1) + noise.unsqueeze(1) * torch.exp(-u)[:, None]
-        components, m = len(mean) * len(u), mean.shape[1]
+        variance = cov[..., 0, 0].unsqueeze(1) + noise.unsqueeze(1) * torch.exp(-u).unsqueeze(-1)
+        count, m = u.shape[1], mean.shape[1]
         offset = plain.offset
         if isinstance(offset, Tensor):
-            offset = offset.expand(len(mean), 1).repeat_interleave(len(u), 0)
+            offset = offset.expand(len(mean), 1).repeat_interleave(count, 0)
         return dataclasses.replace(
-            plain, mean=mean[..., 0].repeat_interleave(len(u), 0), std=variance.reshape(components, m).sqrt(),
-            weight=weight.reshape(components, 1), offset=offset,
+            plain, mean=mean[..., 0].repeat_interleave(count, 0), std=variance.reshape(-1, m).sqrt(),
+            weight=weight.reshape(-1, 1), offset=offset,
         )  # fmt: skip
 
     def _standard(self, like: Tensor, p: Parameters, generator: torch.Generator) -> Tensor:

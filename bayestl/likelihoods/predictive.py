@@ -21,6 +21,7 @@ from bayestl.likelihoods.warps import Warp
 
 EXACT_CRPS = 300  # components, every pair of which counts
 WIDE = 64  # nodes for moments of warped and clipped normals
+LEVELS = [(i + 0.5) / 100 for i in range(100)]  # at which quantiles are taken for a pinball integral
 NODES = 48  # nodes for counts over their log rate
 PEAK_STEPS = 12  # of Newton's method, to where a count and its rate meet
 LARGEST = 690.0  # log of the largest rate
@@ -79,16 +80,24 @@ class NormalMixture:
         if self._plain:
             centre, spread = mixture.moments(self.mean, self.std.square(), self.weight)
             return self.location + self.scale * centre, self.scale * spread
-        nodes, weights = normal_nodes(WIDE)
-        first, second = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
-        for node, weight in zip(nodes, weights, strict=True):
-            y = self._user(self.mean + node * self.std, self.offset)
-            first += weight * y
-            second += weight * y.square()
-        centre, square = mixture.average(first, self.weight), mixture.average(second, self.weight)
-        if self.atom is not None:
-            centre, square = (1 - self.atom) * centre, (1 - self.atom) * square
-        return centre, (square - centre.square()).clamp_min(0.0).sqrt()
+        if self.warp is None:
+            low = -torch.inf if self.lower is None else (self.lower - self.location) / self.scale
+            high = torch.inf if self.upper is None else (self.upper - self.location) / self.scale
+            first, variance = mixture.clipped_moments(self.mean, self.std, low, high)
+            first, variance = self.location + self.scale * first, self.scale**2 * variance
+        else:
+            nodes, weights = normal_nodes(WIDE)
+            middle = self._user(self.mean, self.offset)
+            first, square = torch.zeros_like(middle), torch.zeros_like(middle)
+            for node, weight in zip(nodes, weights, strict=True):  # from the middle: no difference of large squares
+                off = self._user(self.mean + node * self.std, self.offset) - middle
+                first += weight * off
+                square += weight * off.square()
+            first, variance = middle + first, square - first.square()
+        centre, spread = mixture.moments(first, variance.clamp_min(0.0), self.weight)
+        if self.atom is None:
+            return centre, spread
+        return (1 - self.atom) * centre, ((1 - self.atom) * (spread.square() + self.atom * centre.square())).sqrt()
 
     def quantiles(self, levels: Sequence[float]) -> Float[Tensor, "P m"]:
         """Quantiles, exactly; at an atom or a limit, its value."""
@@ -127,7 +136,8 @@ class NormalMixture:
         if self.lower is not None:
             total = torch.where(y == self.lower, mixture.cdf(*self._at(y), self.weight), total)
         if self.upper is not None:
-            total = torch.where(y == self.upper, 1 - mixture.cdf(*self._at(y), self.weight), total)
+            z, mean, std = self._at(y)
+            total = torch.where(y == self.upper, mixture.cdf(-z, -mean, std, self.weight), total)
         return total
 
     def at_limits(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
@@ -170,11 +180,10 @@ class NormalMixture:
         return y if self.upper is None else torch.minimum(y, self.upper)
 
     def crps(self, y: Tensor) -> Float[Tensor, " m"]:
-        """Continuous ranked probability score: exact for a plain mixture, else by its pinball integral over 99 levels."""
+        """Continuous ranked probability score: exact for a plain mixture, else by its pinball integral."""
         if self._plain and len(self.mean) <= EXACT_CRPS:
             return self.scale * mixture.crps((y - self.location) / self.scale, self.mean, self.std, self.weight)
-        levels = [i / 100 for i in range(1, 100)]
-        return pinball(y, self.quantiles(levels), levels)
+        return pinball(y, self.quantiles(LEVELS), LEVELS)
 
     @property
     def _plain(self) -> bool:
@@ -222,8 +231,8 @@ class AnyMixture:
         """Mean and standard deviation."""
         centres, spreads = zip(*(law.moments() for law in self.laws), strict=True)
         centre = self._average(list(centres))
-        square = self._average([m.square() + s.square() for m, s in zip(centres, spreads, strict=True)])
-        return centre, (square - centre.square()).clamp_min(0.0).sqrt()
+        each = [(m - centre).square() + s.square() for m, s in zip(centres, spreads, strict=True)]
+        return centre, self._average(each).sqrt()
 
     def quantiles(self, levels: Sequence[float]) -> Float[Tensor, "P m"]:
         """Quantiles, which lie between those of the laws; at a value of probability mass, that value."""
@@ -231,7 +240,7 @@ class AnyMixture:
         for level in levels:
             each = [law.quantiles([level])[0] for law in self.laws]
             y = bisected(self.cdf, torch.full_like(each[0], level), *torch.stack(each).aminmax(dim=0))
-            for one in each:
+            for one in [*each, *self._lumps(y)]:
                 upto, below = self.cdf(one), self.below(one)
                 y = torch.where((below < level) & (level <= upto) & (below < upto), one, y)
             found.append(y)
@@ -251,9 +260,14 @@ class AnyMixture:
         return torch.logsumexp(torch.stack(each), 0)
 
     def crps(self, y: Tensor) -> Float[Tensor, " m"]:
-        """Continuous ranked probability score, by its pinball integral over 99 levels."""
-        levels = [i / 100 for i in range(1, 100)]
-        return pinball(y, self.quantiles(levels), levels)
+        """Continuous ranked probability score, by its pinball integral."""
+        return pinball(y, self.quantiles(LEVELS), LEVELS)
+
+    def _lumps(self, y: Tensor) -> list[Tensor]:
+        """Values near y that may have a probability."""
+        found = [y.round(), torch.zeros_like(y)]
+        limits = [limit for law in self.laws for limit in (getattr(law, "lower", None), getattr(law, "upper", None))]
+        return found + [limit for limit in limits if limit is not None]
 
     def _average(self, values: list[Tensor]) -> Tensor:
         return torch.stack([w * value for w, value in zip(self.weight, values, strict=True)]).sum(0)
@@ -323,7 +337,7 @@ class CountMixture:
             return found
         wide = torch.zeros_like(self.mean)
         for log_g, weight in zip(*_log_gamma_nodes(k + 1), strict=True):
-            wide += weight * torch.special.ndtr((log_g - self.mean) / self.std.clamp_min(1e-150))
+            wide += weight * mixture.normal_cdf((log_g - self.mean) / self.std.clamp_min(1e-150))
         return torch.where(narrow, found, wide)
 
     @cached_property
@@ -427,17 +441,27 @@ class CountMixture:
         return torch.stack(found)
 
     def crps(self, y: Tensor) -> Float[Tensor, " m"]:
-        """Continuous ranked probability score, ``sum_k (F(k) - 1[k >= y])^2``, every k of a few, some of many."""
+        """Continuous ranked probability score, ``sum_k (F(k) - 1[k >= y])^2``: every k of a few, some of many."""
+        few, table = self._few
+        k = torch.arange(len(table), dtype=y.dtype)[:, None]
+        found = (table - (k >= y).to(y.dtype)).square().sum(0) + (y - len(table)).clamp_min(0.0)
+        if not few.all():
+            rest = ~few
+            found = found.masked_scatter(rest, self._of(rest)._crps_of_many(y[rest]))
+        return found
+
+    def _crps_of_many(self, y: Tensor) -> Float[Tensor, " m"]:
+        """By counts that lie even in the law and, logarithmically, from it to y, in straight lines between them."""
         low, high = self.quantiles([1e-4, 1 - 1e-4])
-        low, high = torch.minimum(low, y) - 1, torch.maximum(high, y) + 1
-        step = torch.arange(SUPPORT, dtype=y.dtype)[:, None]
-        wide = torch.asinh(low) + step / (SUPPORT - 1) * (torch.asinh(high) - torch.asinh(low))
-        k = torch.where(high - low < SUPPORT, torch.minimum(low + step, high), torch.floor(torch.sinh(wide)))
-        k = torch.cat([k, y[None]]).sort(0).values
+        step = torch.linspace(0, 1, SUPPORT, dtype=y.dtype)[:, None]
+        far = torch.asinh(torch.stack([torch.minimum(low, y) - 1, torch.maximum(high, y) + 1]))
+        k = torch.cat([low + step * (high - low), torch.sinh(far[0] + step * (far[1] - far[0])), y[None] - 1, y[None]])
+        k = torch.floor(k).sort(0).values
         k = k[torch.cat([torch.tensor([True]), (k.diff(dim=0) > 0).any(-1)])]  # those that repeat add nothing
-        under = torch.stack([self.cdf(at) for at in k])
-        between = torch.where(high - low < SUPPORT, under[:-1], (under[:-1] + under[1:]) / 2)
-        return ((between - (k[:-1] >= y).to(y.dtype)).square() * k.diff(dim=0)).sum(0)
+        under, gap = torch.stack([self.cdf(at) for at in k]), k.diff(dim=0)
+        a, rise = (under - (k >= y).to(y.dtype))[:-1], under.diff(dim=0)
+        # sum over j < gap of (a + j rise / gap)^2
+        return (gap * a.square() + (gap - 1) * rise * (a + rise * (2 * gap - 1) / (6 * gap).clamp_min(1.0))).sum(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -530,7 +554,7 @@ def bisected(cdf: Callable[[Tensor], Tensor], level: Tensor, low: Tensor, high: 
     Halfway on a scale that is linear about the smaller of them and logarithmic beyond: heavy tails reach far.
     """
     size = torch.minimum(low.abs(), high.abs()).clamp_min(1e-300) + 1e-12 * (high - low).clamp_max(1.0)
-    a, b = torch.asinh(low / size), torch.asinh(high / size)
+    a, b = (torch.asinh((end / size).clamp(-1e300, 1e300)) for end in (low, high))
     for _ in range(64):
         middle = (a + b) / 2
         under = cdf(size * torch.sinh(middle)) < level
