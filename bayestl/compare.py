@@ -29,6 +29,7 @@ from bayestl.table import TaskData
 
 AT_A_TIME = 2000
 CLEAR = 4.0  # nats
+IMPOSSIBLE = -1e6  # log density that stands for what a model rules out
 
 
 # -- comparing --------------------------------------------------------------------------------------------------------
@@ -113,6 +114,10 @@ def stacking_weights(
     log_density : (n, K) of each left-out row under each model
     groups : (n) labels of what was left out together: its rows are alike, and count as one in all. By default each row for itself
     """
+    log_density = np.asarray(log_density, dtype=np.float64)
+    if np.isnan(log_density).any() or (log_density == np.inf).any():
+        raise DataError("Log densities must be numbers, or -inf; some are NaN or inf.")
+    log_density = np.maximum(log_density, IMPOSSIBLE)
     n, count = log_density.shape
     codes = np.arange(n) if groups is None else pd.factorize(groups)[0]
     size = np.bincount(codes)

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+FAR_OUT = 1e6  # squared distance from the mean, in length scales, from which sums of squares lose what matters between other rows
+
 
 class Profile(NamedTuple):
     """A kernel as a function of r^2.
@@ -48,13 +50,21 @@ class _OfDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, w: Tensor | None, apart: Tensor | None, profile: Profile) -> Tensor:
+        here, there, factor = a, b, profile.factor
         centre = b.mean(-2, keepdim=True)  # differences of large numbers lose digits
-        a, b, factor = a - centre, b - centre, profile.factor
-        # Few passes over the (n, m) array, in place: they, not the arithmetic, are what a kernel matrix costs. So the squared
-        # norms ride along in the product, as two more columns.
-        left = torch.cat([-2.0 * a, a.square().sum(-1, keepdim=True), a.new_ones(*a.shape[:-1], 1)], -1).mul_(factor)
-        right = torch.cat([b, b.new_ones(*b.shape[:-1], 1), b.square().sum(-1, keepdim=True)], -1)
-        square = left @ right.mT
+        a, b = a - centre, b - centre
+        norm = b.square().sum(-1, keepdim=True)
+        if norm.numel() and float(norm.max()) > FAR_OUT:
+            square = torch.cdist(here, there, compute_mode="donot_use_mm_for_euclid_dist").square_().mul_(factor)
+            centre = there.median(-2, keepdim=True).values
+            a, b = here - centre, there - centre
+        else:
+            # Few passes over the (n, m) array, in place: they, not the arithmetic, are what a kernel matrix costs. So the squared
+            # norms ride along in the product, as two more columns.
+            left = torch.cat([-2.0 * a, a.square().sum(-1, keepdim=True), a.new_ones(*a.shape[:-1], 1)], -1).mul_(
+                factor
+            )
+            square = left @ torch.cat([b, b.new_ones(*b.shape[:-1], 1), norm], -1).mT
         if w is not None and apart is not None:
             square.flatten(-2).add_(w @ apart.flatten(1), alpha=factor)
         k, slope, scale = profile.values(square.clamp_(min(profile.far, 0.0), max(profile.far, 0.0)))
@@ -75,7 +85,7 @@ class _OfDistance(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             d_w = (push.flatten(-2) @ apart.flatten(1).mT).mul_(ctx.factor)
         if ctx.needs_input_grad[3]:
-            d_apart = torch.tensordot(w, push, 1 if w.dim() == 1 else ([0], [0])).mul_(ctx.factor)
+            d_apart = torch.einsum("...g,...nm->gnm", w, push).mul_(ctx.factor)
         return d_a, d_b, d_w, d_apart, None
 
 

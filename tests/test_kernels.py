@@ -4,12 +4,14 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import gpytorch
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import bayestl as btl
 from bayestl.columns import Input
-from bayestl.distance import Memory, matern52, mean_absolute, rbf
+from bayestl.distance import MATERN52, Memory, matern52, mean_absolute, of_distance, rbf
 from bayestl.kernels import RBF, GPyTorchKernel, Matern52
 from bayestl.models.problem import Problem
 from bayestl.priors import length_scales
@@ -315,3 +317,39 @@ def test_a_nugget_is_a_share_of_the_variance_at_equal_inputs():
     torch.testing.assert_close(k, (1 - w) * smooth + w * torch.eye(10, 6).double())
     torch.testing.assert_close(kernel.diagonal(theta, "k", X, LAYOUT), torch.ones(3, 6).double())
     assert torch.linalg.eigvalsh(kernel(theta, "k", X, X, LAYOUT)).min() > 0
+
+
+def test_a_row_far_out_leaves_the_others_alone():
+    """A sentinel, or a wrong unit, in one row of a table: means of squares about its mean lost all digits of the rest."""
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.uniform(size=14))
+    frame = pd.DataFrame({"x": x, "y": np.sin(6 * x) + 0.005 * rng.standard_normal(14)})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"])
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, method="map")
+    alone = posterior.predict({"x": [0.2, 0.25]}, "y")
+    for far in (-9999.0, 1e8, 1e20):
+        beside = posterior.predict({"x": [0.2, 0.25, far, far]}, "y")
+        for name in ("mean", "std"):
+            np.testing.assert_allclose(beside[name][:2], alone[name], rtol=1e-9)
+        assert np.isfinite(posterior.sample({"x": [0.2, far, far]}, "y", draws=3)).all()
+    rows = torch.from_numpy(rng.uniform(size=(20, 2)))
+    rows[3] = rows[7] = 1e8
+    rows.requires_grad_()
+    k = matern52(rows, rows)
+    assert torch.linalg.eigvalsh(k.detach()).min() > -1e-12
+    near = [i for i in range(20) if i not in (3, 7)]
+    torch.testing.assert_close(k[near][:, near], matern52(rows[near], rows[near]), rtol=1e-12, atol=1e-12)
+    weight = torch.from_numpy(rng.standard_normal((18, 18)))
+    (through,) = torch.autograd.grad((k[near][:, near] * weight).sum(), rows)
+    own = rows.detach()[near].requires_grad_()
+    (alone_too,) = torch.autograd.grad((matern52(own, own) * weight).sum(), own)
+    torch.testing.assert_close(through[near], alone_too, rtol=1e-6, atol=1e-9)
+
+
+def test_gradients_of_distances_apart_with_one_set_of_weights():
+    apart = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    none, weights = torch.zeros(4, 0).double(), torch.tensor([0.5, 2.0]).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda w, d: of_distance(MATERN52, none, none, w, d), (weights, apart))
+    both = torch.stack([weights, 2 * weights]).detach().requires_grad_()
+    nones = torch.zeros(2, 4, 0).double()
+    assert torch.autograd.gradcheck(lambda w, d: of_distance(MATERN52, nones, nones, w, d), (both, apart))

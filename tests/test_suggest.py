@@ -148,6 +148,26 @@ def test_approach_gradient_by_quadrature():
     assert acq.log_approach_gradient(distance, variance, slope).exp().item() == pytest.approx(brute.item(), rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("distance", "variance", "slope"),
+    [([0.1, 0.3], [1e-4, 0.25], [0.0, 0.499]), ([0.1, 1.0], [1e-4, 0.25], [0.0, 0.499])],
+)
+def test_approach_gradient_of_a_measurement_that_tells_nearly_all(distance, variance, slope):
+    """The best point changes at kinks: thirty-two Gauss-Hermite nodes saw nothing of the first gain, and twice the second."""
+    d, v, s = (torch.tensor(x).double() for x in (distance, variance, slope))
+    z = torch.linspace(-8, 8, 200_001, dtype=torch.float64)
+    weight = torch.softmax(-0.5 * z.square(), 0)
+    after = acq.expected_distance(d + s * z[:, None], v - s.square())
+    gain = (weight * (after[:, acq.expected_distance(d, v).argmin()] - after.amin(-1))).sum()
+    assert acq.log_approach_gradient(d, v, s).exp().item() == pytest.approx(gain.item(), rel=0.1)
+
+
+def test_approach_without_a_spread_is_no_nan():
+    far, none, best = torch.tensor([2e4]).double(), torch.zeros(1).double(), torch.ones(1).double()
+    assert acq.log_expected_approach(far, none, best).item() < -600
+    assert acq.log_probability_of_approach(far, none, best).item() < -600
+
+
 def test_level_reduction_by_monte_carlo():
     mean, variance, slope, level = (torch.tensor([v]).double() for v in (0.4, 1.3, 0.8, 0.0))
     later = scipy.stats.norm.cdf(((mean + slope * normals()) / (variance - slope**2).sqrt()).numpy())

@@ -528,6 +528,13 @@ def test_stacking_weights_recover_a_known_mixture():
     assert weights[2] < 1e-3
 
 
+def test_what_a_model_rules_out_costs_it_no_more_than_everything():
+    density = np.array([[0.0, -np.inf], [-np.inf, 0.0], [0.0, 0.0], [0.0, -0.1]])
+    np.testing.assert_allclose(stacking_weights(density), stacking_weights(np.maximum(density, -1e4)), atol=1e-3)
+    with pytest.raises(btl.DataError, match="NaN"):
+        stacking_weights(np.array([[0.0, np.nan]]))
+
+
 def test_rows_of_a_group_count_as_one():
     """Repeating every row within its group changes nothing; without the groups it makes the weights surer."""
     density = np.random.default_rng(3).normal(size=(6, 3)) + np.array([0.4, 0.0, -0.3])
