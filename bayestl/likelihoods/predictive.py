@@ -27,6 +27,7 @@ PEAK_STEPS = 12  # of Newton's method, to where a count and its rate meet
 LARGEST = 690.0  # log of the largest rate
 CACHED = 30_000  # numbers that a cache holds a few times
 FEW = 512  # counts that are told one by one
+TABLE = 20_000_000  # probabilities that a table of them may hold
 SUPPORT = 64  # counts at which a distribution function is looked at
 
 
@@ -349,7 +350,7 @@ class CountMixture:
         """
         centre, spread = self.moments()
         most = centre + 12 * spread
-        few = most < FEW
+        few = most < min(FEW, TABLE // max(1, len(most)))
         if not few.any():
             return few, torch.zeros(1, len(most), dtype=self.mean.dtype)
         count = max(32, math.ceil(float(most[few].max())))
