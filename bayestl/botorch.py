@@ -321,6 +321,8 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
                 f"X must hold doubles, (..., q, {columns}), with the columns {listed(names, 20)}; got {X.dtype}, "
                 f"{tuple(X.shape)}."
             )
+        if not X.isfinite().all():
+            raise ValueError("X holds values that are missing or infinite. Give finite ones.")
         blocks = []
         for j, count in enumerate(scaling.levels):
             column = X[..., j : j + 1]

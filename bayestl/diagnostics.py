@@ -15,6 +15,7 @@ from bayestl.archive import prior_draws
 from bayestl.crossvalidation import WORK, left_out_scores
 from bayestl.errors import listed
 from bayestl.fitting import LOOSE, SHARED
+from bayestl.likelihoods import StudentT
 from bayestl.posterior import Posterior
 from bayestl.psis import reliable
 from bayestl.scoring import scores
@@ -268,11 +269,12 @@ def _of_rows(posterior: Posterior) -> Iterator[Finding]:
             if covered < 0.9 else "Intervals are too wide: known errors may be overstated.",
         )  # fmt: skip
         own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
+        robust = isinstance(posterior.data.tasks[posterior.data.index_of(str(name))].likelihood, StudentT)
         z = np.abs(torch.special.ndtri(torch.tensor(own["pit"].values).clamp(1e-12, 1 - 1e-12)).numpy())
         far = np.flatnonzero(z > 4)
         if len(far):
             shown = ", ".join(str(own["row"].values[i]) for i in far[np.argsort(-z[far])][:5])
             yield Finding(
                 f"outliers of {name}", "note", len(far), f"Left-out values beyond four deviations: rows {shown}.",
-                "Check them; if they are right, observe the task with StudentT().",
+                "Check them" + ("." if robust else "; if they are right, observe the task with StudentT()."),
             )  # fmt: skip

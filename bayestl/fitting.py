@@ -20,6 +20,7 @@ from bayestl.condense import Source, add, condense, relearn_noise
 from bayestl.errors import DataError, FitError
 from bayestl.inference.infer import FitRecord, Method, infer
 from bayestl.kernels import MaternOrRBF, Nugget
+from bayestl.likelihoods import Gaussian
 from bayestl.models.base import Model
 from bayestl.models.problem import Problem
 from bayestl.models.single import SingleTask
@@ -33,6 +34,7 @@ LEARN = 600  # points that theta is learned from
 EXACT = 2500  # points that are conditioned on exactly
 TELLING = 250  # points above which the smoothness of the functions is asked for
 SHARED = 5  # materials observed by several tasks from which on they are reckoned with: a nugget is inferred, say
+STRANGE, STRANGE_FROM = 1000.0, 20  # times what nine tenths of at least so many values span
 LOOSE = 0.03  # share above which a warning is due
 SMALL, PART = 16_384, 65_536  # rows of a table in memory that are condensed in one go: all of it, or parts of it
 WORK, MORE_WORK = (
@@ -122,6 +124,7 @@ def fit(
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"`seed` must be a whole number, zero or more; got {seed!r}.")
     model.check(data)
+    _warn_of_strangers(data)
     seed = int(seed)
     began = time.perf_counter()
     scaling = model.scaling(data)
@@ -372,3 +375,29 @@ def free_memory() -> float:
     except (ImportError, OSError, ValueError):
         pass
     return min(found)
+
+
+def _warn_of_strangers(data: TaskData) -> None:
+    """Name numbers so far from all others of their column that they are likely codes for missing values, or in wrong units."""
+    remedy = "give the input's logarithm", "observe the task with StudentT(), or on a Log() scale"
+    every = np.arange(len(data))
+    columns = [
+        (f"Input {c.name!r}", every, data.x[:, j], remedy[0]) for j, c in enumerate(data.inputs) if c.levels is None
+    ]
+    for t, task in enumerate(data.tasks):
+        if isinstance(task.likelihood, Gaussian) and task.likelihood.warp is None:
+            own = np.flatnonzero(data.task_index == t)
+            columns.append((f"Task {task.name!r}", own, data.values[own], remedy[1]))
+    for what, own, values, else_do in columns:
+        if len(values) < STRANGE_FROM:
+            continue
+        low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+        strange = np.flatnonzero(np.abs(values - middle) > STRANGE * (high - low))
+        if high > low and len(strange):
+            shown = ", ".join(f"{data.rows[own[i]]} ({values[i]:g})" for i in strange[:5])
+            warnings.warn(
+                f"{what} holds {len(strange)} values a thousand times as far from its median as nine tenths of them reach: rows "
+                f"{shown}. Are they codes for missing values, or in another unit? All others are seen next to them, as one. Drop "
+                f"or mend them; if they are right, {else_do}.",
+                stacklevel=3,
+            )

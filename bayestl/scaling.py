@@ -142,7 +142,9 @@ class Scaling:
         with np.errstate(over="ignore"):
             spread = np.maximum(data.x.std(0), width / 20)
         width = np.where(described & np.isfinite(spread), spread, width)
-        width = np.where(width > 0, width, np.where(centre != 0, np.abs(centre), 1.0))
+        # Of sums that should agree, as of a composition's fractions, rounding is no variation.
+        varies = high - low > 16 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high))
+        width = np.where(varies, width, np.where(centre != 0, np.abs(centre), 1.0))
         of_tasks = np.empty((1, 0)) if data.descriptors is None else data.descriptors.to_numpy(dtype=float)
         raw = np.array([column.levels is None and column.name in unscaled for column in data.inputs])
         return cls(

@@ -494,3 +494,53 @@ def test_a_nugget_is_only_for_joint_models_of_tasks_that_share_materials(tmp_pat
     assert again.model == posterior.model
     new = {"x0": [0.5], "x1": [0.5]}
     np.testing.assert_array_equal(again.predict(new)["mean"], posterior.predict(new)["mean"])
+
+
+def test_values_far_from_all_others_are_named():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(40), "z": rng.random(40), "y": rng.standard_normal(40)})
+
+    def fitted(frame, likelihood=None):
+        data = btl.TaskData.from_wide(
+            frame, inputs=["x", "z"], tasks=["y"], likelihoods={"y": likelihood or btl.Gaussian()}
+        )
+        return btl.fit(btl.SingleTask(), data, method="map")
+
+    for column, likelihood in (("z", None), ("y", None)):
+        odd = frame.copy()
+        odd.loc[3, column] = -9999.0
+        with pytest.warns(UserWarning, match=rf"'{column}' holds 1 values.*rows 3 \(-9999\)"):
+            fitted(odd, likelihood)
+    odd = frame.copy()
+    odd.loc[3, "y"] = -9999.0
+    fitted(odd, btl.StudentT())  # warnings are errors here
+
+
+@pytest.mark.parametrize("wrong", [1e3, -9999.0, 1e6])
+def test_a_gross_outlier_leaves_a_student_law_as_it_was(wrong):
+    """The scale was the standard deviation of all: with an outlier of a thousand deviations every other row was noise."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(60)})
+    truth = np.sin(6 * frame["x"])
+    frame["y"] = truth + 0.05 * rng.standard_normal(60)
+
+    def error(frame):
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.StudentT()})
+        predicted = btl.fit(btl.SingleTask(), data, method="map").predict(frame[["x"]], "y", noise=False)["mean"]
+        return float(np.sqrt(np.mean((predicted.to_numpy().ravel() - truth) ** 2)))
+
+    right = error(frame)
+    frame.loc[3, "y"] = wrong
+    assert error(frame) < 1.3 * right
+
+
+def test_rounding_is_no_variation_of_an_input():
+    """Sums of a composition's fractions agree up to rounding, which had the weight of any other descriptor."""
+    rng = np.random.default_rng(0)
+    x = rng.random(30)
+    frame = pd.DataFrame({"x": x, "c": 14 + 2e-15 * rng.integers(-1, 2, 30), "y": np.sin(6 * x)})
+    data = btl.TaskData.from_wide(frame, inputs=["x", "c"], tasks=["y"])
+    posterior = btl.fit(btl.SingleTask(), data, method="map")
+    at = pd.DataFrame({"x": [0.3, 0.3], "c": [14.0, 14 * (1 + 1e-12)]})
+    mean = posterior.predict(at, "y")["mean"].to_numpy().ravel()
+    assert mean[0] == pytest.approx(mean[1], rel=1e-9)

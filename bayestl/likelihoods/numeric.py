@@ -24,6 +24,7 @@ from bayestl.likelihoods.predictive import NormalMixture
 from bayestl.likelihoods.warps import Softplus, Warp, typical_offset, warped
 from bayestl.priors import Theta
 
+OUT = 10.0  # interquartile ranges
 NOISE_FLOOR = 1e-6  # variance, in standardised units: a thousandth of the task's spread
 
 
@@ -150,6 +151,14 @@ class StudentT(_Numeric):
             theta[site] = 1.0 + pyro.sample(f"{site}_above_one", priors.log_normal(math.log(4.0), 1.0))
             pyro.deterministic(site, theta[site])
         return theta
+
+    def working(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values on the working scale, without those ten interquartile ranges off: they are not what a scale is learned from."""
+        found = super().working(values)
+        if len(found) == 0:
+            return found
+        low, middle, high = np.quantile(found, [0.25, 0.5, 0.75])
+        return found[np.abs(found - middle) <= OUT * (high - low)] if high > low else found
 
     def freedom(self, p: Parameters) -> Tensor:
         """Degrees of freedom."""
