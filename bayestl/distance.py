@@ -54,7 +54,7 @@ class _OfDistance(torch.autograd.Function):
         centre = b.mean(-2, keepdim=True)  # differences of large numbers lose digits
         a, b = a - centre, b - centre
         norm = b.square().sum(-1, keepdim=True)
-        if norm.numel() and float(norm.max()) > FAR_OUT:
+        if norm.numel() and not norm.is_meta and float(norm.max()) > FAR_OUT:
             square = torch.cdist(here, there, compute_mode="donot_use_mm_for_euclid_dist").square_().mul_(factor)
             centre = there.median(-2, keepdim=True).values
             a, b = here - centre, there - centre
