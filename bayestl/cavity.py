@@ -71,8 +71,9 @@ def left_out(
     buckets = _buckets(observed, groups, wanted)
     exact = [all(observed.pieces[k].law.exact for k in bucket.pieces) for bucket in buckets]
     for draws, theta, solved in regression.batches():
-        by_precision = isinstance(solved, Conditioned) and any(exact)
-        precision = torch.cholesky_inverse(solved.factor) if by_precision else None  # type: ignore[attr-defined]
+        precision = None
+        if isinstance(solved, Conditioned) and any(exact):
+            precision = torch.cholesky_inverse(solved.factor)
         for bucket, normal in zip(buckets, exact, strict=True):
             size = sum(observed.pieces[k].where.shape[1] for k in bucket.pieces)
             for chosen in torch.arange(len(bucket.groups)).split(max(1, WORKING // size)):

@@ -90,14 +90,14 @@ def left_out_scores(
     for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), posterior.condensed):
         batches.setdefault(part.draws.start, []).append(part)
     whole = [_all_draws(parts) for parts in zip(*batches.values(), strict=True)]
+    count = int(codes.max()) + 1
     predicted: Iterable[list[Predictive]] = (list(laws(problem, regression.theta, part)) for part in whole)
     if regression.draws < ENOUGH:  # theta is known well, or is a mode: equal weights
-        count = int(codes.max()) + 1
         weight = torch.full((regression.draws, count), 1 / regression.draws, dtype=torch.float64)
         k = torch.full((count,), torch.nan).double()
     else:
         predicted = list(predicted)
-        weight, k = _weights(posterior, whole, predicted, int(codes.max()) + 1)
+        weight, k = _weights(posterior, whole, predicted, count)
     out = Scores(data)
     for part, each in zip(whole, predicted, strict=True):
         out.put(part.rows.numpy(), mixed(each, weight[:, part.groups]), problem.rows(part.task, part.rows).y, crps=crps)

@@ -395,9 +395,10 @@ def _warn_of_strangers(data: TaskData) -> None:
         strange = np.flatnonzero(np.abs(values - middle) > STRANGE * (high - low))
         if high > low and len(strange):
             shown = ", ".join(f"{data.rows[own[i]]} ({values[i]:g})" for i in strange[:5])
+            more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
             warnings.warn(
-                f"{what} holds {len(strange)} values a thousand times as far from its median as nine tenths of them reach: rows "
-                f"{shown}. Are they codes for missing values, or in another unit? All others are seen next to them, as one. Drop "
-                f"or mend them; if they are right, {else_do}.",
+                f"{what} holds values a thousand times as far from its median as nine tenths of them reach: rows "
+                f"{shown}{more}. Are they codes for missing values, or in another unit? All others are seen next to them, as "
+                f"one. Drop or mend them; if they are right, {else_do}.",
                 stacklevel=3,
             )

@@ -18,6 +18,7 @@ from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.model_selection import StratifiedKFold
 
@@ -152,18 +153,6 @@ def frequencies(table: pd.DataFrame, test: pd.Index, classes: list[str]):
     return np.tile(counts / counts.sum(), (len(test), 1))
 
 
-def expected_calibration_error(chance: np.ndarray, hit: np.ndarray, bins: int = 5) -> float:
-    """Mean gap between the probability given to a class and its frequency, over equally filled bins of all classes."""
-    order = np.argsort(chance.ravel())
-    return float(
-        sum(
-            len(part) * abs(chance.ravel()[part].mean() - hit.ravel()[part].mean())
-            for part in np.array_split(order, bins * 2)
-        )
-        / chance.size
-    )
-
-
 def run(repeats: range, asked: list[str]) -> pd.DataFrame:
     table = load_gaps_and_colours()
     inputs = [c for c in table.columns if c.startswith(("mean_", "range_"))]
@@ -204,12 +193,23 @@ def run(repeats: range, asked: list[str]) -> pd.DataFrame:
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     classes = [c for c in rows.columns if c.startswith("p_")]
+    codes = {c.removeprefix("p_"): float(k) for k, c in enumerate(classes)}
     lines = {}
     for key, group in rows.groupby(["gap", "method"], sort=False):
-        hit = np.stack([(group["truth"] == c.removeprefix("p_")) for c in classes], -1)
+        chance = group[classes].to_numpy()
+        scored = xr.Dataset(
+            {
+                "log_density": ("row", -group["log_loss"].to_numpy()),
+                "brier": ("row", group["brier"].to_numpy()),
+                "class_probability": (("row", "class_code"), chance),
+                "class_measured": ("row", group["truth"].map(codes).to_numpy()),
+                "class_predicted": ("row", chance.argmax(1).astype(float)),
+            },
+            coords={"task": ("row", ["colour"] * len(group))},
+        )
+        line = btl.scores(scored).loc["colour"]
         lines[key] = {
-            "log loss": group["log_loss"].mean(), "Brier": group["brier"].mean(), "accuracy": group["hit"].mean(),
-            "calibration error": expected_calibration_error(group[classes].to_numpy(), hit),
+            "log loss": line["nlpd"], "Brier": line["brier"], "accuracy": line["accuracy"], "calibration error": line["ece"],
             "seconds": group.groupby(["repeat", "fold"])["seconds"].first().mean(),
         }  # fmt: skip
     return pd.DataFrame(lines).T.round(3)
