@@ -19,7 +19,7 @@ from bayestl.gaussian.conditional import Projected
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.inducing import Sums, Weights, log_evidence, log_volume
-from bayestl.gaussian.sites import ascend, step_from
+from bayestl.gaussian.sites import Site, ascend, first_order, step_from
 from bayestl.models.base import Model
 from bayestl.models.problem import Piece, Problem
 from bayestl.priors import Theta
@@ -132,13 +132,21 @@ class Inducing:
 
 
 class _Step(NamedTuple):
-    """Weights of the features, the bound, and where a full step of the sites leads."""
+    """Sums over the sites, the law of the weights and the bound that they make, and where a full step leads."""
 
     gram: Tensor
     moment: Tensor
+    q: Weights
     bound: Tensor
     next_gram: Tensor
     next_moment: Tensor
+
+
+def _rise(best: _Step, trial: _Step) -> Tensor:
+    """What the bound gains from one law of the weights to another to first order."""
+    ahead = Site(best.next_moment - best.moment, best.next_gram - best.gram)
+    cov, new = (torch.cholesky_inverse(step.q.factor) for step in (best, trial))
+    return first_order(ahead, best.q.mean, cov, trial.q.mean, new)
 
 
 def condense(
@@ -184,12 +192,12 @@ def condense(
         q = Weights.given(known.gram + gram, known.moment + moment)
         sums, value = total(partial(_sites, theta=theta, pairs=pairs, factor=factor, q=q, device=device), sources)
         bound = value + q.expected(start.plus(normal)) - q.divergence()
-        return _Step(gram, moment, bound, sums.gram, sums.moment)
+        return _Step(gram, moment, q, bound, sums.gram, sums.moment)
 
     first, _ = total(partial(_sites, theta=theta, pairs=pairs, factor=factor, q=None, device=device), sources)
-    best, _, settled = ascend(
+    best, _, _, settled = ascend(
         evaluate, (first.gram, first.moment), lambda s: (s.gram, s.moment), lambda s: (s.next_gram, s.next_moment),
-        SETTLED, STEPS,
+        _rise, SETTLED, STEPS,
     )  # fmt: skip
     if not settled.all():
         warnings.warn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ Groups = str | Sequence[Any] | pd.Series | None  # what is left out together: se
 ENOUGH = 32  # draws of theta from which importance weights can be smoothed
 # Operations that the factorisations may take: up to 256 draws where they are cheap, and just enough where they are dear.
 CHEAP, WORK = 4e9, 4e10
-NEARLY = 1e-4  # of the evidence bound, to which their sites settle: log densities of left-out rows are off by less than 0.001
+NEARLY = 1e-3  # of the evidence bound, to which their sites settle: log densities of left-out rows are off by 0.0001 on average
 SETTLING = 8  # factorisations of each draw where sites must settle
 
 
@@ -69,10 +70,9 @@ def left_out_scores(
     paired: bool = False,
     *,
     crps: bool = True,
-    most: int = 256,
-    work: float = WORK,
+    regression: Regression | None = None,
 ) -> xr.Dataset:
-    """As `leave_out`, from `most` draws of theta at the most; the ranked probability score only where it is asked for."""
+    """As `leave_out`, from given draws of theta with their functions; the ranked probability score only where it is asked for."""
     if not isinstance(posterior, Posterior):
         raise ValueError(f"A posterior is needed here, as `fit` returns it; got a {type(posterior).__name__}.")
     data, problem = posterior.data, posterior._problem
@@ -85,7 +85,8 @@ def left_out_scores(
             )
         codes = np.where(wanted, codes, codes.max() + 1 + np.arange(len(data)))
         codes = pd.factorize(codes)[0].astype(np.int64)
-    regression = _regression(posterior, most, work)
+    if regression is None:
+        regression = functions(posterior)
     batches: dict[int, list[LeftOut]] = {}
     for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), posterior.condensed):
         batches.setdefault(part.draws.start, []).append(part)
@@ -106,16 +107,23 @@ def left_out_scores(
     return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
 
 
-def _regression(posterior: Posterior, most: int, work: float) -> Regression:
-    """The functions under as many draws of theta as are cheap."""
+def functions(posterior: Posterior, most: int = 256, work: float = WORK, dear: float = math.inf) -> Regression:
+    """The functions under as many draws of theta as are cheap, `most` at the most.
+
+    Draws enough to be weighted are taken where they cost less than `work`, and fewer than predictions are made from (but two)
+    where those would cost more than `dear` and have not been worked out yet.
+    """
+    held = posterior._regression
     if posterior.inducing is not None:
-        return posterior._regression
+        return held
     each = max(len(posterior._problem.points.output), 1) ** 3
     cheap = CHEAP / SETTLING if posterior._problem.sites else CHEAP
     enough = ENOUGH if ENOUGH * each <= work else 0
     draws = min(posterior.draws, most, max(posterior.components, int(cheap / each), enough))
     if draws == posterior.components:
-        return posterior._regression
+        if held.solved or draws * SETTLING * each <= dear:
+            return held
+        draws = min(draws, max(2, int(dear / (SETTLING * each))))
     chosen = slice(0, draws)  # of a quasi-random sequence; of a chain, draws far apart
     if posterior.record.method == "nuts":
         chosen = slice(None, None, max(1, posterior.draws // draws))

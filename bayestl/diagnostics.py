@@ -12,17 +12,19 @@ import torch
 import xarray as xr
 
 from bayestl.archive import prior_draws
-from bayestl.crossvalidation import WORK, left_out_scores
+from bayestl.crossvalidation import WORK, functions, left_out_scores
 from bayestl.errors import listed
 from bayestl.fitting import LOOSE, SHARED
 from bayestl.likelihoods import StudentT
 from bayestl.posterior import Posterior
 from bayestl.psis import reliable
+from bayestl.regression import Regression
 from bayestl.scoring import scores
 
 Level = Literal["good", "note", "warning"]
 TELLING = 64  # draws of theta that left-out rows are judged by: enough to see what is wrong
 EFFORT = 5e8  # operations, where sites must settle, that weights of the draws may cost: no more than the fit
+DEAR = 8e10  # and that their functions may cost where they are not known yet
 MARK = {"good": "ok  ", "note": "note", "warning": "WARN"}
 
 
@@ -98,8 +100,9 @@ def diagnose(posterior: Posterior, *, seed: int = 0) -> Diagnosis:
     if not isinstance(posterior, Posterior):
         raise ValueError(f"A posterior is needed here, as `fit` returns it; got a {type(posterior).__name__}.")
     order = {"warning": 0, "note": 1, "good": 2}
-    found = [*_of_theta(posterior), *_of_edges(posterior, seed), *_of_noise(posterior), *_of_engine(posterior)]
-    found += _of_rows(posterior)
+    regression = functions(posterior, TELLING, EFFORT if posterior._problem.sites else WORK, DEAR)
+    found = [*_of_theta(posterior), *_of_edges(posterior, seed), *_of_noise(posterior)]
+    found += [*_of_engine(posterior, regression), *_of_rows(posterior, regression)]
     return Diagnosis(tuple(sorted(found, key=lambda finding: order[finding.level])))
 
 
@@ -211,7 +214,7 @@ def _of_noise(posterior: Posterior) -> Iterator[Finding]:
             yield Finding(f"noise of {name}", "good", share, "share of its variance that is noise.")
 
 
-def _of_engine(posterior: Posterior) -> Iterator[Finding]:
+def _of_engine(posterior: Posterior, regression: Regression) -> Iterator[Finding]:
     if not posterior.record.sites_converged:
         yield Finding(
             "sites", "warning", 0.0, "The sites of observations that are not normal did not settle at the mode.",
@@ -226,23 +229,17 @@ def _of_engine(posterior: Posterior) -> Iterator[Finding]:
             "that of the noise.",
             "Give more: fit(..., pairs=...)." if poor else "",
         )  # fmt: skip
-    jitter = posterior._regression.jitter
+    jitter = regression.jitter
     yield Finding(
         "jitter", "note" if jitter > 1e-10 else "good", jitter, "added to the diagonal of covariances, relative to its mean.",
         "Rows repeat with tiny errors: merge them." if jitter > 1e-10 else "",
     )  # fmt: skip
 
 
-def _of_rows(posterior: Posterior) -> Iterator[Finding]:
+def _of_rows(posterior: Posterior, regression: Regression) -> Iterator[Finding]:
     """What leaving rows out tells: where tasks share materials, with all that is known of each, as of a new one nothing is."""
     shared = posterior.data.shared_inputs >= SHARED
-    scored = left_out_scores(
-        posterior,
-        "inputs" if shared else None,
-        crps=False,
-        most=TELLING,
-        work=EFFORT if posterior._problem.sites else WORK,
-    )
+    scored = left_out_scores(posterior, "inputs" if shared else None, crps=False, regression=regression)
     k = scored["pareto_k"].values
     if np.isfinite(k).any():
         many = np.flatnonzero(k > 1.0)  # on a dozen rows a few are above 0.7 however sound the model

@@ -14,7 +14,7 @@ from bayestl.condense import Inducing, keep_memory
 from bayestl.gaussian.conditional import Conditional, Conditioned, Updated
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.greedy import pivoted_cholesky
-from bayestl.gaussian.sites import Prior, Site, pseudo_data, together
+from bayestl.gaussian.sites import Prior, Site, noise_of, pseudo_data, together
 from bayestl.models.problem import SETTLED, STEPS, Problem
 from bayestl.priors import Theta
 from bayestl.scaling import Pairs
@@ -65,6 +65,11 @@ class Regression:
             yield part, theta, self._kept[i] if self._kept is not None else self.solve(part)
 
     @property
+    def solved(self) -> bool:
+        """Whether the draws are conditioned on the data already."""
+        return self.__dict__.get("_kept") is not None
+
+    @property
     def jitter(self) -> float:
         """The largest jitter that a covariance took, relative to the mean of its diagonal."""
         return max(solved.jitter for _, _, solved in self.batches())
@@ -85,14 +90,14 @@ class Regression:
             law, reach = given(problem, theta, base, None if self.base is None else self.base.pairs)
             if problem.sites:
                 solved = problem.settle(theta, start, self.tolerance, law=law)[1]
-                last = [Site(site.natural[-1:], site.precision[-1:]) for site in solved.sites]
+                last = [Site(site.natural[-1:], site.precision[-1:]) for site in solved.ahead]
                 if not solved.converged:
                     warnings.warn(
                         f"The Gaussian sites of the observations did not settle within {STEPS} steps for every draw of "
                         "theta; the predictions of those draws may be off.",
                         stacklevel=2,
                     )
-                covariance, values = pseudo_data(law, problem.blocks(theta), solved.sites, solved.noise)
+                covariance, values = pseudo_data(law, problem.blocks(theta), solved.ahead, noise_of(solved.ahead))
             else:
                 covariance, values = law.covariance, law.values
             more = Conditioned(covariance, values - law.mean)

@@ -115,3 +115,18 @@ def test_mixture_scores_agree_with_integration():
 
     expected = scipy.integrate.quad(squared, -6, y)[0] + scipy.integrate.quad(squared, y, 8)[0]
     assert mixture.crps(torch.tensor(y).double(), mean, std).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("apart", [0.1, 1.0, 30.0])
+def test_the_score_of_many_components_is_that_of_all_their_pairs(apart, monkeypatch):
+    """Overlapping ones, ones as far apart as they are wide, narrow ones far apart; with tails over ten orders of magnitude."""
+    generator = torch.Generator().manual_seed(0)
+    centre = apart * torch.randn(12, 1, 5, generator=generator).double()
+    u = torch.linspace(-12, 3, 40).double()[:, None]
+    mean = (centre + 0 * u).reshape(-1, 5)
+    std = (0.1 * torch.exp(-u / 2)).expand(12, 40, 5).reshape(-1, 5)
+    weight = torch.softmax(1.5 * (u - u.exp()), 0).repeat(12, 1) / 12
+    y = torch.tensor([-3.0, 0.0, 0.5, 4.0, 1e3]).double()
+    found = mixture.crps(y, mean, std, weight)
+    monkeypatch.setattr(mixture, "PAIRS", len(mean))
+    torch.testing.assert_close(found, mixture.crps(y, mean, std, weight), rtol=2e-3, atol=0)

@@ -306,6 +306,40 @@ def test_one_step_near_the_optimum_is_as_good_as_settling():
     assert abs(quick.item() - full.item()) < 2e-3
 
 
+def test_the_rise_along_a_step_is_the_slope_of_the_bound():
+    """By it steps are shortened, and known to have settled: for one function and for several, beside normal rows."""
+    for law, make in (
+        (btl.Bernoulli(), lambda f, rng: (f + 0.3 * rng.standard_normal(len(f)) > 0).astype(int)),
+        (btl.Categorical(), lambda f, rng: np.digitize(f + 0.3 * rng.standard_normal(len(f)), [-0.5, 0.5])),
+    ):
+        problem = Problem.of(btl.MultiTask(), data_of(table(t=make), "t", law))
+        theta = draw_theta(problem, 1, seed=3)
+        with torch.no_grad():
+            prior, blocks = problem.unsettled(theta)[0], problem.blocks(theta)
+            start = sites._evaluate(prior, blocks, [sites._first(prior, block) for block in blocks])
+            target, step = sites._targets(start), 1e-4
+            ends = [
+                sites._evaluate(
+                    prior, blocks, sites.together(lambda a, b, r=r: torch.lerp(a, b, r), start.sites, target)
+                )
+                for r in (-step, step)
+            ]
+        slope = (ends[1].bound - ends[0].bound).item() / (2 * step)
+        assert abs(slope) > 0.1
+        assert sites._rise(start, ends[1]).item() / step == pytest.approx(slope, rel=0.01)
+
+
+def test_sites_one_step_ahead_are_nearer_to_the_optimum():
+    frame = table(t=lambda f, rng: (f + 0.3 * rng.standard_normal(len(f)) > 0).astype(int))
+    problem = Problem.of(btl.MultiTask(), data_of(frame, "t", btl.Bernoulli()))
+    theta = draw_theta(problem, 3, seed=3)
+    with torch.no_grad():
+        exact = problem.settle(theta, None, 1e-12)[1].sites[0].precision
+        rough = problem.settle(theta, None, 1e-2)[1]
+    before, after = ((found.precision - exact).abs().mean() for found in (rough.sites[0], rough.ahead[0]))
+    assert after < before / 2
+
+
 SAMPLED = {
     "bernoulli": (btl.Bernoulli(), lambda f, rng: (f + 0.3 * rng.standard_normal(len(f)) > 0).astype(int)),
     "categorical": (btl.Categorical(), lambda f, rng: np.array(["r", "g", "b"])[band(f, rng)]),

@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+PAIRS = 300  # components, every pair of which counts
+COARSEST, FINEST = 64, 1024  # steps of an integral over values
+
 
 def average(values: Float[Tensor, "S *shape"], weight: Tensor | None = None) -> Float[Tensor, "*shape"]:
     """Weighted mean over the components; equal weights when None."""
@@ -79,11 +82,39 @@ def crps(
 ) -> Float[Tensor, "*shape"]:  # fmt: skip
     """Continuous ranked probability score ``E|Y - y| - E|Y - Y'|/2`` (Grimit et al. 2006, doi 10.1256/qj.05.235)."""
     first = average(_absolute_moment(y - mean, std), weight)
-    shares = torch.full((len(mean),), 1 / len(mean), dtype=mean.dtype) if weight is None else weight
+    shares = torch.full_like(mean, 1 / len(mean)) if weight is None else weight
+    if len(mean) > PAIRS:
+        flat = (part.expand_as(mean).reshape(len(mean), -1) for part in (mean, std, shares))
+        return first - _half_difference(*flat).reshape(first.shape)
     second = torch.zeros_like(first)
     for m, s, w in zip(mean, std, shares, strict=True):
         second += w * average(_absolute_moment(mean - m, (std.square() + s.square()).sqrt()), weight)
     return first - second / 2
+
+
+def _half_difference(mean: Tensor, std: Tensor, weight: Tensor) -> Tensor:
+    """``E|Y - Y'| / 2 = int F (1 - F) dx`` of many components, by the trapezium rule in t, ``x = centre + width sinh(t)``.
+
+    The integrand dies off at both ends, so the rule converges geometrically once its steps are no wider than the components are:
+    64 where these overlap, up to 1,024 where narrow ones lie far apart.
+    """
+    std = std.clamp_min(1e-150)
+    centre, width = (weight * mean).sum(0), 1 / (weight / std).sum(0)
+    off = (mean - centre).abs()
+    reach = torch.asinh((off + 8 * std).amax(0) / width)
+    needed = 3 * reach * (weight * torch.hypot(off, width) / std).sum(0)
+    steps = 2 ** needed.nan_to_num(FINEST).clamp(COARSEST, FINEST).log2().ceil()
+    found = torch.zeros_like(centre)
+    for count in steps.unique().tolist():
+        own = steps == count
+        rate, w, c, r = -(0.5**0.5) / std[:, own], 0.5 * weight[:, own], width[own], reach[own]
+        zero, z, total = (mean[:, own] - centre[own]) * rate, torch.empty_like(rate), torch.zeros_like(c)
+        for node in torch.linspace(-1, 1, int(count) + 1, dtype=mean.dtype)[:-1]:
+            torch.mul(rate, c * torch.sinh(node * r), out=z)
+            below = torch.special.erfc(z.sub_(zero), out=z).mul_(w).sum(0)  # `normal_cdf`, in place
+            total += below * (1 - below) * torch.cosh(node * r)
+        found[own] = total * c * r * (2 / count)
+    return found
 
 
 def _absolute_moment(mean: Tensor, std: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from bayestl.gaussian.exact import FAILED, factorise, log_density, log_marginal
 FLOOR = 1e-7  # of a site's precision: a site may say nothing, never less than nothing
 ROUNDING = 1e-9  # of the evidence bound: changes below it are no changes
 SHORT = 1e-3  # of a full step
+NEAR = 1.0  # nat: a step that loses less is not too long for its parabola
 WIDEST = 1e10  # variance of a function, in standard units: beyond, what is left of the terms of the bound is noise
 
 State = TypeVar("State")
@@ -66,6 +67,7 @@ class Solved(NamedTuple):
     `noise` are the inverse precisions of the sites, `marginals` the mean and covariance of q at each block and `expected` the
     expectations there, `factor` the Cholesky factor of the pseudo-data's covariance, `bound` the evidence lower bound
     ``log Z + sum_i E_q[log p(y_i | f_i) - log t_i(f_i)]``; `steps` were taken, and `converged` says whether every draw settled.
+    `ahead` are the sites one more step on, which cost nothing: their error is of second order in that of `sites`.
     """
 
     sites: list[Site]
@@ -76,16 +78,23 @@ class Solved(NamedTuple):
     bound: Float[Tensor, "*#draws"]
     steps: int = 0
     converged: bool = False
+    ahead: Sequence[Site] = ()
 
 
 def settle(prior: Prior, blocks: list[Block], start: list[Site] | None, tolerance: float, most: int) -> Solved:
     """Find the sites by natural-gradient steps: see `ascend`."""
     draws = len(prior.covariance)
     first = [_expanded(site, draws) for site in start or [_first(prior, block) for block in blocks]]
-    best, steps, settled = ascend(
-        lambda sites: _evaluate(prior, blocks, sites), first, lambda solved: solved.sites, _targets, tolerance, most
+    best, ahead, steps, settled = ascend(
+        lambda sites: _evaluate(prior, blocks, sites),
+        first,
+        lambda solved: solved.sites,
+        _targets,
+        _rise,
+        tolerance,
+        most,
     )
-    return best._replace(steps=steps, converged=bool((settled & (best.bound > FAILED)).all()))
+    return best._replace(steps=steps, converged=bool((settled & (best.bound > FAILED)).all()), ahead=ahead)
 
 
 def ascend(
@@ -93,42 +102,70 @@ def ascend(
     start: State,
     state_of: Callable[[Trial], State],
     target_of: Callable[[Trial], State],
+    rise: Callable[[Trial, Trial], Float[Tensor, " S"]],
     tolerance: float,
     most: int,
-) -> tuple[Trial, int, Bool[Tensor, " S"]]:
+) -> tuple[Trial, State, int, Bool[Tensor, " S"]]:
     """Conjugate-computation variational inference (Khan & Lin 2017, arXiv:1703.04265).
 
     A step of size r moves the natural parameters towards the gradient of the expected log density,
-    ``site <- (1 - r) site + r (slope + precision m, precision)``; with r = 1 this is Newton's method on the bound. A step
-    after which the bound is lower is taken back and shortened, draw by draw.
+    ``site <- (1 - r) site + r (slope + precision m, precision)``; with r = 1 this is Newton's method on the bound. The bound
+    along a step is taken for the parabola through its value and slope at the start and its value at the end. Where it is lower
+    at the end, the step is taken back, draw by draw, and the next one leads to the parabola's peak (Nocedal & Wright 2006,
+    section 3.5), unless less than `tolerance` is to be gained there.
 
-    `evaluate` gives the posterior of a state, with its `bound`; `target_of` where a full step from it leads. States and
-    posteriors are nested tuples and lists of tensors with the draws in front. Returns the best posterior, the number of
-    evaluations, and which draws settled.
+    `evaluate` gives the posterior of a state, with its `bound`; `target_of` where a full step from it leads; `rise` what the
+    bound would gain from one posterior to another if it went on as it starts. States and posteriors are nested tuples and
+    lists of tensors with the draws in front. Returns the best posterior, the state that the next step from it would lead to (of
+    draws that settled), the number of evaluations, and which draws settled.
     """
+
+    def step(length: Tensor) -> State:
+        return together(lambda a, b: torch.lerp(a, b, _column(length, a)), state_of(best), target_of(best))
+
     best = evaluate(start)
-    rate, growth = torch.ones_like(best.bound), torch.full_like(best.bound, 1.5)
-    settled, tried = torch.zeros_like(rate, dtype=torch.bool), torch.full_like(rate, -torch.inf)
+    rate = torch.ones_like(best.bound)
+    settled, downhill = (torch.zeros_like(rate, dtype=torch.bool) for _ in range(2))
+    tried, before = torch.full_like(rate, -torch.inf), torch.full_like(rate, torch.inf)
     steps = 1
     while steps < most and not settled.all():
-        # Where full steps alternate around the optimum, a shorter one now and then falls into it.
-        length = 0.6 * rate if steps > 4 and steps % 2 else rate
-        trial = evaluate(together(lambda a, b: torch.lerp(a, b, _column(length, a)), state_of(best), target_of(best)))  # noqa: B023
+        trial = evaluate(step(rate))
         steps += 1
-        gain = trial.bound - best.bound
-        better = gain >= -ROUNDING * (1 + best.bound.abs())
+        gain, slope = trial.bound - best.bound, rise(best, trial)
+        noise = ROUNDING * (1 + best.bound.abs())
+        better = gain >= -noise
+        peak, left = _outlook(gain, slope, rate, before, better)
         if better.all():
             best = trial
         else:
             best = together(lambda a, b: torch.where(_column(better, a), a, b), trial, best)  # noqa: B023
+        # Lower at two lengths, and not for being too long: where precisions are at their floor a step may lead nowhere.
+        down = ~better & (slope <= 0) & (gain > -NEAR)
         # Where even short steps lead down a full one may still lead up; where none did since the last time, all is done.
         short = ~better & (rate < SHORT)
-        settled = settled | (better & (gain <= tolerance)) | (short & (best.bound - tried <= tolerance))
-        tried = torch.where(short, best.bound, tried)
-        # Steps that once went too far grow again, but slowly.
-        growth = torch.where(better, growth, 1.05)
-        rate = torch.where(better, (growth * rate).clamp_max(1.0), torch.where(short, 1.0, 0.6 * length))
-    return best, steps, settled
+        idle = (
+            (better & (rate > 0.5) & (gain <= noise)) | (down & downhill) | (short & (best.bound - tried <= tolerance))
+        )
+        settled = settled | idle | (left <= tolerance)
+        tried, before, downhill = torch.where(short, best.bound, tried), torch.where(better, gain, torch.inf), down
+        length = torch.where(better, peak.clamp(0.5, 2.0), peak.clamp(0.1, 0.7)) * rate
+        rate = torch.where(short, 1.0, length.clamp_max(1.0))
+    return best, step(rate * settled), steps, settled
+
+
+def _outlook(gain: Tensor, slope: Tensor, rate: Tensor, before: Tensor, better: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the bound peaks along a step, in units of it, and what is left to gain after it.
+
+    That is what the parabola promises up to a full step, and, as gains shrink by about the same share each time, what this one
+    and the one `before` promise.
+    """
+    bend = (slope - gain).clamp_min(1e-300)
+    peak = torch.where(slope > 0, 0.5 * slope / bend, 0.3)
+    end = torch.minimum(peak, 1 / rate)
+    promised = torch.where(slope > 0, slope * end - (slope - gain) * end.square(), torch.where(better, 0.0, torch.inf))
+    share = (gain / before).clamp_min(0.1)
+    rest = torch.where(share < 1, gain * share / (1 - share), torch.inf)
+    return peak, torch.where(better, torch.maximum(promised - gain, rest), promised)
 
 
 def together(function: Callable[..., Tensor], *trees: Any) -> Any:
@@ -154,7 +191,7 @@ def tangent(prior: Prior, blocks: list[Block], start: list[Site]) -> Solved:
     """
     now = _evaluate(prior, blocks, [_expanded(site, len(prior.covariance)) for site in start])
     sites = _targets(now)
-    return now._replace(sites=sites, noise=[_inverse(site.precision) for site in sites], steps=1)
+    return now._replace(sites=sites, noise=noise_of(sites), steps=1)
 
 
 def bound(prior: Prior, blocks: list[Block], solved: Solved, factor: Tensor | None) -> Float[Tensor, " S"]:
@@ -176,7 +213,7 @@ def bound(prior: Prior, blocks: list[Block], solved: Solved, factor: Tensor | No
 
 
 def pseudo_data(
-    prior: Prior, blocks: list[Block], sites: list[Site], noise: list[Tensor]
+    prior: Prior, blocks: list[Block], sites: Sequence[Site], noise: list[Tensor]
 ) -> tuple[Float[Tensor, "S n n"], Float[Tensor, "S n"]]:
     """Covariance and values of the pseudo-data: a site's noise is its inverse precision, its value that times `natural`."""
     covariance = prior.covariance.clone()
@@ -217,9 +254,30 @@ def _targets(solved: Solved) -> list[Site]:
     return [step_from(mean, expected) for (mean, _), expected in zip(solved.marginals, solved.expected, strict=True)]
 
 
+def first_order(ahead: Site, mean: Tensor, cov: Tensor, new_mean: Tensor, new_cov: Tensor) -> Tensor:
+    """Change of a bound with the moments of normals to first order, where in natural parameters its gradient is `ahead`.
+
+    ``eta . E[f] - tr(Lambda E[f f']) / 2``, with the second moments about the old mean.
+    """
+    pull = ahead.natural - (ahead.precision @ mean.unsqueeze(-1)).squeeze(-1)
+    return (pull * (new_mean - mean)).sum(-1) - 0.5 * (ahead.precision * (new_cov - cov)).sum((-1, -2))
+
+
+def _rise(best: Solved, trial: Solved) -> Float[Tensor, " S"]:
+    """What the bound gains from one posterior to another to first order: its gradient is the full step, not kept from below."""
+    total = torch.zeros_like(best.bound)
+    for site, (mean, cov), (_, slope, precision), (new_mean, new_cov) in zip(
+        best.sites, best.marginals, best.expected, trial.marginals, strict=True
+    ):
+        natural = slope + (precision @ mean.unsqueeze(-1)).squeeze(-1)
+        ahead = Site(natural - site.natural, precision - site.precision)
+        total = total + first_order(ahead, mean, cov, new_mean, new_cov).sum(-1)
+    return total
+
+
 def _evaluate(prior: Prior, blocks: list[Block], sites: list[Site]) -> Solved:
     """The posterior that some sites make, and its bound."""
-    noise = [_inverse(site.precision) for site in sites]
+    noise = noise_of(sites)
     covariance, pseudo = pseudo_data(prior, blocks, sites, noise)
     factor, bad = factorise(covariance)
     _, alpha = log_density(factor, pseudo - prior.mean)
@@ -272,7 +330,11 @@ def _blocks(covariance: Tensor, where: Tensor) -> Tensor:
     return covariance[:, where.unsqueeze(-1), where.unsqueeze(-2)]
 
 
-def _inverse(precision: Tensor) -> Tensor:
-    if precision.shape[-1] == 1:
-        return precision.reciprocal()
-    return torch.cholesky_inverse(torch.linalg.cholesky_ex(precision)[0])  # where it fails the bound will
+def noise_of(sites: Sequence[Site]) -> list[Float[Tensor, "*#draws R c c"]]:
+    """Covariances of the noise of the pseudo-data."""
+    return [
+        site.precision.reciprocal()
+        if site.precision.shape[-1] == 1
+        else torch.cholesky_inverse(torch.linalg.cholesky_ex(site.precision)[0])  # where it fails the bound will
+        for site in sites
+    ]
