@@ -25,6 +25,7 @@ from bayestl.decide.progress import plot_replay
 from bayestl.decide.replay import cost_to_best, replay
 
 MODEL = btl.Difference.chain("pbe", "exp")
+MODEL_OF_DEAR = btl.Difference.chain("cheap", "dear")
 COSTS = {"pbe": 1.0, "exp": 5.0}
 KILLS = 60
 
@@ -629,8 +630,92 @@ def test_replay_refuses():
         replay(finished(), btl.MultiTask(), strategies=["luck"], **options)
     with pytest.raises(ValueError, match="must have one of the target"):
         replay(finished(), btl.MultiTask(), **options | {"costs": {"cheap": 1.0}})
-    with pytest.raises(btl.DataError, match="at least one observation of the target"):
+    with pytest.raises(btl.DataError, match="leaves no observation of 'dear'"):
         replay(finished(), btl.MultiTask(), **options | {"initial": {"cheap": 2}})
+
+
+def test_replays_spend_no_more_than_they_have_and_measure_nothing_twice():
+    x = np.linspace(0, 1, 12)
+    frame = pd.DataFrame({"x": x, "cheap": np.sin(5 * x), "dear": np.sin(5 * x) + 0.2 * x})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["cheap", "dear"])
+    prices = np.where(np.arange(12) % 2 == 0, 60.0, 10.0)
+    for batch in (1, 2, 6):
+        done = replay(data, MODEL_OF_DEAR, target="dear", costs={"dear": prices}, initial={"cheap": "all", "dear": 2},
+                      seeds=range(4), budget=55.0, batch=batch, strategies=["random"])  # fmt: skip
+        for _, own in done.groupby("seed"):
+            assert own["cost"].iloc[-1] - own["cost"].iloc[0] <= 55.0
+            assert own["row"].dropna().is_unique
+    done = replay(data, MODEL_OF_DEAR, target="dear", costs={"dear": 1}, initial={"cheap": "all", "dear": 2}, seeds=[0],
+                  steps=3, batch=4, goal="learn", strategies=["random"])  # fmt: skip
+    assert done["step"].max() == 3
+
+
+def test_replays_keep_one_observation_of_the_same_inputs_and_say_so():
+    x = np.repeat(np.linspace(0, 1, 6), 2)
+    frame = pd.DataFrame({"x": x, "y": np.sin(5 * x) + np.tile([0.0, 1.0], 6)})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"])
+    with pytest.warns(UserWarning, match="6 observations have the inputs of an earlier one"):
+        done = replay(data, btl.SingleTask(), target="y", costs={"y": 1}, initial={"y": 2}, seeds=[0],
+                      strategies=["random", "single-task"])  # fmt: skip
+    assert (done.groupby("strategy")["regret"].min() == 0).all()
+
+
+def test_replays_know_limits_and_exposures():
+    rng, x = np.random.default_rng(0), np.linspace(0, 1, 14)
+    frame = pd.DataFrame({"x": x, "hours": rng.uniform(1, 3, 14), "s": np.sin(4 * x), "n": rng.poisson(3 + 3 * x)})
+    data = btl.TaskData.from_wide(
+        frame, inputs=["x"], tasks=["s", "n"], likelihoods={"n": btl.Poisson(exposure="hours")}
+    )
+    done = replay(
+        data, btl.MultiTask(), target="n", costs={"s": 1, "n": 3}, initial={"s": 5, "n": 4}, steps=2, seeds=[0]
+    )
+    assert len(done) >= 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"goal": {"above": 0.5}}, "goal"),
+        ({"initial": {"dear": -2, "cheap": 3}}, "initial"),
+        ({"initial": {"dear": 3}}, "leaves no observation of 'cheap'"),
+        ({"costs": {"dear": [1.0, 2.0]}}, "one for each of its 12 observations"),
+    ],
+)
+def test_what_cannot_be_replayed(options, message):
+    x = np.linspace(0, 1, 12)
+    frame = pd.DataFrame({"x": x, "cheap": np.sin(5 * x), "dear": np.sin(5 * x) + 0.2 * x})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["cheap", "dear"])
+    options = {"costs": {"dear": 1}, "initial": {"cheap": 3, "dear": 2}, **options}
+    with pytest.raises((ValueError, btl.DataError), match=message):
+        replay(data, MODEL_OF_DEAR, target="dear", seeds=[0], steps=1, **options)
+
+
+def test_a_campaign_ends_where_the_last_measurement_cannot_be_paid(capsys):
+    """Two tolerances let what one of them offered be refused by the other, for ever."""
+    for budget, cost in ((1e6, 5e-4), (1000.0, 1e-6), (100.0, 1e-8)):
+        campaign = begin(None, costs={"pbe": cost, "exp": 1e5 * budget}, budget=budget)
+        campaign.tell(None, 0.3, task="exp", inputs={"x": 0.3}, cost=budget - cost / 2)
+        assert len(campaign.ask(2)) == 0
+        assert "Nothing is suggested" in capsys.readouterr().out
+
+
+def test_telling_what_cannot_be_meant(tmp_path):
+    campaign = begin(None)
+    first = campaign.ask(1)
+    number = int(first.index[0])
+    for options in ({"value": 0.5, "failed": None}, {"value": [0.5]}, {"value": pd.NA}, {"value": 0.5, "cost": "a"}):
+        with pytest.raises(btl.DataError):
+            campaign.tell(number, **options)
+    campaign.tell(number, 0.5, failed=np.False_, cost=2.0)
+    campaign.tell(number, 0.5)  # the same again
+    with pytest.raises(btl.DataError, match="told already"):
+        campaign.tell(number, 0.5, cost=3.0)
+    assert campaign.spent == 2.0
+    assert len(campaign.history().query("event == 'failed'")) == 0
+    with pytest.raises(ValueError, match="no candidate offers"):
+        begin(None, costs={"pbe": 1.0}, score="expected_improvement")
+    with pytest.raises(ValueError, match="finite number"):
+        begin(None, constraints={"pbe": (float("nan"), 1.0)})
 
 
 if __name__ == "__main__":

@@ -703,3 +703,116 @@ def test_errors_say_what_to_do(posterior, kwargs, message):
     with pytest.raises((ValueError, btl.DataError)) as caught:
         suggest(posterior, arguments.pop("candidates"), **arguments)
     assert message in str(caught.value)
+
+
+# -- tails, and what counts as measured ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("h", "share"), [(0.0, 1e-16), (4.0, 1e-12), (5.0, 1e-4), (7.0, 0.5), (30.0, 0.5), (1.0, 0.3)])
+def test_the_fall_of_doubt_is_exact_however_small(h, share):
+    """Of two values of Owen's function that are nearly equal, the difference had no digits."""
+    mpmath.mp.dps = 50
+    r, big = mpmath.mpf(share), mpmath.mpf(h)
+    a = mpmath.sqrt((1 - r) / (1 + r))
+    exact = mpmath.quad(lambda x: mpmath.exp(-(big**2) * (1 + x * x) / 2) / (1 + x * x), mpmath.linspace(a, 1, 50))
+    one = torch.ones(1).double()
+    found = acq.log_level_reduction(h * one, one, math.sqrt(share) * one, torch.zeros(1).double()).item()
+    assert found == pytest.approx(float(mpmath.log(exact / mpmath.pi)), abs=1e-6)
+
+
+@pytest.mark.parametrize(("distance", "best"), [(0.0, 1e-6), (1.0, 1e-8), (30.0, 1e-9), (2.0, 0.004), (3.0, 1.0)])
+def test_approaches_are_exact_however_near_the_best_is(distance, best):
+    mpmath.mp.dps = 60
+    d, b = mpmath.mpf(distance), mpmath.mpf(best)
+    triangle = mpmath.quad(lambda x: (b - abs(x)) * mpmath.npdf(x - d), [-b, 0, b])
+    chance = mpmath.quad(lambda x: mpmath.npdf(x - d), [-b, 0, b])
+    given = (torch.tensor(v, dtype=torch.float64) for v in (distance, 1.0, best))
+    mean, std, bar = given
+    assert acq.log_expected_approach(mean, std, bar).item() == pytest.approx(float(mpmath.log(triangle)), rel=1e-8)
+    assert acq.log_probability_of_approach(mean, std, bar).item() == pytest.approx(float(mpmath.log(chance)), rel=1e-8)
+    assert acq.log_expected_approach(mean, std, 0 * bar).item() == -math.inf
+
+
+def test_no_gain_is_less_than_any():
+    lines = torch.tensor([[0.0, -1.0], [0.0, -1.0]]).double(), torch.tensor([[0.0, 0.0], [0.0, 0.02]]).double()
+    none, some = acq.log_knowledge_gradient(*lines)
+    assert none == -math.inf < some == pytest.approx(-1262.66, abs=0.01)
+    far = torch.tensor([1.0, 9.0]).double(), torch.tensor([1e-12, 1.0]).double(), torch.tensor([0.0, 1.0]).double()
+    assert acq.log_approach_gradient(*far).item() == pytest.approx(-37.12, abs=0.1)  # eight deviations
+
+
+def test_the_best_of_many_measured_points_is_among_all_of_them(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.random(60))
+    frame = pd.DataFrame({"x": x, "y": x + 1e-3 * rng.standard_normal(60)})
+    one = btl.fit(btl.SingleTask(), btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"]), seed=0, method="map")
+    options = {"target": "y", "score": "expected_improvement", "batch": 1}
+    whole = suggest(one, {"x": [0.5, 0.9]}, **options)
+    monkeypatch.setattr(search, "LARGE", 20)
+    pd.testing.assert_frame_equal(suggest(one, {"x": [0.5, 0.9]}, **options), whole)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """A function known at a few points, without noise."""
+    x = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    frame = pd.DataFrame({"x": x, "y": np.sin(9 * x), "e": 1e-4})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], errors={"y": "e"})
+    return btl.fit(btl.SingleTask(), data, seed=0, method="map")
+
+
+@pytest.mark.parametrize("score", ["expected_improvement", "probability_of_improvement"])
+@pytest.mark.parametrize("goal", ["maximize", 0.5])
+def test_what_is_pending_is_not_asked_for_again(exact, score, goal):
+    pool, chosen = {"x": [0.02, 0.1, 0.3, 0.5, 0.7, 0.98]}, []
+    for _ in range(3):
+        pending = pd.DataFrame({"x": chosen, "task": "y"})
+        chosen += suggest(exact, pool, target="y", goal=goal, score=score, batch=1, pending=pending)["x"].tolist()
+    assert len(set(chosen)) == 3
+
+
+def test_the_best_so_far_is_not_better_than_itself(exact):
+    pool = {"x": [0.1, 0.2, 0.4, 0.5]}  # two of them measured
+    found = suggest(exact, pool, target="y", score="probability_of_improvement", batch=3)
+    assert found["x"].nunique() == 3
+    with pytest.raises(btl.DataError, match="not in which task"):
+        suggest(exact, pool, target="y", pending=pd.DataFrame({"x": [0.1], "task": [None]}))
+
+
+def test_what_the_target_cannot_measure_cannot_be_its_best():
+    """A peak where the lab cannot go is worth nothing to it, however much a computation there would tell of it."""
+    x = np.linspace(0, 1, 16)
+    f = 3 * np.exp(-(((x - 0.8) / 0.12) ** 2)) + 0.3 * np.sin(9 * x)
+    frame = pd.DataFrame({"x": x, "dft": f, "lab": (f + 0.1 * x)}).astype(float)
+    frame.loc[(x >= 0.65) & (x <= 0.95), "dft"] = np.nan
+    frame.loc[(x >= 0.3) | (np.arange(16) % 2 == 1), "lab"] = np.nan
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["dft", "lab"])
+    both = btl.fit(btl.MultiTask(), data, seed=0, method="map")
+    lab, dft = (pd.DataFrame({"x": np.linspace(0, top, n)}) for top, n in ((0.3, 7), (1.0, 21)))
+    for score in ("knowledge_gradient", "max_value_entropy"):
+        options = {"target": "lab", "costs": {"dft": 1, "lab": 1}, "score": score, "batch": 1}
+        assert suggest(both, {"lab": lab, "dft": dft}, **options)["x"].iloc[0] <= 0.3
+        assert suggest(both, {"lab": dft, "dft": dft}, **options)["x"].iloc[0] > 0.7
+
+
+def test_the_same_inputs_twice_are_no_replicates(exact):
+    twice = pd.DataFrame({"x": np.repeat([0.1, 0.3, 0.5], 3)})
+    found = suggest(exact, twice, target="y", batch=3, replicates=False)
+    assert sorted(found["x"]) == [0.1, 0.3, 0.5]
+    with pytest.raises(ValueError, match="there are 3"):
+        suggest(exact, twice, target="y", batch=4, replicates=False)
+
+
+def test_thompson_draws_theta_anew_for_every_seed():
+    theta = posterior_of(method="variational")
+    worlds_ = {
+        suggest(theta, grid(), target="exp", score="thompson", batch=1, seed=seed)["row"].iloc[0] for seed in range(12)
+    }
+    assert len(worlds_) > 1
+
+
+def test_inputs_must_not_be_called_as_the_answer_is():
+    frame = pd.DataFrame({"cost": [0.0, 0.5, 1.0], "y": [0.0, 1.0, 0.5]})
+    one = btl.fit(btl.SingleTask(), btl.TaskData.from_wide(frame, inputs=["cost"], tasks=["y"]), seed=0, method="map")
+    with pytest.raises(btl.DataError, match="Rename"):
+        suggest(one, {"cost": [0.2]}, target="y")

@@ -17,8 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 TINY = 1e-300
+SMALL = 1e-2  # of a standard deviation: closer, what lies within is a series
 FAR = -100.0  # standard deviations from which an asymptotic series is the more accurate
 STEPS = 101  # of a standard normal, where what is averaged over it has kinks
+INNER, OUTER = 6.0, 38.0  # standard deviations that they span, and where nothing is gained within them
+NODES = 32  # of an integral that stands for a difference of equals
 
 
 def log_improvement(z: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -71,14 +74,27 @@ def log_expected_approach(distance: Tensor, std: Tensor, best: Tensor) -> Tensor
         log_improvement(((d + shift) / std).clamp(-1e150, 1e150)) for shift in (best, torch.zeros_like(best), -best)
     )
     rest = 1 - 2 * torch.exp(middle - first) + torch.exp(last - first)
-    return std.log() + first + rest.clamp_min(TINY).log()
+    wide = std.log() + first + rest.clamp_min(TINY).log()
+    # A triangle that is narrow beside the density: its area, b^2, and its second moment.
+    close, density, bend = _narrow(d / std, best / std)
+    area = std.log() + 2 * (best.clamp_min(0.0) / std).log()
+    return torch.where(close, area + density + torch.log1p(bend / 12), wide)
 
 
 def log_probability_of_approach(distance: Tensor, std: Tensor, best: Tensor) -> Tensor:
     """``log P(|d + sd e| < best)``."""
     std, d = std.clamp_min(1e-150), -distance.abs()
     high, low = (torch.special.log_ndtr(((d + shift) / std).clamp(-1e150, 1e150)) for shift in (best, -best))
-    return high + torch.log(-torch.expm1((low - high).clamp_max(-1e-16)))
+    wide = high + torch.log(-torch.expm1((low - high).clamp_max(-1e-16)))
+    close, density, bend = _narrow(d / std, best / std)
+    return torch.where(close, (2 * best.clamp_min(0.0) / std).log() + density + torch.log1p(bend / 6), wide)
+
+
+def _narrow(z: Tensor, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a standard normal density is nearly straight within `width` of z, its log there, and ``width^2 phi'' / phi``."""
+    close = width * z.abs().clamp_min(1.0) < SMALL
+    bend = torch.where(close, width.square() * (z.square() - 1), 0.0)
+    return close, -0.5 * z.square() - 0.5 * math.log(2 * math.pi), bend
 
 
 def expected_distance(distance: Tensor, variance: Tensor) -> Tensor:
@@ -118,9 +134,11 @@ def log_knowledge_gradient(mean: Float[Tensor, "*#b A"], slope: Float[Tensor, "*
     starts = torch.where(active & lower.isfinite(), log_improvement(-lower.abs().clamp_max(1e150)), -torch.inf)
     ends = torch.where(active & upper.isfinite(), log_improvement(-upper.abs().clamp_max(1e150)), -torch.inf)
     size = torch.maximum(starts, ends).amax(-1, keepdim=True)
-    size = torch.where(size.isfinite(), size, 0.0)
-    total = (slope * (torch.exp(starts - size) - torch.exp(ends - size))).sum(-1)
-    return size.squeeze(-1) + total.clamp_min(TINY).log()
+    some = size.isfinite()
+    scale = torch.where(some, size, 0.0)
+    total = (slope * (torch.exp(starts - scale) - torch.exp(ends - scale))).sum(-1)
+    # Where no line overtakes another nothing is gained: less than any gain.
+    return torch.where(some.squeeze(-1) & (total > 0), scale.squeeze(-1) + total.clamp_min(TINY).log(), -torch.inf)
 
 
 def log_approach_gradient(
@@ -130,16 +148,30 @@ def log_approach_gradient(
 
     What is measured narrows the beliefs too, which counts here. The outer expectation is of ``E[|o_b| | y] - min_a E[|o_a| | y]``
     with b the best now, whose mean is known: never negative, and no difference of what is nearly equal. It has kinks, so it is
-    taken at equal steps.
+    taken at equal steps; over six standard deviations, and beyond them where within them nothing is gained.
     """
+    distance, variance, slope = torch.broadcast_tensors(distance, variance, slope)
+    gain = _log_approach_gradient(distance, variance, slope, torch.linspace(-INNER, INNER, STEPS, dtype=torch.float64))
+    none = gain == -torch.inf
+    if none.any():
+        step = 2 * INNER / (STEPS - 1)
+        far = torch.arange(INNER + step, OUTER, step, dtype=torch.float64)
+        more = _log_approach_gradient(distance[none], variance[none], slope[none], torch.cat([-far, far]))
+        gain = gain.masked_scatter(none, more)
+    return gain
+
+
+def _log_approach_gradient(distance: Tensor, variance: Tensor, slope: Tensor, nodes: Tensor) -> Tensor:
+    """The part of it at some nodes."""
     best = expected_distance(distance, variance).argmin(-1, keepdim=True)
     left = variance - slope.square()
-    nodes = torch.linspace(-6, 6, STEPS, dtype=torch.float64)
-    gain = torch.zeros_like(left[..., 0])
-    for node, weight in zip(nodes, torch.softmax(-0.5 * nodes.square(), 0), strict=True):
+    weights = -0.5 * nodes.square() - 0.5 * math.log(2 * math.pi) + math.log(2 * INNER / (STEPS - 1))
+    gain = torch.full_like(left[..., 0], -torch.inf)
+    for node, weight in zip(nodes, weights, strict=True):
         after = expected_distance(distance + slope * node, left)
-        gain = gain + weight * (after.gather(-1, best.expand_as(after[..., :1])).squeeze(-1) - after.amin(-1))
-    return gain.clamp_min(TINY).log()
+        nearer = after.gather(-1, best).squeeze(-1) - after.amin(-1)
+        gain = torch.logaddexp(gain, weight + nearer.log())
+    return gain
 
 
 def log_variance_reduction(slopes: Float[Tensor, "*b A c"]) -> Float[Tensor, "*b"]:
@@ -156,15 +188,33 @@ def log_level_reduction(
     """How much surer it becomes which points lie above a level: log of the mean fall of ``p (1 - p)``, p = P(o > level).
 
     Chevalier et al. 2014 (doi 10.1080/00401706.2013.860918). With ``h = (m - level) / sd`` and r the share of the variance that
-    the measurement takes away, ``E[p (1 - p)] = 2 T(h, sqrt((1 - r) / (1 + r)))``, T being Owen's function.
+    the measurement takes away, ``E[p (1 - p)] = 2 T(h, a)``, ``a = sqrt((1 - r) / (1 + r))``, T being Owen's function; before it,
+    a is 1. Where the two are nearly equal, their difference is ``int_a^1 exp(-h^2 (1 + x^2) / 2) / (1 + x^2) dx / pi``.
     """
     variance = variance.clamp_min(1e-24)
-    h = (mean - level) / variance.sqrt()
+    h = ((mean - level) / variance.sqrt()).abs()
     share = (slope.square() / variance).clamp(0.0, 1.0)
+    h, share = torch.broadcast_tensors(h, share)
     later = ((1 - share) / (1 + share)).sqrt()
     now = torch.special.ndtr(h) * torch.special.ndtr(-h)
-    after = 2 * torch.from_numpy(np.asarray(scipy.special.owens_t(h.numpy(), later.numpy())))
-    return (now - after).mean(-1).clamp_min(TINY).log()
+    fall = now - 2 * torch.from_numpy(np.asarray(scipy.special.owens_t(h.numpy(), later.numpy())))
+    log_fall = fall.clamp_min(TINY).log()
+    close = (fall < 1e-4 * now) | (h > 4.0)
+    log_fall = log_fall.masked_scatter(close, _log_fall(h[close], share[close], later[close]))
+    return torch.logsumexp(log_fall, -1) - math.log(log_fall.shape[-1])
+
+
+def _log_fall(h: Tensor, share: Tensor, a: Tensor) -> Tensor:
+    """Log of that integral, by Gauss-Legendre's rule as far as the integrand matters."""
+    square = 2 * share / (1 + share)  # 1 - a^2
+    square = torch.minimum(square, 80 / h.square().clamp_min(TINY))
+    width = square / (a + (a.square() + square).sqrt())
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    total = torch.zeros_like(h)
+    for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+        step = width * node
+        total += weight * torch.exp(-0.5 * h.square() * step * (2 * a + step)) / (1 + (a + step).square())
+    return width.log() + total.log() - 0.5 * h.square() * (1 + a.square()) - math.log(math.pi)
 
 
 def log_information(

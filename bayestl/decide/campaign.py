@@ -18,6 +18,7 @@ from bayestl.decide.choice import choose
 from bayestl.decide.journal import Journal
 from bayestl.decide.ledger import FORMAT, Event, Ledger
 from bayestl.decide.progress import plot_history
+from bayestl.decide.suggest import _constraints
 from bayestl.errors import DataError, FitError, listed
 from bayestl.fitting import fit
 from bayestl.inference.infer import Method
@@ -120,6 +121,11 @@ class Campaign:
             raise ValueError(f"`target` of a campaign must be the name of a task; got {type(target).__name__}.")
         for name, number in (("budget", budget), ("refit_every", refit_every), ("growth", growth)):
             _positive(number, name)
+        if draws is not None and draws < 1:
+            raise ValueError(f"`draws` must be at least 1, or None; got {draws}.")
+        if int(seed) < 0:
+            raise ValueError(f"`seed` must not be negative; got {seed}.")
+        _constraints(data, constraints)
         if method not in get_args(Method):
             raise ValueError(f"`method` must be one of {listed(get_args(Method))}; got {method!r}.")
         model.check(data)
@@ -225,18 +231,29 @@ class Campaign:
             For an unknown id, one of which something else was told already (the same again changes nothing), and for a value
             that cannot be one of the task.
         """
-        if (failed is False and (value is None or value != value)) or (failed is not False and value is not None):
+        if not isinstance(failed, bool | np.bool_ | str):
+            raise DataError(f"`failed` must be True, False or text that says why; got {failed!r}.")
+        failed = failed if isinstance(failed, str) else bool(failed)
+        if value is not None and not pd.api.types.is_scalar(value):
+            raise DataError(f"`value` must be one number or class; got a {type(value).__name__}.")
+        nothing = value is None or bool(pd.isna(value))
+        if (failed is False and nothing) or (failed is not False and value is not None):
             raise DataError(f"Tell a value, or failed=True or failed='why'; got value={value!r}, failed={failed!r}.")
         if (id is None) == (task is None) or (id is None and inputs is None):
             raise DataError("Tell of the id of a suggestion, or else of a `task` with its `inputs`.")
         if id is not None:
-            own = self._suggested(id)
+            own, changed = self._suggested(id), inputs
             task, inputs = own["task"], {**own["inputs"], **(inputs or {})}
         else:
-            own = {"row": None, "cost": 0.0}
+            own, changed = {"row": None, "cost": 0.0}, None
+        said = {
+            name for name, given in (("cost", cost), ("inputs", inputs if id is None else changed)) if given is not None
+        }
         cost = own["cost"] if cost is None else cost
         for name, number, least in (("cost", cost, 0.0), ("error", error, np.nextafter(0, 1))):
-            if number is not None and not (np.isfinite(number) and number >= least):
+            if number is not None and not (
+                isinstance(number, int | float | np.number) and np.isfinite(number) and number >= least
+            ):
                 raise DataError(f"`{name}` must be a finite {'' if least == 0 else 'positive '}number; got {number!r}.")
         assert task is not None
         assert inputs is not None
@@ -248,12 +265,13 @@ class Campaign:
         }  # fmt: skip
         if id is not None and id in self._ledger.told:
             before = self._ledger.told[id]
-            if any(before[name] != event[name] for name in ("value", "error")) or (
-                (before["failed"] is None) != (event["failed"] is None)
-            ):
-                said = f"value {before['value']!r}" if before["failed"] is None else f"failed ({before['failed']})"
+            differs = {name for name in {"value", "error"} | said if before[name] != event[name]}
+            if differs or (before["failed"] is None) != (event["failed"] is None):
+                was = f"value {before['value']!r}" if before["failed"] is None else f"failed ({before['failed']})"
+                if differs & said:
+                    was += f" (cost {before['cost']:g}, at {before['inputs']})"
                 raise DataError(
-                    f"Suggestion {id} was told already: {said}; now it would be {value!r}{' failed' if failed else ''}. Tell of "
+                    f"Suggestion {id} was told already: {was}; now it would be {value!r}{' failed' if failed else ''}. Tell of "
                     "a repetition as a measurement of its own: tell(task=..., inputs=..., value=...)."
                 )
             return
@@ -340,7 +358,7 @@ class Campaign:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _suggested(self, id: int) -> Event:
-        if id not in self._ledger.asked:
+        if not isinstance(id, int | np.integer) or id not in self._ledger.asked:
             waiting = [own["id"] for own in self._ledger.pending]
             raise DataError(f"There is no suggestion {id!r}. Pending are {listed(waiting, 20) if waiting else 'none'}.")
         return self._ledger.asked[id]

@@ -11,10 +11,9 @@ import pandas as pd
 
 from bayestl.decide import plain
 from bayestl.decide.ledger import BARRED, Event, Ledger
+from bayestl.decide.pool import OWN
 from bayestl.decide.suggest import OF_TARGET, suggest
 from bayestl.posterior import Posterior
-
-OWN = ("row", "task", "score", "gain", "cost", "why")
 
 
 def choose(ledger: Ledger, posterior: Callable[[], Posterior], batch: int) -> tuple[list[Event], str]:
@@ -25,7 +24,10 @@ def choose(ledger: Ledger, posterior: Callable[[], Posterior], batch: int) -> tu
         offers = _offers(ledger, left, chosen)
         if not offers:
             return chosen, _why_not(ledger, left, chosen)
-        chosen += _some(ledger, posterior(), batch - len(chosen), left, offers, chosen)
+        more = _some(ledger, posterior(), batch - len(chosen), left, offers, chosen)
+        if not more:
+            return chosen, _why_not(ledger, left, chosen)
+        chosen += more
     return chosen, ""
 
 
@@ -51,12 +53,12 @@ def _some(
             batch=batch, pending=pd.DataFrame(pending) if pending else None, constraints=ledger.constraints,
             region=ledger.region, replicates=settings["replicates"], seed=settings["seed"] + ledger.asks,
         )  # fmt: skip
-        fits = (table["cost"] < BARRED) & (table["cost"].cumsum() <= left * (1 + 1e-9) + 1e-9)
+        fits = (table["cost"] < BARRED) & ledger.affords(table["cost"].cumsum(), left)
         return [_event(ledger, line) for line in table[fits.cumprod().astype(bool)].to_dict("records")]
 
     costs = {name: float(own[0]) if ledger.bounded else own for name, own in offers.items()}
     found = affordable(ledger.candidates, costs)
-    if found:
+    if found or ledger.bounded:
         return found
     # All that is on offer is so hopeless that even what is not looks better: look at what is, alone.
     tables = {name: ledger.table(name) for name in offers}

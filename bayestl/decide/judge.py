@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bayestl.decide import acquisition
@@ -45,20 +45,42 @@ class Judge:
         """The objective, or minus its expected distance from the value to be hit."""
         return mean if not self.hit else -acquisition.expected_distance(mean - self._level(mean), variance)
 
-    def best(self, view: Sight) -> Float[Tensor, " W"]:
-        """The best of what has been measured; where constraints are known not to hold, it does not count."""
-        value = self.utility(view.mean, view.variance)
-        if self.likely is not None and (fine := self.likely > math.log(0.5))[: self.measured or None].any():
-            value = torch.where(fine, value, -torch.inf)
-        return value[:, : self.measured or None].amax(-1)
+    def best(
+        self, view: Sight, mine: list[int] | None = None, likely: Float[Tensor, " R"] | None = None
+    ) -> tuple[Float[Tensor, " W"], Int[Tensor, " W"]]:
+        """The best of what has been measured, and which it is; where constraints are known not to hold, it does not count.
 
-    def __call__(self, view: Sight, best: Float[Tensor, " W"], likely: Float[Tensor, " R"]) -> Float[Tensor, " R"]:
-        """Log of the expected gain, for each candidate."""
+        What is about to be measured counts as measured, the candidates `mine` (the last) and the anchors that are pending.
+        """
+        upto = self.measured or view.mean.shape[-1]
+        value = self.utility(view.mean, view.variance)[:, :upto]
+        fine = torch.ones(upto, dtype=torch.bool) if self.likely is None else self.likely[:upto] > math.log(0.5)
+        if mine:
+            value = torch.cat([value, self.utility(view.own, view.own_variance)[:, mine]], -1)
+            more = torch.ones(len(mine), dtype=torch.bool) if likely is None else likely[mine] > math.log(0.5)
+            fine = torch.cat([fine, more])
+        if fine.any():
+            value = torch.where(fine, value, -torch.inf)
+        return value.max(-1)
+
+    def __call__(
+        self,
+        view: Sight,
+        best: Float[Tensor, " W"],
+        likely: Float[Tensor, " R"],
+        itself: Bool[Tensor, "W R"] | None = None,
+        possible: Bool[Tensor, " R"] | None = None,
+    ) -> Float[Tensor, " R"]:
+        """Log of the expected gain, for each candidate.
+
+        `itself` says which candidates are the best so far, which they cannot improve upon; `possible` which are ones of the
+        target: what is not tells of those that are, but cannot be chosen in the end.
+        """
         worlds = len(view.own)
         own, std, best = view.own, view.own_variance.sqrt(), best[:worlds, None]
         match self.score:
             case "knowledge_gradient":
-                gain, likely = self._knowledge_gradient(view, likely)
+                gain, likely = self._knowledge_gradient(view, likely, possible)
             case "variance":
                 cross = view.cross
                 if self.share is not None:
@@ -67,7 +89,10 @@ class Judge:
             case "entropy":
                 gain = acquisition.log_information(view.cross, view.observed, robust_cholesky(view.covariance)[0])
             case "max_value_entropy":
-                gain = acquisition.log_max_value_information(own, std, view.correlation().square(), self.peaks(view))
+                peaks = self.peaks(view)
+                gain = acquisition.log_max_value_information(own, std, view.correlation().square(), peaks)
+                if possible is not None and not possible.all():
+                    gain = torch.where(possible, gain, self._told_of_anchors(view, peaks))
             case "level":
                 gain = acquisition.log_level_reduction(
                     view.mean.unsqueeze(1),
@@ -84,8 +109,11 @@ class Judge:
             case "probability_of_improvement":
                 bar = best if self.level is None else self._level(own)
                 gain = acquisition.log_probability_of_improvement(own, std, bar)
+                itself = itself if self.level is None else None
             case _:  # the bound; what Thompson draws are made for is chosen by it too
                 gain = (self.bound(own, std) - self._floor(view)).clamp_min(acquisition.TINY).log()
+        if itself is not None and self.score == "probability_of_improvement":
+            gain = gain.masked_fill(itself, -torch.inf)
         return acquisition.average(gain) + likely
 
     def peaks(self, view: Sight) -> Float[Tensor, "W M"]:
@@ -114,18 +142,34 @@ class Judge:
         mean = view.mean if not self.hit else -(view.mean - self._level(view.mean)).abs()
         return (mean - BOLDNESS * view.variance.sqrt()).amin(-1, keepdim=True)
 
-    def _knowledge_gradient(self, view: Sight, likely: Tensor) -> tuple[Float[Tensor, "W R"], Float[Tensor, " R"]]:
+    def _told_of_anchors(self, view: Sight, peaks: Tensor) -> Float[Tensor, "W R"]:
+        """Information about the largest value in what is told of the anchor that it is told most by."""
+        told = view.lines()[..., :-1].square() / view.variance.clamp_min(1e-300).unsqueeze(1)
+        mean, std = (a.unsqueeze(1).expand_as(told).flatten(1) for a in (view.mean, view.variance.sqrt()))
+        nats = acquisition.log_max_value_information(mean, std, told.clamp(0.0, 1.0).flatten(1), peaks)
+        return nats.reshape(told.shape).amax(-1)
+
+    def _knowledge_gradient(
+        self, view: Sight, likely: Tensor, possible: Tensor | None
+    ) -> tuple[Float[Tensor, "W R"], Float[Tensor, " R"]]:
         """Give the gain, and by what it is yet to be weighted."""
         shape = (*view.own.shape, view.mean.shape[-1])
         mean = torch.cat([view.mean.unsqueeze(1).expand(shape), view.own.unsqueeze(-1)], -1)
         slope = view.lines()
+        if possible is not None and not possible.all():  # in the place of what cannot be chosen, an anchor once more
+            mean, slope = (torch.cat([a[..., :-1], torch.where(possible.unsqueeze(-1), a[..., -1:], a[..., :1])], -1)
+                           for a in (mean, slope))  # fmt: skip
         if self.hit:
             variance = torch.cat([view.variance.unsqueeze(1).expand(shape), view.own_variance.unsqueeze(-1)], -1)
+            if possible is not None:
+                own = torch.where(possible.unsqueeze(-1), variance[..., -1:], variance[..., :1])
+                variance = torch.cat([variance[..., :-1], own], -1)
             return acquisition.log_approach_gradient(
                 mean - self._level(view.own).unsqueeze(-1), variance, slope
             ), likely
         if self.likely is not None:  # what is recommended counts, above the worst, as far as it is feasible
-            chance = torch.cat([self.likely.expand(shape[1:]), likely.unsqueeze(-1)], -1).exp()
+            mine = likely if possible is None else torch.where(possible, likely, self.likely[0])
+            chance = torch.cat([self.likely.expand(shape[1:]), mine.unsqueeze(-1)], -1).exp()
             worst = view.mean.amin(-1)[:, None, None]
             mean, slope = worst + chance * (mean - worst), chance * slope
         return acquisition.log_knowledge_gradient(mean, slope), torch.zeros_like(likely)

@@ -15,12 +15,13 @@ from bayestl import archive
 from bayestl.columns import read_task
 from bayestl.decide import plain
 from bayestl.decide.pool import _cost, pool_of
-from bayestl.decide.suggest import SCORES, _constraints, _goal
+from bayestl.decide.suggest import OF_TARGET, SCORES, _constraints, _goal
 from bayestl.errors import DataError, listed
 from bayestl.models.base import Model
 from bayestl.table import TaskData
 
 FORMAT = 1
+HISTORY = ("id", "time", "event", "row", "task", "value", "error", "reason", "cost", "spent", "best")
 BARRED = 1e200  # the cost of a pair that is not offered any more, though its candidate may still be the best
 
 Event = dict[str, Any]
@@ -101,6 +102,10 @@ class Ledger:
         budget = self.settings["budget"]
         return math.inf if budget is None else float(budget) - self.spent - self.committed
 
+    def affords(self, costs: Any, left: float) -> Any:
+        """Whether costs can be paid of what is left, but for the rounding of sums."""
+        return costs <= left + 1e-12 * (self.settings["budget"] or 0.0)
+
     # -- what is on offer ---------------------------------------------------------------------------------------------
 
     @property
@@ -120,7 +125,7 @@ class Ledger:
         if costs is None:
             costs = dict.fromkeys(self.data.names, 1.0)
         if self.bounded:
-            if any(isinstance(own, bool) or not isinstance(own, int | float) for own in costs.values()):
+            if any(isinstance(own, bool) or not isinstance(own, int | float | np.number) for own in costs.values()):
                 raise ValueError("Within bounds, `costs` must be one number for each task.")
             return {name: (np.array([float(own)]), None) for name, own in costs.items()}
         out: dict[str, Any] = {}
@@ -138,9 +143,8 @@ class Ledger:
         What failed is not tried again, and where replicates are not wanted neither is what was measured or is pending.
         """
         out = {}
-        tolerance = 1e-9 * (1.0 + abs(self.settings["budget"] or 0.0))
         for name, (costs, marks) in self._offers.items():
-            barred = costs > left + tolerance
+            barred = ~self.affords(costs, left)
             if marks is not None:
                 gone = list(self.failed)
                 if not self.settings["replicates"]:
@@ -157,6 +161,11 @@ class Ledger:
 
     def check(self) -> None:
         """Refuse, at the start, what could not be asked later."""
+        names = [*(column.name for column in self.data.inputs), *(name for name, _ in self.data.features)]
+        if taken := [name for name in names if name in HISTORY]:
+            raise DataError(
+                f"Inputs {listed(taken)} have the name of a column of the history ({listed(HISTORY, 20)}). Rename them."
+            )
         for name in (*(self.settings["costs"] or ()), self.settings["target"]):
             self.data.index_of(name)
         kind = _goal(self.data, self.settings["target"], self.settings["goal"])[0]
@@ -165,7 +174,20 @@ class Ledger:
                 f"`score` must be one of {listed(SCORES[kind], 9)} for goal={self.settings['goal']!r}; got "
                 f"{self.settings['score']!r}."
             )
-        _constraints(self.data, self.constraints)
+        if self.region is not None:
+            self.data.encode(self.region)
+        target = self.data.tasks[self.data.index_of(self.settings["target"])]
+        if kind == "optimum" and target.levels is not None and self.settings["goal"] in ("maximize", "minimize") and (
+            len(target.likelihood.functions(target.levels)) > 1
+        ):  # fmt: skip
+            raise ValueError(
+                f"Task {target.name!r} holds classes without an order, of which none is larger. Say which is wanted: "
+                f"goal={target.levels[0]!r}."
+            )
+        if self.settings["score"] in OF_TARGET and target.name not in self._offers:
+            raise ValueError(
+                f"score={self.settings['score']!r} is of measurements of the target, which no candidate offers. Give it a cost."
+            )
         costs = {name: float(own[0]) if self.bounded else own for name, (own, _) in self._offers.items()}
         if not costs:
             raise DataError(

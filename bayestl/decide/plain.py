@@ -150,7 +150,11 @@ def settings_of(goal: Any, constraints: Mapping[str, Any] | None, costs: Mapping
     """Write down what is wanted, and what it costs."""
     if callable(goal):
         raise DataError("`goal` must be text, a number or a mapping.")
-    found = {name: own for name, own in (costs or {}).items() if own is not None}
+    found = {
+        name: own.tolist() if isinstance(own, pd.Series) else own
+        for name, own in (costs or {}).items()
+        if own is not None
+    }
     return {
         "goal": plain(goal, "`goal`"),
         "constraints": None if constraints is None else plain(constraints, "`constraints`"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from bayestl.scaling import Scaling
 from bayestl.table import TaskData
 
 SPREAD = 2048  # quasi-random points within bounds
+OWN = ("row", "task", "score", "gain", "cost", "why")  # columns of the answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +117,22 @@ class Pool:
         return dataclasses.replace(pool, offered=pool.offered & (np.arange(pool.offered.shape[1]) == task))
 
     def details(self, posterior: Posterior, task: int) -> Tensor:
-        """Limits or exposures of the candidates, (R, 2)."""
-        return torch.from_numpy(posterior._details(self.frame, task, len(self)))
+        """Limits or exposures of the candidates, (R, 2); of those of other tasks' lists, what holds for all."""
+        own = np.flatnonzero(self.listed[:, task])
+        out = np.tile(np.array(posterior.data.tasks[task].likelihood.constants()), (len(self), 1))
+        out[own] = posterior._details(self.frame.iloc[own], task, len(own))
+        return torch.from_numpy(out)
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Number of the inputs of each candidate, the same for the same inputs."""
+        return np.unique(self.x.numpy(), axis=0, return_inverse=True)[1].ravel()
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of inputs and a task are offered."""
+        rows, tasks = np.nonzero(self.offered)
+        return len(np.unique(self.places[rows] * self.offered.shape[1] + tasks))
 
     def of(self, task: int) -> NDArray[np.int64]:
         """Rows of a task's own list; all rows where it has none."""
@@ -127,6 +142,11 @@ class Pool:
 
 def pool_of(data: TaskData, scaling: Scaling, candidates: Any, costs: Mapping[str, Any] | None, seed: int) -> Pool:
     """Read candidates: a table, a table for each task, or bounds."""
+    names = [*(column.name for column in data.inputs), *(name for name, _ in data.features)]
+    if taken := [name for name in names if name in OWN]:
+        raise DataError(
+            f"Inputs {listed(taken)} have the name of a column of what is suggested ({listed(OWN, 9)}). Rename them."
+        )
     for name in costs or ():
         data.index_of(name)
     tables = (pd.DataFrame, xr.Dataset, Mapping)
@@ -174,7 +194,7 @@ def _cost(given: Any, task: str, frame: pd.DataFrame, own: NDArray[np.bool_]) ->
     if isinstance(given, str):
         if given not in frame:
             raise DataError(f"`costs` of task {task!r} is to be in a column {given!r}, which the candidates lack.")
-        values = frame[given].to_numpy(dtype=float)[own]
+        values = pd.to_numeric(frame[given], errors="coerce").to_numpy(dtype=float)[own]
     else:
         values = np.asarray(given, dtype=float)
         if values.ndim and values.shape != (own.sum(),):
@@ -195,21 +215,28 @@ def _within(data: TaskData, scaling: Scaling, bounds: Mapping[str, Any], costs: 
         raise DataError(
             f"Bounds cannot describe {listed([name for name, _ in data.features])}. Give a table of candidates instead."
         )
-    names = [column.name for column in data.inputs]
-    if set(bounds) != set(names):
+    if set(bounds) != set(names := [column.name for column in data.inputs]):
         raise DataError(f"Bounds must name every input, {listed(names, 20)}; got {listed(list(bounds), 20)}.")
     sides: dict[str, Any] = {}
     for column in data.inputs:
         side = bounds[column.name]
         if not isinstance(side, tuple):
-            sides[column.name] = list(side)
+            if isinstance(side, str) or not isinstance(side, Iterable) or not len(choices := list(side)):
+                raise ValueError(
+                    f"Bounds of {column.name!r} must be a tuple (low, high), or a list of its values; got {side!r}."
+                )
+            sides[column.name] = choices
         elif column.levels is not None:
             raise DataError(f"Input {column.name!r} is a category: give a list of its levels, not bounds.")
-        elif len(side) != 2 or not np.isfinite(side).all() or not side[0] < side[1]:
+        elif (
+            len(side) != 2
+            or not all(isinstance(edge, int | float | np.number) and np.isfinite(edge) for edge in side)
+            or not side[0] < side[1]
+        ):
             raise ValueError(f"Bounds of {column.name!r} must be (low, high), finite, low < high; got {side}.")
         else:
             sides[column.name] = (float(side[0]), float(side[1]))
-    if any(not isinstance(cost, int | float) for cost in (costs or {}).values()):
+    if any(isinstance(cost, bool) or not isinstance(cost, int | float | np.number) for cost in (costs or {}).values()):
         raise ValueError("Within bounds, `costs` must be one number for each task.")
     cube = qmc.Sobol(len(sides), scramble=True, rng=seed).random(SPREAD)
     return Box(sides, scaling, data).pool(cube, costs)

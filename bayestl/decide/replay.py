@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -44,7 +45,7 @@ def replay(
     """Simulate campaigns on a finished table, whose values are told when they are asked for.
 
     Each begins with some rows drawn at random, the same for all strategies of a seed, and as far as can be the same inputs in all
-    tasks. A pair is measured once.
+    tasks. A pair is measured once: of observations of a task at the same inputs the first is kept, and a warning says so.
 
     * ``"bayestl"``: all tasks that have a cost, with the model given;
     * ``"target-only"``: the same model and all that is known at the start, but only the target is measured;
@@ -86,9 +87,23 @@ def replay(
         raise ValueError(f"`strategies` must be of {listed(STRATEGIES)}; got {listed(odd)}.")
     if target not in costs:
         raise ValueError(f"`costs` must have one of the target, {target!r}; got {listed(list(costs), 20)}.")
+    number = isinstance(goal, int | float | np.number) and not isinstance(goal, bool) and np.isfinite(goal)
+    if not number and goal not in ("maximize", "minimize", "learn"):
+        raise ValueError(
+            f"`goal` of a replay must be 'maximize', 'minimize', 'learn' or a number to be hit; got {goal!r}."
+        )
+    if data.tasks[data.index_of(target)].levels is not None:
+        raise DataError(f"Task {target!r} is observed as classes; a replay needs numbers to say how far off it is.")
     prices = np.full(len(data), np.nan)
     for name, own in costs.items():
-        prices[data.task_index == data.index_of(name)] = own
+        rows = data.task_index == data.index_of(name)
+        given = np.asarray(own)
+        if given.dtype.kind not in "iuf" or given.shape not in ((), (rows.sum(),)):
+            raise ValueError(
+                f"`costs` of task {name!r} must be a number, or one for each of its {rows.sum()} observations; got {own!r}."
+            )
+        prices[rows] = given
+    data, prices = _once(data, prices)
     options |= {"method": method, "replicates": False, "goal": goal}
     lines: list[dict[str, Any]] = []
     for seed in seeds:
@@ -130,10 +145,12 @@ class _Table:
             if not np.isnan(self.prices[self.data.task_index == t]).all()
         }
         names = self.data.names
-        return (
-            {names[t]: self.data.decode(self.data.x[rows]).set_axis(rows) for t, rows in own.items()},
-            {names[t]: self.prices[rows] for t, rows in own.items()},
-        )
+        tables = {names[t]: self.data.decode(self.data.x[rows]).set_axis(rows) for t, rows in own.items()}
+        for t, rows in own.items():
+            for place, column in enumerate(self.data.tasks[t].likelihood.columns()):
+                if column is not None:
+                    tables[names[t]][column] = self.data.details[rows, place]
+        return tables, {names[t]: self.prices[rows] for t, rows in own.items()}
 
     def line(self, step: int, row: int | None, cost: float, seen: NDArray[np.bool_]) -> dict[str, Any]:
         """What a step came to."""
@@ -165,8 +182,26 @@ class _Table:
         return float(np.sqrt(np.mean((mean - data.values[rest]) ** 2)))
 
 
+def _once(data: TaskData, prices: NDArray[np.float64]) -> tuple[TaskData, NDArray[np.float64]]:
+    """Keep the first of the observations of a task at the same inputs: a pair is measured once."""
+    keys = pd.DataFrame(data.x).assign(task=data.task_index)
+    again = keys.duplicated().to_numpy()
+    if not again.any():
+        return data, prices
+    warnings.warn(
+        f"{again.sum()} observations have the inputs of an earlier one of their task, in rows "
+        f"{listed([data.rows[i] for i in np.flatnonzero(again)])}. A pair is measured once, so they are left out.",
+        stacklevel=3,
+    )
+    return data.where(~again), prices[~again]
+
+
 def _start(data: TaskData, initial: Mapping[str, Any], target: str, seed: int) -> NDArray[np.bool_]:
     """What is known at the start (n)."""
+    for name, count in initial.items():
+        data.index_of(name)
+        if count != "all" and (isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0):
+            raise ValueError(f"`initial` of task {name!r} must be a number of observations, or 'all'; got {count!r}.")
     rng, known = np.random.default_rng(seed), np.zeros(len(data), dtype=bool)
     place = np.unique(data.x, axis=0, return_inverse=True)[1].ravel()
     order = rng.permutation(place.max() + 1)[place]  # the same inputs come first in every task
@@ -175,8 +210,11 @@ def _start(data: TaskData, initial: Mapping[str, Any], target: str, seed: int) -
         own = np.flatnonzero(data.task_index == data.index_of(name))
         own = own[np.argsort(order[own], kind="stable")]
         known[own if isinstance(count, str) else own[: int(count)]] = True
-    if not known[data.task_index == data.index_of(target)].any():
-        raise DataError(f"`initial` must leave at least one observation of the target {target!r} known at the start.")
+    if none := [name for name in data.names if not known[data.task_index == data.index_of(name)].any()]:
+        raise DataError(
+            f"`initial` leaves no observation of {listed(none)} known at the start; every task needs at least one. Give a number "
+            "for it, or leave the task out with `data.select`."
+        )
     return known
 
 
@@ -197,6 +235,7 @@ def _run(
     order = order[~table.known[order]]
     mine = table.known & ((data.task_index == table.target) | (not alone))
     first = float(np.nansum(table.prices[mine]))
+    rest = order.tolist()
     seen, spent, step = table.known.copy(), 0.0, 0
 
     def line(row: int | None) -> dict[str, Any]:
@@ -208,12 +247,18 @@ def _run(
 
     yield line(None)
     while (steps is None or step < steps) and (learn or table.line(0, None, 0.0, seen)["regret"] > 0):
+        count = batch if steps is None else min(batch, steps - step)
         if strategy == "random":
-            chosen: list[tuple[int | None, int]] = [(None, int(row)) for row in order[step : step + batch]]
-            chosen = [own for own in chosen if budget is None or spent + table.prices[own[1]] <= budget]
+            chosen: list[tuple[int | None, int]] = []
+            bill = spent
+            for row in rest:
+                if len(chosen) < count and (budget is None or bill + table.prices[row] <= budget * (1 + 1e-12)):
+                    chosen.append((None, row))
+                    bill += table.prices[row]
+            rest = [row for row in rest if (None, row) not in chosen]
         else:
             with contextlib.redirect_stdout(io.StringIO()):
-                asked = campaign.ask(batch)
+                asked = campaign.ask(count)
             chosen = list(zip(asked.index.tolist(), asked["row"].tolist(), strict=True))
         if not chosen:
             return

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bayestl.decide import acquisition
@@ -35,6 +36,7 @@ REGION = 100  # points that stand for a region
 MEASURED, PROMISING = 5, 9  # points, of either kind, among which the best is expected after the measurement
 MANY = 60  # of the latter where the law of the best value counts
 LEVELS = 4  # of subsets, each a quarter of the one before
+WORST = -1e300  # log of no gain at all: what is on offer is better than what is not
 DRAWS = 512  # of the objective at all points of a region
 NOTHING = 1e-9  # value of perfect information that counts as none, in the model's units
 REFINED = 12  # candidates within bounds that are refined
@@ -42,7 +44,10 @@ REFINED = 12  # candidates within bounds that are refined
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """All that a search looks at; `run` gives its table."""
+    """All that a search looks at; `run` gives its table.
+
+    `merit` is what the values of the target are worth, larger the better, and `running` where it is being measured.
+    """
 
     posterior: Posterior
     theta: Theta
@@ -56,6 +61,8 @@ class Search:
     constraints: list[tuple[int, Any]]
     generator: torch.Generator
     costs: Mapping[str, Any] | None
+    merit: NDArray[np.float64]
+    running: Tensor
 
     def run(
         self, batch: int, region: Tensor | None, over: bool, replicates: bool, least: float = 0.0
@@ -78,25 +85,30 @@ class Search:
         offered, choices = pool.offered.copy(), []
         mine: list[int] = []
         report: Report | None = None
+        place = pool.places
+        first = int(torch.randint(len(self.found), (), generator=self.generator)) if self.score == "thompson" else 0
         for step in range(batch):
             views = self._views(joint.beliefs(), own, judge, noise)
             view = views[pool.tasks[0]]
             report = report or Report(self, judge, pool, view, likely)
-            best = judge.best(view)
-            if mine:  # what is being measured in the target counts as measured
-                best = torch.maximum(best, judge.utility(view.own, view.own_variance)[:, mine].amax(-1))
+            best, which = judge.best(view, mine, likely if self.constraints else None)
+            rivals = torch.cat([x[: judge.measured or len(x)], pool.x[mine]])
+            itself = (pool.x == rivals[which].unsqueeze(1)).all(-1)
             if self.score == "thompson":
-                gains = np.tile(self._drawn(joint, own, judge, likely, step).numpy()[:, None], offered.shape[1])
+                gains = np.tile(self._drawn(joint, own, judge, likely, first + step).numpy()[:, None], offered.shape[1])
             else:
-                gains = _spread({t: judge(view, best, likely) for t, view in views.items()}, offered.shape)
-            values = np.where(offered, gains - np.log(pool.costs) - report.unit, -np.inf)
+                possible = self._possible(pool)
+                found = {t: judge(view, best, likely, itself, possible) for t, view in views.items()}
+                gains = _spread(found, offered.shape)
+            values = np.where(offered, np.maximum(gains - np.log(pool.costs) - report.unit, WORST), -np.inf)
             r, t = (int(i) for i in np.unravel_index(values.argmax(), values.shape))
             if step == 0 and least > 0.0:
                 perfect = float(judge.perfect(view).mean())
                 if perfect < NOTHING or math.exp(gains[r, t]) < least * perfect:
                     return None
             choices.append(report.line(r, t, gains[r, t], values[r, t], views[t], best))
-            offered[r, t] &= replicates
+            if not replicates:
+                offered[place == place[r], t] = False
             mine += [r] * (t == self.target)
             points = [r * len(self.outputs) + i for i in self._places(t)]
             joint = joint.given(points, noise[t][:, r], _strata(len(self.found), len(points), self.generator))
@@ -114,8 +126,13 @@ class Search:
     def _promising(self) -> tuple[Tensor, int]:
         """Points among which the best will be, of those measured (and how many they are) and of the candidates."""
         data = self.posterior.data
-        seen = np.unique(data.x[data.task_index == self.target], axis=0)[:LARGE]
-        best = self._top(self.posterior.scaling.inputs(seen), (0.0,), MEASURED)
+        seen, place = np.unique(data.x[data.task_index == self.target], axis=0, return_inverse=True)
+        if len(seen) > LARGE:  # those with the best values
+            worth = np.full(len(seen), -np.inf)
+            np.maximum.at(worth, place.ravel(), self.merit)
+            seen = seen[np.sort(np.argsort(-worth, kind="stable")[:LARGE])]
+        running = self.running if len(self.running) <= MANY else self._top(self.running, (0.0,), MANY)
+        best = torch.cat([self._top(self.posterior.scaling.inputs(seen), (0.0,), MEASURED), running])
         count = (MANY if self.score in ("variance", "max_value_entropy") else PROMISING) // 3
         bold = self._top(self.pool.x[torch.from_numpy(self.pool.of(self.target))], (0.0, 1.0, 2.0), count)
         return torch.cat([best, bold]), len(best)
@@ -195,7 +212,8 @@ class Search:
             few = dataclasses.replace(judge, fixed=(judge.fixed[0][: self.few], judge.fixed[1][: self.few]))
             views = self._views(beliefs, self._linear(beliefs), few, noise)
             likely = self._likely(beliefs, part)
-            gains = {t: few(view, few.best(view), likely) for t, view in views.items()}
+            possible = self._possible(part)
+            gains = {t: few(view, few.best(view)[0], likely, None, possible) for t, view in views.items()}
             parts.append(np.where(part.offered, _spread(gains, part.offered.shape) - np.log(part.costs), -np.inf))
         return np.concatenate(parts)
 
@@ -220,6 +238,12 @@ class Search:
         layout = self.posterior._problem.layout
         tasks = [*self.pool.tasks, *(t for t, _ in self.constraints)]
         return sorted({*self.objective.outputs, *(o for t in tasks for o in layout.contrasts(t))})
+
+    def _possible(self, pool: Pool) -> Bool[Tensor, " R"] | None:
+        """Which candidates are ones of the target, where it has a list of its own."""
+        if self.target < 0 or not self.pool.listed[:, self.target].any():
+            return None
+        return torch.from_numpy(pool.listed[:, self.target])
 
     @property
     def few(self) -> int:

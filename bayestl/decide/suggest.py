@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bayestl.columns import Table
@@ -141,13 +142,16 @@ def suggest(
                 f"score={score!r} is of measurements of the target, which no candidate offers. Give it a cost."
             )
         pool = pool.only(t)
-    if not replicates and batch > pool.offered.sum():
-        raise ValueError(f"A batch of {batch} without replicates needs as many pairs; there are {pool.offered.sum()}.")
-    theta, found = worlds(posterior, WORLDS, _pending(posterior, pending), seed)
+    if not replicates and batch > pool.pairs:
+        raise ValueError(f"A batch of {batch} without replicates needs as many pairs; there are {pool.pairs}.")
+    waiting = _pending(posterior, pending)
+    theta, found = worlds(posterior, WORLDS, waiting, seed)
     objective = objective_of(posterior, theta, target, sign, label)
     search = Search(
         posterior, theta, found, objective, pool, score, t, None if level is None else objective.at(level, WORLDS),
         kind == "hit", _constraints(data, constraints), torch.Generator().manual_seed(seed), costs,
+        _merit(data, t, sign, label, level if kind == "hit" else None),
+        torch.cat([pool.x[:0], *(x for task, x, _ in waiting if task == t)]).unique(dim=0),
     )  # fmt: skip
     at = None if region is None else posterior._inputs(region)[1]
     with torch.no_grad():
@@ -158,6 +162,14 @@ def suggest(
             table = search.run(batch, at, False, replicates)
     assert table is not None
     return table
+
+
+def _merit(data: TaskData, t: int, sign: float, label: Any, level: float | None) -> NDArray[np.float64]:
+    """What the values of the target are worth, larger the better."""
+    values = data.values[data.task_index == t]
+    if label is not None:
+        return sign * (values == (data.tasks[t].levels or ()).index(label))
+    return sign * values if level is None else -np.abs(values - level)
 
 
 def _goal(data: TaskData, target: str | Derived, goal: Any) -> tuple[str, float, Any, float | None]:
@@ -221,6 +233,10 @@ def _pending(posterior: Posterior, pending: Any) -> list[tuple[int, Tensor, Tens
     frame = pending if isinstance(pending, pd.DataFrame) else pd.DataFrame(dict(pending))
     if "task" not in frame:
         raise DataError("`pending` needs a column 'task', that says what is being measured, beside the inputs.")
+    if frame["task"].isna().any():
+        raise DataError(
+            f"`pending` says of rows {listed(frame.index[frame['task'].isna()].tolist())} not in which task they are."
+        )
     out = []
     for name, part in frame.groupby("task", sort=True):
         t = posterior.data.index_of(str(name))
