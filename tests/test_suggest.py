@@ -795,6 +795,14 @@ def test_what_the_target_cannot_measure_cannot_be_its_best():
         assert suggest(both, {"lab": dft, "dft": dft}, **options)["x"].iloc[0] > 0.7
 
 
+@pytest.mark.parametrize("score", ["knowledge_gradient", "max_value_entropy", "variance"])
+def test_a_table_for_each_task_is_one_for_all(posterior, score):
+    one, costs = grid(20), {"cheap": 1.0, "exp": 4.0}
+    options = {"target": "exp", "costs": costs, "score": score, "batch": 3}
+    found = [suggest(posterior, candidates, **options) for candidates in (one, {"cheap": one, "exp": one})]
+    pd.testing.assert_frame_equal(*(own.drop(columns="why") for own in found), rtol=1e-6)
+
+
 def test_the_same_inputs_twice_are_no_replicates(exact):
     twice = pd.DataFrame({"x": np.repeat([0.1, 0.3, 0.5], 3)})
     found = suggest(exact, twice, target="y", batch=3, replicates=False)

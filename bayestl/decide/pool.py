@@ -71,6 +71,7 @@ class Pool:
     labels : the caller's names of the rows
     x : (R, columns) inputs in the model's units
     listed : (R, T) where a candidate is one of a task's
+    among : (R, T) where its inputs are those of one of the task's
     offered : (R, T) where it may be chosen: listed, and with a cost
     costs : (R, T), NaN where not offered
     cube, box : of continuous bounds
@@ -80,6 +81,7 @@ class Pool:
     labels: list[Any]
     x: Tensor
     listed: NDArray[np.bool_]
+    among: NDArray[np.bool_]
     offered: NDArray[np.bool_]
     costs: NDArray[np.float64]
     cube: NDArray[np.float64] | None = None
@@ -97,7 +99,7 @@ class Pool:
         """Select rows."""
         return dataclasses.replace(
             self, frame=self.frame.iloc[rows], labels=[self.labels[r] for r in rows], x=self.x[torch.from_numpy(rows)],
-            listed=self.listed[rows], offered=self.offered[rows], costs=self.costs[rows],
+            listed=self.listed[rows], among=self.among[rows], offered=self.offered[rows], costs=self.costs[rows],
             cube=None if self.cube is None else self.cube[rows],
         )  # fmt: skip
 
@@ -106,6 +108,7 @@ class Pool:
         return dataclasses.replace(
             self, frame=pd.concat([self.frame, other.frame]), labels=self.labels + other.labels,
             x=torch.cat([self.x, other.x]), listed=np.concatenate([self.listed, other.listed]),
+            among=np.concatenate([self.among, other.among]),
             offered=np.concatenate([self.offered, other.offered]), costs=np.concatenate([self.costs, other.costs]),
             cube=None if self.cube is None or other.cube is None else np.concatenate([self.cube, other.cube]),
         )  # fmt: skip
@@ -186,7 +189,11 @@ def _pool(
     offered = mask & ~np.isnan(found)
     if not offered.any():
         raise ValueError("No candidate is in a task that has a cost. Give `costs` for the tasks that can be measured.")
-    return Pool(frame, labels, x, mask, offered, np.where(offered, found, np.nan))
+    among = mask
+    if not mask.all():
+        place = np.unique(x.numpy(), axis=0, return_inverse=True)[1].ravel()
+        among = np.stack([np.isin(place, place[own]) for own in mask.T], -1)
+    return Pool(frame, labels, x, mask, among, offered, np.where(offered, found, np.nan))
 
 
 def _cost(given: Any, task: str, frame: pd.DataFrame, own: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -243,7 +243,7 @@ class Search:
         """Which candidates are ones of the target, where it has a list of its own."""
         if self.target < 0 or not self.pool.listed[:, self.target].any():
             return None
-        return torch.from_numpy(pool.listed[:, self.target])
+        return torch.from_numpy(pool.among[:, self.target])
 
     @property
     def few(self) -> int:
