@@ -30,6 +30,7 @@ class Judge:
     level : the value of the objective to be hit or compared with, (W, 1)
     hit : whether it is to be hit
     likely : (A,) log of the probability that the constraints hold at the anchors
+    far : look for gains where no more than those beyond six standard deviations are left
     share : (W, A) weights of the anchors in the quantity whose variance is to fall; None: each by itself
     """
 
@@ -40,6 +41,7 @@ class Judge:
     hit: bool = False
     likely: Tensor | None = None
     share: Tensor | None = None
+    far: bool = False
 
     def utility(self, mean: Tensor, variance: Tensor) -> Tensor:
         """The objective, or minus its expected distance from the value to be hit."""
@@ -164,9 +166,8 @@ class Judge:
             if possible is not None:
                 own = torch.where(possible.unsqueeze(-1), variance[..., -1:], variance[..., :1])
                 variance = torch.cat([variance[..., :-1], own], -1)
-            return acquisition.log_approach_gradient(
-                mean - self._level(view.own).unsqueeze(-1), variance, slope
-            ), likely
+            off = mean - self._level(view.own).unsqueeze(-1)
+            return acquisition.log_approach_gradient(off, variance, slope, self.far), likely
         if self.likely is not None:  # what is recommended counts, above the worst, as far as it is feasible
             mine = likely if possible is None else torch.where(possible, likely, self.likely[0])
             chance = torch.cat([self.likely.expand(shape[1:]), mine.unsqueeze(-1)], -1).exp()

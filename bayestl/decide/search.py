@@ -97,9 +97,11 @@ class Search:
             if self.score == "thompson":
                 gains = np.tile(self._drawn(joint, own, judge, likely, first + step).numpy()[:, None], offered.shape[1])
             else:
-                possible = self._possible(pool)
-                found = {t: judge(view, best, likely, itself, possible) for t, view in views.items()}
-                gains = _spread(found, offered.shape)
+                for far in (False, True):
+                    asked = dataclasses.replace(judge, far=far)
+                    gains = self._gains(asked, views, best, likely, itself, pool)
+                    if not self.hit or np.isfinite(gains[offered]).any():
+                        break
             values = np.where(offered, np.maximum(gains - np.log(pool.costs) - report.unit, WORST), -np.inf)
             r, t = (int(i) for i in np.unravel_index(values.argmax(), values.shape))
             if step == 0 and least > 0.0:
@@ -202,6 +204,16 @@ class Search:
                 kept.append(first[: max(1, most // LEVELS // len(pool.tasks))])
         return pool.take(np.unique(np.concatenate(kept)))
 
+    def _gains(
+        self, judge: Judge, views: Mapping[int, Sight], best: Tensor, likely: Tensor, itself: Tensor | None, pool: Pool
+    ) -> np.ndarray:
+        """Log of the expected gain of all pairs (R, T)."""
+        possible = self._possible(pool)
+        out = np.full(pool.offered.shape, -np.inf)
+        for t, view in views.items():
+            out[:, t] = judge(view, best, likely, itself, possible).numpy()
+        return out
+
     def _screened(self, pool: Pool, judge: Judge, anchors: Pairs, fixed: Joint) -> np.ndarray:
         """Gain per cost of all pairs (R, T) under the first worlds."""
         parts = []
@@ -212,9 +224,8 @@ class Search:
             few = dataclasses.replace(judge, fixed=(judge.fixed[0][: self.few], judge.fixed[1][: self.few]))
             views = self._views(beliefs, self._linear(beliefs), few, noise)
             likely = self._likely(beliefs, part)
-            possible = self._possible(part)
-            gains = {t: few(view, few.best(view)[0], likely, None, possible) for t, view in views.items()}
-            parts.append(np.where(part.offered, _spread(gains, part.offered.shape) - np.log(part.costs), -np.inf))
+            gains = self._gains(few, views, few.best(views[pool.tasks[0]])[0], likely, None, part)
+            parts.append(np.where(part.offered, gains - np.log(part.costs), -np.inf))
         return np.concatenate(parts)
 
     def _drawn(self, joint: Joint, own: Linear, judge: Judge, likely: Tensor, step: int) -> Tensor:
@@ -291,13 +302,6 @@ class Search:
                 chance = chance if np.isinf(wanted[0]) else chance - law.below(low)
             total += chance.clamp_min(1e-12).log()
         return total
-
-
-def _spread(columns: Mapping[int, Tensor], shape: tuple[int, ...]) -> np.ndarray:
-    out = np.full(shape, -np.inf)
-    for t, values in columns.items():
-        out[:, t] = values.numpy()
-    return out
 
 
 def _strata(worlds_: int, count: int, generator: torch.Generator) -> Float[Tensor, "W c"]:
