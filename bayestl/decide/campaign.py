@@ -185,8 +185,8 @@ class Campaign:
             As `suggest` gives it, indexed by ``id``, with which to `tell`. Fewer lines than `batch`, or none, where the budget or
             the candidates do not suffice; then ``attrs["reason"]`` says so, and it is printed.
         """
-        if batch < 1:
-            raise ValueError(f"`batch` must be at least 1; got {batch}.")
+        if not isinstance(batch, int | np.integer) or batch < 1:
+            raise ValueError(f"`batch` must be a whole number, at least 1; got {batch!r}.")
         ledger = self._ledger
         chosen, reason = choose(ledger, lambda: self.posterior, batch)
         chosen = [{"id": number, **own} for number, own in enumerate(chosen, len(ledger.asked) + 1)]

@@ -121,8 +121,8 @@ def suggest(
     """
     if not isinstance(posterior, Posterior):
         raise ValueError(f"Expected a btl.Posterior; got {type(posterior).__name__}. Of a btl.Stack, give its `best`.")
-    if batch < 1:
-        raise ValueError(f"`batch` must be at least 1; got {batch}.")
+    if not isinstance(batch, int | np.integer) or batch < 1:
+        raise ValueError(f"`batch` must be a whole number, at least 1; got {batch!r}.")
     data = posterior.data
     pool = pool_of(data, posterior.scaling, candidates, costs, seed)
     kind, sign, label, level = _goal(data, target, goal)
@@ -230,7 +230,10 @@ def _pending(posterior: Posterior, pending: Any) -> list[tuple[int, Tensor, Tens
     """Tasks, inputs and details of what is running."""
     if pending is None or len(pending) == 0:
         return []
-    frame = pending if isinstance(pending, pd.DataFrame) else pd.DataFrame(dict(pending))
+    frame = pending
+    if not isinstance(pending, pd.DataFrame):  # one measurement may be given by its values alone
+        alone = all(pd.api.types.is_scalar(value) for value in pending.values())
+        frame = pd.DataFrame([dict(pending)] if alone else dict(pending))
     if "task" not in frame:
         raise DataError("`pending` needs a column 'task', that says what is being measured, beside the inputs.")
     if frame["task"].isna().any():
