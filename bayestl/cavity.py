@@ -22,6 +22,7 @@ from bayestl.priors import Theta
 from bayestl.regression import Regression
 
 WORKING = 4000  # points of groups that are worked on at a time
+MOST = 1 - 1e-6  # of what is known of a function, that its own site may have told
 
 
 class LeftOut(NamedTuple):
@@ -66,7 +67,8 @@ def left_out(
     ``y_G - E[y_G | rest]`` is that times ``alpha_G`` (Rasmussen & Williams 2006, eq. 5.12, in blocks): exact for
     normal observations. Where others are among them, their sites are taken out of the posterior of the functions, T,
     as ``(I - T Lambda)^-1 T``; the sites of all other rows stay as they are. So it is for a condensed table, whose
-    first `condensed` rows have sites that hold what the inducing pairs tell of them; later rows are held whole.
+    first `condensed` rows have sites that hold what the inducing pairs tell of them; later rows are held whole. There sites
+    are found anew, by the step from T that they would take.
     """
     buckets = _buckets(observed, groups, wanted)
     exact = [all(observed.pieces[k].law.exact for k in bucket.pieces) for bucket in buckets]
@@ -237,18 +239,30 @@ def _by_sites(
         old = (bucket.index[:, list(bucket.rows)] < condensed).repeat_interleave(torch.tensor(spans), 1)
         untold = untold * (old.unsqueeze(-1) & old.unsqueeze(-2))
     sites, natural = torch.zeros_like(cov), torch.zeros_like(mean)
-    for piece, own in _taken(observed, bucket):
+    places = [k for k, piece in enumerate(observed.pieces) if not piece.law.exact]
+    settled = dict(zip(places, solved.sites, strict=True)) if isinstance(solved, Conditioned) else {}
+    for e, (piece, own) in enumerate(_taken(observed, bucket)):
         p = observed.parameters_of(theta, piece.task)
+        held = settled.get(bucket.pieces[e])
         if piece.law.exact:
             weight = (1 / piece.law.noise_variance(piece.rows, p)).expand(len(mean), groups)  # type: ignore[attr-defined]
             sites[..., own, own] = weight[..., None, None]
             natural[..., own] = (weight * piece.law.standardised(piece.rows, p)[0]).unsqueeze(-1)
+        elif held is not None:
+            rows = bucket.entries[:, e]
+            sites[..., own, own], natural[..., own] = held.precision[:, rows], held.natural[:, rows]
         else:
             with torch.no_grad():
                 m, v = mean[..., own], cov[..., own, own]
                 site = step_from(m, piece.law.expect(piece.rows, p)(m, v))
             sites[..., own, own], natural[..., own] = site.precision, site.natural
     told = cov - untold
+    # A site that is not quite the one in T may tell more than T holds: it is taken out as far as something is left.
+    root = torch.linalg.cholesky_ex(sites)[0]
+    inside = root.mT @ told @ root
+    most = inside[..., 0, 0] if size == 1 else torch.linalg.eigvalsh(inside)[..., -1]
+    share = (MOST / most.clamp_min(MOST))[..., None, None]
+    sites, natural = share * sites, share.squeeze(-1) * natural
     inverse = torch.linalg.inv(torch.eye(size, dtype=cov.dtype) - told @ sites)
     rest = inverse @ told
     centre = (inverse @ (mean - (told @ natural.unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)).squeeze(-1)

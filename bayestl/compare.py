@@ -28,6 +28,7 @@ from bayestl.scoring import Scores, covered, standard_error
 from bayestl.table import TaskData
 
 AT_A_TIME = 2000
+ALL = "(all)"  # the line of a report that compares all sources
 CLEAR = 4.0  # nats
 IMPOSSIBLE = -1e6  # log density that stands for what a model rules out
 
@@ -451,13 +452,15 @@ def transfer_report(
     correlation = together.task_correlation()
     numeric = "error" in whole
     lines, sentences = {}, []
-    for source in [*sources, "(all)"]:
-        rest = [name for name in data.names if name != source] if source != "(all)" else [target]
+    if ALL in sources:
+        raise DataError(f"A source is called {ALL!r}, as the line of the report is that compares all. Rename it.")
+    for source in [*sources, ALL]:
+        rest = [name for name in data.names if name != source] if source != ALL else [target]
         _, without = left(rest)
         gain = whole["log_density"].values - without["log_density"].values
         se = len(gain) * standard_error(gain, whole["group"].values)
         line: dict[str, Any] = {
-            "rows": int(data.counts.sum() - data.counts[t]) if source == "(all)" else int(data.counts[data.index_of(source)]),
+            "rows": int(data.counts.sum() - data.counts[t]) if source == ALL else int(data.counts[data.index_of(source)]),
             "elpd": gain.sum(), "elpd_se": se,
         }  # fmt: skip
         words = f"{100 * np.expm1(gain.mean()):+.0f} % in the density of what was measured"
@@ -465,16 +468,18 @@ def transfer_report(
             change, error = _rmse_change(whole["error"].values, without["error"].values, whole["group"].values)
             line |= {"rmse": 100 * change, "rmse_se": 100 * error}
             words = f"the error of left-out values {100 * change:+.0f} +- {100 * error:.0f} %"
-        if source != "(all)" and not any("[" in name for name in together._problem.layout.outputs):
+            if np.isnan(change):
+                words = "what it does to the error of left-out values cannot be told"
+        if source != ALL and not any("[" in name for name in together._problem.layout.outputs):
             line["correlation"] = float(correlation["mean"].sel(task=target, other_task=source))
             line["correlation_sd"] = float(correlation["std"].sel(task=target, other_task=source))
             words += f", correlation {line['correlation']:.2f} +- {line['correlation_sd']:.2f}"
         clear = abs(gain.sum()) > max(2 * se, CLEAR)
         line["verdict"] = "no clear effect" if not clear else "helps" if gain.sum() > 0 else "harms"
         lines[source] = line
-        name = "All sources together" if source == "(all)" else f"{source} ({line['rows']:,} rows)"
+        name = "All sources together" if source == ALL else f"{source} ({line['rows']:,} rows)"
         verb = {"helps": "helped", "harms": "did harm", "no clear effect": "had no clear effect"}[line["verdict"]]
-        if source == "(all)" and len(sources) == 1:
+        if source == ALL and len(sources) == 1:
             continue
         sentences.append(f"{name} {verb}: log density {gain.sum():+.1f} +- {se:.1f}; {words}.")
     table = pd.DataFrame(lines).T.infer_objects().rename_axis("source")
@@ -484,6 +489,8 @@ def transfer_report(
 def _rmse_change(error: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[Any]) -> tuple[float, float]:
     """``rmse / rmse_other - 1`` and its standard error, by the delta method on the paired squares."""
     a, b = error**2, other**2
+    if not a.mean() > 0 or not b.mean() > 1e-20 * a.mean():  # nothing can be left out of a single row
+        return float("nan"), float("nan")
     ratio = np.sqrt(a.mean() / b.mean())
     influence = 0.5 * ratio * (a / a.mean() - b / b.mean())
     return float(ratio - 1), standard_error(influence, groups)

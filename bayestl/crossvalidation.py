@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from bayestl.posterior import Posterior
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
 from bayestl.scoring import Scores
+from bayestl.table import TaskData
 
 Groups = str | Sequence[Any] | pd.Series | None  # what is left out together: see `leave_out`
 ENOUGH = 32  # draws of theta from which importance weights can be smoothed
@@ -87,6 +89,7 @@ def left_out_scores(
         codes = pd.factorize(codes)[0].astype(np.int64)
     if regression is None:
         regression = functions(posterior)
+    _warn_of_lone_groups(data, codes, wanted)
     batches: dict[int, list[LeftOut]] = {}
     for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), posterior.condensed):
         batches.setdefault(part.draws.start, []).append(part)
@@ -105,6 +108,19 @@ def left_out_scores(
     scored = out.labelled()
     scored["pareto_k"] = ("row", k.numpy()[codes])
     return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
+
+
+def _warn_of_lone_groups(data: TaskData, codes: NDArray[np.int64], wanted: NDArray[np.bool_]) -> None:
+    """Say where values are left out from which alone the model knows where they lie."""
+    for t, task in enumerate(data.tasks):
+        own = data.task_index == t
+        alike = task.unit and any(other.unit == task.unit for other in data.tasks if other is not task)
+        if task.levels is None and not alike and (wanted & own).any() and len(np.unique(codes[own])) == 1:
+            warnings.warn(
+                f"All observations of task {task.name!r} are left out together. Where its values lie is known from them "
+                "alone, so they are predicted too well.",
+                stacklevel=4,
+            )
 
 
 def functions(posterior: Posterior, most: int = 256, work: float = WORK, dear: float = math.inf) -> Regression:

@@ -15,7 +15,7 @@ from bayestl.archive import prior_draws
 from bayestl.crossvalidation import WORK, functions, left_out_scores
 from bayestl.errors import listed
 from bayestl.fitting import LOOSE, SHARED
-from bayestl.likelihoods import StudentT
+from bayestl.likelihoods import Hurdle, StudentT
 from bayestl.posterior import Posterior
 from bayestl.psis import reliable
 from bayestl.regression import Regression
@@ -266,7 +266,8 @@ def _of_rows(posterior: Posterior, regression: Regression) -> Iterator[Finding]:
             if covered < 0.9 else "Intervals are too wide: known errors may be overstated.",
         )  # fmt: skip
         own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
-        robust = isinstance(posterior.data.tasks[posterior.data.index_of(str(name))].likelihood, StudentT)
+        law = posterior.data.tasks[posterior.data.index_of(str(name))].likelihood
+        robust = isinstance(law.positive if isinstance(law, Hurdle) else law, StudentT)
         z = np.abs(torch.special.ndtri(torch.tensor(own["pit"].values).clamp(1e-12, 1 - 1e-12)).numpy())
         far = np.flatnonzero(z > 4)
         if len(far):

@@ -100,7 +100,7 @@ class Regression:
                 covariance, values = pseudo_data(law, problem.blocks(theta), solved.ahead, noise_of(solved.ahead))
             else:
                 covariance, values = law.covariance, law.values
-            more = Conditioned(covariance, values - law.mean)
+            more = Conditioned(covariance, values - law.mean, solved.ahead if problem.sites else ())
             return (more if base is None else Updated(base, reach, more)), last
 
     def marginals(

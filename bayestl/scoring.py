@@ -80,6 +80,8 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
     """
     if not isinstance(scored, xr.Dataset) or "log_density" not in scored:
         raise ValueError(f"Expected the scores that leave_out or Posterior.score give; got a {type(scored).__name__}.")
+    if scored.sizes["row"] == 0:
+        raise DataError("There are no scored rows to sum up.")
     lines = {}
     for name in dict.fromkeys(scored["task"].values.tolist()):
         own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
@@ -174,7 +176,9 @@ def reliability(scored: xr.Dataset, bins: int = 10) -> xr.Dataset:
         ``probability`` (mean of those given), ``frequency`` and its standard error ``frequency_se``, and ``pairs``, how many
         there are, dims (task, bin).
     """
-    if "class_probability" not in scored:
+    if bins < 1:
+        raise ValueError(f"`bins` must be at least 1; got {bins}.")
+    if "class_probability" not in scored or np.isnan(scored["class_probability"].values).all():
         raise DataError(
             "Reliability needs the probabilities of classes; these scores are of numbers. See `calibration`."
         )

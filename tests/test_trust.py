@@ -19,6 +19,7 @@ import bayestl as btl
 from bayestl import plots
 from bayestl.cavity import leave_one_out, left_out
 from bayestl.compare import stacking_weights
+from bayestl.crossvalidation import functions, left_out_scores
 from bayestl.gaussian import mixture
 from bayestl.likelihoods.predictive import Classes, CountMixture, NormalMixture, mixed
 from bayestl.models.problem import Problem
@@ -91,7 +92,7 @@ def test_the_joint_density_of_a_group_is_the_ratio_of_evidences(problem):
         torch.testing.assert_close(ours, evidence(problem) - evidence(rest), rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("likelihood", ["classes", "counts", "stable", "zeros"])
+@pytest.mark.parametrize("likelihood", ["classes", "counts", "stable", "zeros", "limits", "tails"])
 def test_sites_of_left_out_rows_leave_little_behind(likelihood):
     """Against settling all other sites anew: they stay as they are, and that is nearly right."""
     rng = np.random.default_rng(0)
@@ -102,6 +103,8 @@ def test_sites_of_left_out_rows_leave_little_behind(likelihood):
         "counts": (rng.poisson(np.exp(1 + f)), btl.Poisson()),
         "stable": (np.where(f + 0.3 * rng.standard_normal(40) > 0, "yes", "no"), btl.Bernoulli()),
         "zeros": (np.maximum(f + 0.1 * rng.standard_normal(40), 0.0), btl.Hurdle()),
+        "limits": (np.maximum(f + 0.1 * rng.standard_normal(40), 0.0), btl.Censored(lower=0.0)),
+        "tails": (f + 0.1 * rng.standard_t(3, 40), btl.StudentT()),
     }[likelihood]  # fmt: skip
     frame = pd.DataFrame({"x": x, "g": f + 0.1 * rng.standard_normal(40), "t": values})
     data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["g", "t"], likelihoods={"t": law})
@@ -739,3 +742,49 @@ def test_arviz_compares_on_the_target(helped):
         warnings.simplefilter("ignore", DeprecationWarning)  # of pandas, to ArviZ 0.23
         az.plot_compare(ours)
     plt.close("all")
+
+
+def test_what_is_left_without_a_row_is_a_distribution():
+    """A site that was found anew instead of the one in the posterior told more than there was: a mean of 1e10, a density of 0."""
+    rng = np.random.default_rng(0)
+    x = rng.random(24)
+    frame = pd.DataFrame({"x": x, "a": np.sin(6 * x) + 0.05 * rng.standard_normal(24)})
+    frame["b"] = 1 - 0.9 * np.sin(6 * x) + 0.05 * rng.standard_normal(24) - 0.8
+    frame.loc[14:, "b"] = np.nan
+    frame["b"] = frame["b"].clip(lower=0.0)
+    law = btl.Hurdle(btl.StudentT(btl.Softplus()))
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["a", "b"], likelihoods={"b": law})
+    posterior = btl.fit(btl.MultiTask(), data, seed=0)
+    regression = functions(posterior, most=96)
+    for part in left_out(regression, posterior._problem, np.arange(len(data)), data.task_index == 1):
+        assert (torch.linalg.eigvalsh(part.cov) > 0).all()
+    scored = left_out_scores(posterior, task="b", regression=regression)
+    assert scored["log_density"].values.min() > -10
+    assert np.isfinite(scored["pareto_k"]).all()
+
+
+def test_a_task_whose_only_row_is_left_out_is_warned_of():
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 8), "a": np.sin(np.arange(8.0)), "b": [1e6, *[np.nan] * 7]})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["a", "b"], units={"a": "eV", "b": "GPa"})
+    posterior = btl.fit(btl.MultiTask(), data, seed=0, method="map")
+    with pytest.warns(UserWarning, match="left out together"):
+        btl.leave_out(posterior, task="b")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        btl.leave_out(posterior, task="a")
+    with pytest.warns(UserWarning, match="left out together"):
+        report = btl.transfer_report(data, target="b", seed=0, progress=False)
+    assert report.table["rmse"].isna().all()
+    assert "cannot be told" in str(report)
+
+
+def test_sums_of_nothing_and_reports_of_everything_say_so():
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 8), "(all)": np.sin(np.arange(8.0)), "b": np.cos(np.arange(8.0))})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["(all)", "b"])
+    with pytest.raises(btl.DataError, match="Rename"):
+        btl.transfer_report(data, target="b", seed=0)
+    scored = btl.leave_out(btl.fit(btl.MultiTask(), data, seed=0, method="map"))
+    with pytest.raises(btl.DataError, match="no scored rows"):
+        btl.scores(scored.isel(row=[]))
+    with pytest.raises(btl.DataError, match="calibration"):
+        btl.reliability(scored)

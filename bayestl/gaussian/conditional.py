@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bayestl.gaussian.exact import robust_cholesky
+from bayestl.gaussian.sites import Site
 
 
 class Conditional(ABC):
@@ -59,9 +61,13 @@ class Conditioned(Conditional):
     ----------
     covariance : ``K = Cov[y] = L L^T``, noise included
     residual : ``y - E[y]``
+    sites : those that the observations were replaced by, block by block, where they are not normal
     """
 
-    def __init__(self, covariance: Float[Tensor, "*#draws n n"], residual: Float[Tensor, "*#draws n"]) -> None:
+    def __init__(
+        self, covariance: Float[Tensor, "*#draws n n"], residual: Float[Tensor, "*#draws n"], sites: Sequence[Site] = ()
+    ) -> None:
+        self.sites = sites
         self.factor, jitter = robust_cholesky(covariance)
         self.jitter = jitter
         if jitter:
@@ -75,6 +81,7 @@ class Conditioned(Conditional):
     def __getitem__(self, draw: int) -> Conditioned:
         one = object.__new__(Conditioned)
         one.factor, one.alpha, one.jitter = self.factor[draw], self.alpha[draw], self.jitter
+        one.sites = [Site(site.natural[draw], site.precision[draw]) for site in self.sites]
         return one
 
     def whiten(self, cross: Float[Tensor, "*#draws m n"]) -> Float[Tensor, "*#draws n m"]:
