@@ -135,8 +135,9 @@ def functions(posterior: Posterior, most: int = 256, work: float = WORK, dear: f
     each = max(len(posterior._problem.points.output), 1) ** 3
     cheap = CHEAP / SETTLING if posterior._problem.sites else CHEAP
     enough = ENOUGH if ENOUGH * each <= work else 0
-    draws = min(posterior.draws, most, max(posterior.components, int(cheap / each), enough))
-    if draws == posterior.components:
+    draws = min(posterior.draws, most, max(int(cheap / each), enough))
+    if draws < ENOUGH or draws <= posterior.components:
+        draws = posterior.components
         if held.solved or draws * SETTLING * each <= dear:
             return held
         draws = min(draws, max(2, int(dear / (SETTLING * each))))
