@@ -126,8 +126,8 @@ def _warn_of_lone_groups(data: TaskData, codes: NDArray[np.int64], wanted: NDArr
 def functions(posterior: Posterior, most: int = 256, work: float = WORK, dear: float = math.inf) -> Regression:
     """The functions under as many draws of theta as are cheap, `most` at the most.
 
-    Draws enough to be weighted are taken where they cost less than `work`, and fewer than predictions are made from (but two)
-    where those would cost more than `dear` and have not been worked out yet.
+    Draws enough to be weighted are taken where they cost less than `work`, else those that predictions are made from. Where these
+    have not been worked out yet and that would cost more than `dear`, fewer (but two).
     """
     held = posterior._regression
     if posterior.inducing is not None:
@@ -138,7 +138,7 @@ def functions(posterior: Posterior, most: int = 256, work: float = WORK, dear: f
     draws = min(posterior.draws, most, max(int(cheap / each), enough))
     if draws < ENOUGH or draws <= posterior.components:
         draws = posterior.components
-        if held.solved or draws * SETTLING * each <= dear:
+        if held.solved or dear == math.inf:
             return held
         draws = min(draws, max(2, int(dear / (SETTLING * each))))
     chosen = slice(0, draws)  # of a quasi-random sequence; of a chain, draws far apart
