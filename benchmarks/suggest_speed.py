@@ -101,6 +101,9 @@ if __name__ == "__main__":
     if options.rival:
         results += rival(data, options.rival)
     size = {"rows": options.rows, "candidates": options.candidates}
-    table = write("suggest_speed", [size | row for row in results])
+    table = write(
+        "suggest_speed", [size | row for row in results],
+        key=["rows", "candidates", "method", "goal", "score", "batch"],
+    )  # fmt: skip
     table["per choice"] = table["seconds"] / table["batch"]
     print(table.drop(columns="commit").round(3).to_string())

@@ -816,12 +816,18 @@ def test_the_same_inputs_twice_are_no_replicates(exact):
         suggest(exact, twice, target="y", batch=4, replicates=False)
 
 
-def test_thompson_draws_theta_anew_for_every_seed():
-    theta = posterior_of(method="variational")
-    worlds_ = {
-        suggest(theta, grid(), target="exp", score="thompson", batch=1, seed=seed)["row"].iloc[0] for seed in range(12)
-    }
-    assert len(worlds_) > 1
+def test_thompson_draws_theta_anew_for_every_seed(draws, monkeypatch):
+    """A campaign that asks for one at a time always had the first draw of theta."""
+    taken, drawn = [], search.Search._drawn
+
+    def noted(self, joint, own, judge, likely, step):
+        taken.append(step % len(self.found))
+        return drawn(self, joint, own, judge, likely, step)
+
+    monkeypatch.setattr(search.Search, "_drawn", noted)
+    for seed in range(8):
+        suggest(draws, grid(), target="exp", score="thompson", batch=1, seed=seed)
+    assert len(set(taken)) > 3
 
 
 def test_inputs_must_not_be_called_as_the_answer_is():
@@ -829,3 +835,15 @@ def test_inputs_must_not_be_called_as_the_answer_is():
     one = btl.fit(btl.SingleTask(), btl.TaskData.from_wide(frame, inputs=["cost"], tasks=["y"]), seed=0, method="map")
     with pytest.raises(btl.DataError, match="Rename"):
         suggest(one, {"cost": [0.2]}, target="y")
+
+
+def test_classes_without_an_order_have_no_largest():
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 9), "colour": list("abcabcabc")})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["colour"])
+    one = btl.fit(btl.SingleTask(), data, seed=0, method="map")
+    for goal in ("maximize", "learn", {"above": 1.0}):
+        with pytest.raises(ValueError, match="Say which is wanted: goal='a'"):
+            suggest(one, frame[["x"]], target="colour", goal=goal)
+        with pytest.raises(ValueError, match="Say which is wanted"):
+            btl.Campaign.create(None, btl.SingleTask(), data, frame[["x"]], target="colour", goal=goal)
+    assert len(suggest(one, frame[["x"]], target="colour", goal="b", batch=1)) == 1

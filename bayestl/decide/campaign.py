@@ -241,14 +241,12 @@ class Campaign:
             raise DataError(f"Tell a value, or failed=True or failed='why'; got value={value!r}, failed={failed!r}.")
         if (id is None) == (task is None) or (id is None and inputs is None):
             raise DataError("Tell of the id of a suggestion, or else of a `task` with its `inputs`.")
+        said = {name for name, given in (("cost", cost), ("inputs", inputs)) if given is not None}
         if id is not None:
-            own, changed = self._suggested(id), inputs
+            own = self._suggested(id)
             task, inputs = own["task"], {**own["inputs"], **(inputs or {})}
         else:
-            own, changed = {"row": None, "cost": 0.0}, None
-        said = {
-            name for name, given in (("cost", cost), ("inputs", inputs if id is None else changed)) if given is not None
-        }
+            own = {"row": None, "cost": 0.0}
         cost = own["cost"] if cost is None else cost
         for name, number, least in (("cost", cost, 0.0), ("error", error, np.nextafter(0, 1))):
             if number is not None and not (

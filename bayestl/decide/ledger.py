@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from bayestl import archive
 from bayestl.columns import read_task
 from bayestl.decide import plain
-from bayestl.decide.pool import _cost, pool_of
-from bayestl.decide.suggest import OF_TARGET, SCORES, _constraints, _goal
+from bayestl.decide.pool import _cost, pool_of, refuse_names
+from bayestl.decide.suggest import SCORES, _constraints, _goal, refuse_unoffered
 from bayestl.errors import DataError, listed
 from bayestl.models.base import Model
 from bayestl.table import TaskData
@@ -161,11 +161,7 @@ class Ledger:
 
     def check(self) -> None:
         """Refuse, at the start, what could not be asked later."""
-        names = [*(column.name for column in self.data.inputs), *(name for name, _ in self.data.features)]
-        if taken := [name for name in names if name in HISTORY]:
-            raise DataError(
-                f"Inputs {listed(taken)} have the name of a column of the history ({listed(HISTORY, 20)}). Rename them."
-            )
+        refuse_names(self.data, HISTORY, "the history")
         for name in (*(self.settings["costs"] or ()), self.settings["target"]):
             self.data.index_of(name)
         kind = _goal(self.data, self.settings["target"], self.settings["goal"])[0]
@@ -176,18 +172,7 @@ class Ledger:
             )
         if self.region is not None:
             self.data.encode(self.region)
-        target = self.data.tasks[self.data.index_of(self.settings["target"])]
-        if kind == "optimum" and target.levels is not None and self.settings["goal"] in ("maximize", "minimize") and (
-            len(target.likelihood.functions(target.levels)) > 1
-        ):  # fmt: skip
-            raise ValueError(
-                f"Task {target.name!r} holds classes without an order, of which none is larger. Say which is wanted: "
-                f"goal={target.levels[0]!r}."
-            )
-        if self.settings["score"] in OF_TARGET and target.name not in self._offers:
-            raise ValueError(
-                f"score={self.settings['score']!r} is of measurements of the target, which no candidate offers. Give it a cost."
-            )
+        refuse_unoffered(self.settings["score"], self.settings["target"] in self._offers)
         costs = {name: float(own[0]) if self.bounded else own for name, (own, _) in self._offers.items()}
         if not costs:
             raise DataError(

@@ -198,11 +198,6 @@ def objective_of(
             return Objective(outputs, lambda f: values(f, t)[..., 1], sign, name=name)
         name = f"the probability of {task.name} = {label}"
         return Objective(outputs, lambda f: values(f, t)[..., which], sign, rising=False, name=name)
-    if count > 2 and len(outputs) > 1:
-        raise ValueError(
-            f"Task {target!r} holds classes without an order, of which none is larger. "
-            f"Say which is wanted: goal={(task.levels or ('',))[0]!r}."
-        )
     code = torch.arange(count).double()  # of ordered classes, the mean place
     function: Callable[[Tensor], Tensor] = (lambda f: values(f, t) @ code) if count else (lambda f: values(f, t))
     return Objective(outputs, function, sign, rising=len(outputs) == 1, unit=task.unit or "", name=task.name)

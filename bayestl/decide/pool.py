@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,11 +145,7 @@ class Pool:
 
 def pool_of(data: TaskData, scaling: Scaling, candidates: Any, costs: Mapping[str, Any] | None, seed: int) -> Pool:
     """Read candidates: a table, a table for each task, or bounds."""
-    names = [*(column.name for column in data.inputs), *(name for name, _ in data.features)]
-    if taken := [name for name in names if name in OWN]:
-        raise DataError(
-            f"Inputs {listed(taken)} have the name of a column of what is suggested ({listed(OWN, 9)}). Rename them."
-        )
+    refuse_names(data, OWN, "what is suggested")
     for name in costs or ():
         data.index_of(name)
     tables = (pd.DataFrame, xr.Dataset, Mapping)
@@ -174,6 +170,15 @@ def pool_of(data: TaskData, scaling: Scaling, candidates: Any, costs: Mapping[st
         raise DataError("The table of candidates has no rows. Expected at least one.")
     pool = _pool(data, scaling, frame.set_axis(pd.Index(labels), axis=0), labels, np.concatenate(masks), costs)
     return pool.take(np.lexsort(pool.x.numpy().T[::-1]))  # no answer may depend on the order of the rows
+
+
+def refuse_names(data: TaskData, columns: Sequence[str], what: str) -> None:
+    """Refuse inputs that are called as a column of an answer is."""
+    names = [*(column.name for column in data.inputs), *(name for name, _ in data.features)]
+    if taken := [name for name in names if name in columns]:
+        raise DataError(
+            f"Inputs {listed(taken)} have the name of a column of {what} ({listed(columns, 20)}). Rename them."
+        )
 
 
 def _pool(

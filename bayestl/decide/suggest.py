@@ -136,11 +136,8 @@ def suggest(
         raise ValueError(
             'A `target` that is a function can be learned: goal="learn", {"above": value} or {"below": value}.'
         )
+    refuse_unoffered(score, t >= 0 and bool(pool.offered[:, t].any()))
     if score in OF_TARGET:
-        if not pool.offered[:, max(t, 0)].any() or t < 0:
-            raise ValueError(
-                f"score={score!r} is of measurements of the target, which no candidate offers. Give it a cost."
-            )
         pool = pool.only(t)
     if not replicates and batch > pool.pairs:
         raise ValueError(f"A batch of {batch} without replicates needs as many pairs; there are {pool.pairs}.")
@@ -172,9 +169,31 @@ def _merit(data: TaskData, t: int, sign: float, label: Any, level: float | None)
     return sign * values if level is None else -np.abs(values - level)
 
 
+def refuse_unoffered(score: str | None, offered: bool) -> None:
+    """Refuse a score of measurements of the target where it is not offered."""
+    if score in OF_TARGET and not offered:
+        raise ValueError(
+            f"score={score!r} is of measurements of the target, which no candidate offers. Give it a cost."
+        )
+
+
 def _goal(data: TaskData, target: str | Derived, goal: Any) -> tuple[str, float, Any, float | None]:
     """What kind of goal, which sign, which class, and which value it has."""
-    levels = None if callable(target) else data.tasks[data.index_of(target)].levels
+    task = None if callable(target) else data.tasks[data.index_of(target)]
+    levels = None if task is None else task.levels
+    whole = isinstance(goal, Mapping) or (isinstance(goal, str) and goal in ("maximize", "minimize", "learn"))
+    if (
+        task
+        and levels
+        and len(levels) > 2
+        and whole
+        and goal not in levels
+        and len(task.likelihood.functions(levels)) > 1
+    ):
+        raise ValueError(
+            f"Task {task.name!r} holds classes without an order, of which none is larger. Say which is wanted: "
+            f"goal={levels[0]!r}."
+        )
     if isinstance(goal, str) and goal in ("maximize", "minimize"):
         return "optimum", 1.0 if goal == "maximize" else -1.0, None, None
     if isinstance(goal, str) and goal == "learn":

@@ -569,5 +569,5 @@ def pinball(y: Tensor, found: Float[Tensor, "P m"]) -> Float[Tensor, " m"]:
     With ``p = t^2 (3 - 2 t)`` and the midpoint rule in t, so that heavy tails are not missed.
     """
     t = torch.tensor(EVEN, dtype=y.dtype)[:, None]
-    p, weight = t.square() * (3 - 2 * t), t * (1 - t)
+    p, weight = torch.tensor(LEVELS, dtype=y.dtype)[:, None], t * (1 - t)
     return 2 * (weight * ((y < found).to(y.dtype) - p) * (found - y)).sum(0) / weight.sum()
