@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import bayestl as btl
 from benchmarks.report import brief, write
+from benchmarks.scale import matrix_product_rate
 
 Values = NDArray[np.float64]
 
@@ -86,3 +87,4 @@ if __name__ == "__main__":
     median = found.groupby(["rows", "likelihood"], sort=False)[["fit", "diagnose", "leave_out"]].median()
     median["diagnose / fit"] = median["diagnose"] / median["fit"]
     print(median.round(2).to_string())
+    print(f"on cores that multiply matrices at {matrix_product_rate('cpu') / 1e9:.0f} GFlop/s together")
