@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -43,26 +44,35 @@ def learning_rows(
     """Choose the rows that theta is learned from: all of a scarce task, and of a rich one those near the scarcest and others.
 
     Half of a rich task's rows are the nearest to rows of the scarcest task, taken in turn, for what relates the two is seen
-    there; the other half is drawn at random. `cost` is the number of functions that an observation of each task depends on.
+    there; the other half is drawn at random. All rich tasks are asked about the same inputs, where they have them: what they
+    tell together is seen only where they were observed together. `cost` is the number of functions that an observation of
+    each task depends on.
     """
     rng = np.random.default_rng(seed)
     counts = np.array([int((data.task_index == t).sum()) for t in range(len(data.tasks))])
     wanted = shares(counts, budget, cost)
     scarce = int(np.argmin(counts))
+    order = np.lexsort((rng.permutation(len(data)), shuffled(data.x, rng)))
+    anchors = order[data.task_index[order] == scarce]
     chosen = np.zeros(len(data), dtype=bool)
     for t, count in enumerate(wanted):
-        own = rng.permutation(np.flatnonzero(data.task_index == t))
+        own = order[data.task_index[order] == t]
         if count == len(own) or t == scarce:
             chosen[own[:count]] = True
             continue
-        anchors = rng.permutation(np.flatnonzero(data.task_index == scarce))[: max(1, count // 2)]
         pool = own[:20_000]
-        nearest = torch.cdist(x[anchors], x[pool]).argsort(-1)[:, :8].numpy()
+        nearest = torch.cdist(x[anchors[: max(1, count // 2)]], x[pool]).argsort(-1)[:, :8].numpy()
         near = list(dict.fromkeys(pool[nearest.T.ravel()].tolist()))[: count // 2]
         chosen[near] = True
         rest = own[~chosen[own]]
         chosen[rest[: count - len(near)]] = True
     return chosen
+
+
+def shuffled(x: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint64]:
+    """Random numbers to sort rows by, the same for rows that are the same."""
+    numbers = pd.util.hash_pandas_object(pd.DataFrame(x), index=False).to_numpy()
+    return numbers * (2 * rng.integers(2**62, dtype=np.uint64) + np.uint64(1))
 
 
 def typical(theta: Theta, keep: bool = False) -> Theta:

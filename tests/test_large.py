@@ -361,6 +361,26 @@ def test_scarce_tasks_keep_their_rows():
     assert near.mean() < 0.8 * everyone.mean()
 
 
+def test_rich_tasks_teach_theta_at_the_same_inputs():
+    rng = np.random.default_rng(0)
+    n = 400
+    frame = pd.DataFrame({"x": rng.random(n), "z": rng.random(n), "a": rng.random(n), "b": rng.random(n), "lab": np.nan})
+    frame.loc[rng.permutation(n)[:80], "lab"] = 1.0
+    frame.loc[:39, "b"] = np.nan  # b was not computed everywhere
+    data = btl.TaskData.from_wide(frame, inputs=["x", "z"], tasks=["a", "b", "lab"])
+    for seed in range(3):
+        chosen = learning_rows(data, torch.tensor(data.x), np.array([1, 1, 1]), 280, seed)
+        assert chosen.sum() == 280
+        asked = [set(np.array(data.rows)[chosen & (data.task_index == t)].tolist()) for t in range(3)]
+        assert len(asked[0]) == len(asked[1]) == 100
+        assert len(asked[0] & asked[1]) >= 80  # apart from rows that b does not have; drawn apart, about 30
+        assert len(asked[0] & asked[1] & asked[2]) >= 40
+        shuffled = rng.permutation(n)
+        again = btl.TaskData.from_wide(frame.iloc[shuffled], inputs=["x", "z"], tasks=["a", "b", "lab"])
+        same = learning_rows(again, torch.tensor(again.x), np.array([1, 1, 1]), 280, seed)
+        assert set(np.array(again.rows)[same].tolist()) == set(np.array(data.rows)[chosen].tolist())
+
+
 def test_gram_in_blocks():
     a = torch.randn(50, 70, generator=torch.Generator().manual_seed(0)).double()
     gram = torch.zeros(70, 70).double()
