@@ -15,7 +15,7 @@ from torch import Tensor
 from bayestl.condense import factors
 from bayestl.gaussian.conditional import Conditional, Conditioned
 from bayestl.gaussian.exact import factorise, log_density
-from bayestl.gaussian.sites import step_from
+from bayestl.gaussian.sites import Site, noise_of, step_from
 from bayestl.likelihoods.predictive import Predictive
 from bayestl.models.problem import Piece, Problem
 from bayestl.priors import Theta
@@ -65,17 +65,15 @@ def left_out(
 
     With K the covariance of the pseudo-data and G the points of a group, ``Cov[y_G | rest] = ((K^-1)_GG)^-1``, and
     ``y_G - E[y_G | rest]`` is that times ``alpha_G`` (Rasmussen & Williams 2006, eq. 5.12, in blocks): exact for
-    normal observations. Where others are among them, their sites are taken out of the posterior of the functions, T,
-    as ``(I - T Lambda)^-1 T``; the sites of all other rows stay as they are. So it is for a condensed table, whose
-    first `condensed` rows have sites that hold what the inducing pairs tell of them; later rows are held whole. There sites
-    are found anew, by the step from T that they would take.
+    normal observations. Others are their pseudo-data, of which the noise is the inverse precision of the site; the sites of
+    all other rows stay as they are. On a condensed table sites are taken out of the posterior of the functions, T, as
+    ``(I - T Lambda)^-1 T``, found anew by the step from T that they would take; its first `condensed` rows have sites that
+    hold what the inducing pairs tell of them; later rows are held whole.
     """
     buckets = _buckets(observed, groups, wanted)
     exact = [all(observed.pieces[k].law.exact for k in bucket.pieces) for bucket in buckets]
     for draws, theta, solved in regression.batches():
-        precision = None
-        if isinstance(solved, Conditioned) and any(exact):
-            precision = torch.cholesky_inverse(solved.factor)
+        precision = torch.cholesky_inverse(solved.factor) if isinstance(solved, Conditioned) else None
         for bucket, normal in zip(buckets, exact, strict=True):
             size = sum(observed.pieces[k].where.shape[1] for k in bucket.pieces)
             for chosen in torch.arange(len(bucket.groups)).split(max(1, WORKING // size)):
@@ -83,12 +81,13 @@ def left_out(
                     bucket.pieces, bucket.rows, bucket.groups[chosen], bucket.entries[chosen], bucket.index[chosen]
                 )
                 where = _points(observed, part)
-                if precision is not None and normal:
-                    mean, cov, joint = _by_precision(observed, theta, solved.alpha, precision, where)
-                    joint = joint + _slopes(observed, theta, part)
+                joint = None
+                if precision is not None and isinstance(solved, Conditioned):
+                    mean, cov, density = _by_precision(observed, theta, solved, precision, part, where)
+                    if normal:
+                        joint = density + _slopes(observed, theta, part)
                 else:
                     mean, cov = _by_sites(regression, observed, theta, solved, part, where, condensed)
-                    joint = None
                 yield from _rows(observed, draws, part, mean, cov, joint)
 
 
@@ -180,11 +179,11 @@ def _slopes(observed: Problem, theta: Theta, bucket: _Bucket) -> Tensor:
 
 
 def _by_precision(
-    observed: Problem, theta: Theta, alpha: Tensor, precision: Tensor, where: Tensor
+    observed: Problem, theta: Theta, solved: Conditioned, precision: Tensor, bucket: _Bucket, where: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Moments of the functions of normal groups, and the log density of their values, from the inverse covariance."""
+    """Moments of the functions of groups, and the log density of their (pseudo-)data, from the inverse covariance."""
     blocks = precision[:, where.unsqueeze(-1), where.unsqueeze(-2)]
-    alpha = alpha[:, where]
+    alpha = solved.alpha[:, where]
     if where.shape[1] == 1:
         cov = 1 / blocks
         error = cov[..., 0] * alpha
@@ -192,11 +191,22 @@ def _by_precision(
         cov = torch.cholesky_inverse(torch.linalg.cholesky(blocks))
         error = (cov @ alpha.unsqueeze(-1)).squeeze(-1)
     joint = log_density(factorise(cov)[0], error)[0]
-    values = observed.values_at(theta)[0]
-    noise = observed.noise_variance(theta)
-    function = cov - torch.diag_embed(noise.expand(len(cov), -1)[:, where])
+    held = dict(zip((k for k, piece in enumerate(observed.pieces) if not piece.law.exact), solved.sites, strict=True))
+    mean, function = -error, cov.clone()
+    for e, (piece, own) in enumerate(_taken(observed, bucket)):
+        if piece.law.exact:
+            p = observed.parameters_of(theta, piece.task)
+            noise = piece.law.noise_variance(piece.rows, p)[..., None, None]  # type: ignore[attr-defined]
+            values = piece.law.standardised(piece.rows, p)[0].unsqueeze(-1)
+        else:
+            rows, site = bucket.entries[:, e], held[bucket.pieces[e]]
+            site = Site(site.natural[:, rows], site.precision[:, rows])
+            noise = noise_of([site])[0]
+            values = (noise @ site.natural.unsqueeze(-1)).squeeze(-1)
+        mean[..., own] += values
+        function[..., own, own] -= noise
     function.diagonal(dim1=-2, dim2=-1).clamp_min_(0.0)
-    return values.expand(len(cov), -1)[:, where] - error, function, joint
+    return mean, function, joint
 
 
 def _by_sites(
@@ -208,7 +218,7 @@ def _by_sites(
     where: Tensor,
     condensed: int,
 ) -> tuple[Tensor, Tensor]:
-    """Moments of the functions of groups from which their own sites have been taken."""
+    """Moments of the functions of groups, their sites found anew and taken out of the posterior."""
     model, layout = observed.model, observed.layout
     groups, size = where.shape
     at = observed.points.take(where.flatten())
@@ -239,18 +249,12 @@ def _by_sites(
         old = (bucket.index[:, list(bucket.rows)] < condensed).repeat_interleave(torch.tensor(spans), 1)
         untold = untold * (old.unsqueeze(-1) & old.unsqueeze(-2))
     sites, natural = torch.zeros_like(cov), torch.zeros_like(mean)
-    places = [k for k, piece in enumerate(observed.pieces) if not piece.law.exact]
-    settled = dict(zip(places, solved.sites, strict=True)) if isinstance(solved, Conditioned) else {}
-    for e, (piece, own) in enumerate(_taken(observed, bucket)):
+    for piece, own in _taken(observed, bucket):
         p = observed.parameters_of(theta, piece.task)
-        held = settled.get(bucket.pieces[e])
         if piece.law.exact:
             weight = (1 / piece.law.noise_variance(piece.rows, p)).expand(len(mean), groups)  # type: ignore[attr-defined]
             sites[..., own, own] = weight[..., None, None]
             natural[..., own] = (weight * piece.law.standardised(piece.rows, p)[0]).unsqueeze(-1)
-        elif held is not None:
-            rows = bucket.entries[:, e]
-            sites[..., own, own], natural[..., own] = held.precision[:, rows], held.natural[:, rows]
         else:
             with torch.no_grad():
                 m, v = mean[..., own], cov[..., own, own]

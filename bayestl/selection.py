@@ -71,8 +71,8 @@ def learning_rows(
 
 def shuffled(x: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint64]:
     """Random numbers to sort rows by, the same for rows that are the same."""
-    numbers = pd.util.hash_pandas_object(pd.DataFrame(x), index=False).to_numpy()
-    return numbers * (2 * rng.integers(2**62, dtype=np.uint64) + np.uint64(1))
+    numbers = pd.util.hash_pandas_object(pd.DataFrame(x), index=False).to_numpy(dtype=np.uint64)
+    return np.multiply(numbers, np.uint64(2 * int(rng.integers(2**62)) + 1))
 
 
 def typical(theta: Theta, keep: bool = False) -> Theta:

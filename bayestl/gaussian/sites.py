@@ -283,17 +283,22 @@ def _evaluate(prior: Prior, blocks: list[Block], sites: list[Site]) -> Solved:
     _, alpha = log_density(factor, pseudo - prior.mean)
     functions = torch.cat([block.where.flatten() for block in blocks])
     bad |= prior.covariance.diagonal(dim1=-2, dim2=-1)[:, functions].amax(-1) > WIDEST
-    # The blocks' columns side by side: one triangular solve for all of them.
+    # The blocks' columns side by side: one triangular solve for all of them, from the right, as the factor lies in memory.
     whole = len(functions) == covariance.shape[-1] and bool((functions.diff() == 1).all())
     cross = prior.covariance if whole else prior.covariance[:, :, functions]
-    half = torch.linalg.solve_triangular(factor, cross, upper=False)
+    half = torch.linalg.solve_triangular(factor.mT, cross.mT, upper=True, left=False)
     means = prior.mean + (prior.covariance @ alpha.unsqueeze(-1)).squeeze(-1)
     marginals, start = [], 0
     for block in blocks:
         part = slice(start, start + block.where.numel())
         start = part.stop
-        white = half[:, :, part].reshape(*half.shape[:2], *block.where.shape)
-        cov = _blocks(prior.covariance, block.where) - torch.einsum("snrc,snrd->srcd", white, white)
+        white = half[:, part].reshape(len(half), *block.where.shape, -1)
+        told = (
+            white.square().sum(-1).unsqueeze(-1)
+            if white.shape[2] == 1
+            else torch.einsum("srcn,srdn->srcd", white, white)
+        )
+        cov = _blocks(prior.covariance, block.where) - told
         cov.diagonal(dim1=-2, dim2=-1).clamp_min_(1e-12)
         marginals.append((means[:, block.where], cov))
     expected = [block.expect(*marginal) for block, marginal in zip(blocks, marginals, strict=True)]
