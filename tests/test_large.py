@@ -364,7 +364,9 @@ def test_scarce_tasks_keep_their_rows():
 def test_rich_tasks_teach_theta_at_the_same_inputs():
     rng = np.random.default_rng(0)
     n = 400
-    frame = pd.DataFrame({"x": rng.random(n), "z": rng.random(n), "a": rng.random(n), "b": rng.random(n), "lab": np.nan})
+    frame = pd.DataFrame(
+        {"x": rng.random(n), "z": rng.random(n), "a": rng.random(n), "b": rng.random(n), "lab": np.nan}
+    )
     frame.loc[rng.permutation(n)[:80], "lab"] = 1.0
     frame.loc[:39, "b"] = np.nan  # b was not computed everywhere
     data = btl.TaskData.from_wide(frame, inputs=["x", "z"], tasks=["a", "b", "lab"])
