@@ -383,6 +383,19 @@ def test_rich_tasks_teach_theta_at_the_same_inputs():
         assert set(np.array(again.rows)[same].tolist()) == set(np.array(data.rows)[chosen].tolist())
 
 
+def test_draws_whose_sites_would_take_long_do_not_predict(monkeypatch):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(60), "y": rng.random(60) < 0.5})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"])
+    monkeypatch.setattr(fitting, "LEARN", 40)
+    many = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    monkeypatch.setattr(fitting, "SETTLING", 7 * 60.0**3)
+    few = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    assert many.components > few.components == 7
+    asked = btl.fit(btl.SingleTask(), data, seed=0, draws=9, progress=False)
+    assert asked.components == 9
+
+
 def test_gram_in_blocks():
     a = torch.randn(50, 70, generator=torch.Generator().manual_seed(0)).double()
     gram = torch.zeros(70, 70).double()
