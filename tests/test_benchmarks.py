@@ -51,7 +51,7 @@ def test_a_case_from_fits_to_page(tmp_path):
     rmse = told["rmse"].droplevel([0, 1])
     assert rmse["bayestl Difference"] < 0.7 * rmse["bayestl SingleTask"]
     assert "| bayestl MultiTask |" in pages.markdown(told.droplevel([0, 1]))
-    assert "RMSE" in pages.verdict(told.droplevel([0, 1]))
+    assert "of 1); NLPD" in pages.verdict(told.droplevel([0, 1]), table)
     pages.picture(told, "GPa", tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
 

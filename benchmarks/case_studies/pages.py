@@ -104,15 +104,18 @@ def summary(table: pd.DataFrame, pooled: bool) -> pd.DataFrame:
     return found.assign(rmse=found["rmse"] ** 0.5)[SCORES]
 
 
-def verdict(found: pd.DataFrame) -> str:
-    """One sentence: the best of ours against the best rival, by each score."""
+def verdict(found: pd.DataFrame, splits: pd.DataFrame) -> str:
+    """One sentence: the best of ours against the best rival, by each score, and in how many of the splits it is ahead."""
     ours, rivals = found[found.index.str.startswith(OURS)], found[~found.index.str.startswith(OURS)]
     said = []
     for score, name in (("rmse", "RMSE"), ("nlpd", "NLPD")):
         one, other = ours[score].idxmin(), rivals[score].idxmin()
         word = "below" if ours.loc[one, score] < rivals.loc[other, score] else "**above**"
+        each = splits.pivot(index="seed", columns="method", values=score)
+        ahead = (each[one] < each[other]).sum()
         said.append(
-            f"{name} {ours.loc[one, score]:.3f} ({one.removeprefix(OURS)}), {word} {rivals.loc[other, score]:.3f} ({other})"
+            f"{name} {ours.loc[one, score]:.3f} ({one.removeprefix(OURS)}), {word} {rivals.loc[other, score]:.3f} ({other}; "
+            f"ours is ahead in {ahead} of {len(each)})"
         )
     return "; ".join(said) + "."
 
@@ -267,11 +270,12 @@ def main(examples: Collection[str]) -> None:
         for (size, paired), part in found.groupby(["size", "paired"]):
             part = part.droplevel([0, 1])
             settings.append(part)
-            seeds = own[(own["size"] == size) & (own["paired"] == paired)]["seed"].nunique()
+            splits = own[(own["size"] == size) & (own["paired"] == paired)]
+            seeds, told = splits["seed"].nunique(), verdict(part, splits)
             setting = f"{f'{size} labels, ' if size else ''}{'paired' if paired else 'unpaired'}"
-            index.append(f"| [{name}]({slug}.md) | {setting} | {seeds} | {verdict(part)} |")
+            index.append(f"| [{name}]({slug}.md) | {setting} | {seeds} | {told} |")
             kind = f"all rows of {seeds} {case.group}s" if case.group else f"median of {seeds} splits"
-            text += [f"### {setting[0].upper()}{setting[1:]} ({kind})", "", verdict(part), "", markdown(part), ""]
+            text += [f"### {setting[0].upper()}{setting[1:]} ({kind})", "", told, "", markdown(part), ""]
         page = DOCS / f"{slug}.md"
         made = example(name, case, DOCS / f"{slug}-example.png") if name in examples else ""
         write_page(page, name, made, "\n".join(text))
