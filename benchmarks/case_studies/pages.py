@@ -111,7 +111,7 @@ def verdict(found: pd.DataFrame, splits: pd.DataFrame) -> str:
     for score, name in (("rmse", "RMSE"), ("nlpd", "NLPD")):
         one, other = ours[score].idxmin(), rivals[score].idxmin()
         word = "below" if ours.loc[one, score] < rivals.loc[other, score] else "**above**"
-        each = splits.pivot(index="seed", columns="method", values=score)
+        each = splits.pivot_table(index="seed", columns="method", values=score)
         ahead = (each[one] < each[other]).sum()
         said.append(
             f"{name} {ours.loc[one, score]:.3f} ({one.removeprefix(OURS)}), {word} {rivals.loc[other, score]:.3f} ({other}; "
