@@ -37,7 +37,7 @@ SHARED = 5  # materials observed by several tasks from which on they are reckone
 STRANGE, STRANGE_FROM = 1000.0, 20  # times what nine tenths of at least so many values span
 LOOSE = 0.03  # share above which a warning is due
 SMALL, PART = 16_384, 65_536  # rows of a table in memory that are condensed in one go: all of it, or parts of it
-SETTLING = 2e10  # draws times the cube of the points, whose sites must settle under each draw before it predicts
+SITE_WORK = 2e10  # draws times the cube of the points, whose sites must settle under each draw before it predicts
 WORK, MORE_WORK = (
     400_000,
     1_600_000,
@@ -148,7 +148,7 @@ def fit(
     if exact:
         _finish(notes, record)
         if draws is None and size > LEARN and Problem.of(model, data, scaling).sites:
-            components = min(components, max(4, int(SETTLING / size**3)))
+            components = min(components, max(4, int(SITE_WORK / size**3)))
         return Posterior(model, data, scaling, theta, record, components, sites if size <= LEARN else None)
     if draws is None:
         components = min(components, max(4, (MORE_WORK if data.counts.min() <= SCARCE else WORK) // size))

@@ -389,7 +389,7 @@ def test_draws_whose_sites_would_take_long_do_not_predict(monkeypatch):
     data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"])
     monkeypatch.setattr(fitting, "LEARN", 40)
     many = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
-    monkeypatch.setattr(fitting, "SETTLING", 7 * 60.0**3)
+    monkeypatch.setattr(fitting, "SITE_WORK", 7 * 60.0**3)
     few = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
     assert many.components > few.components == 7
     asked = btl.fit(btl.SingleTask(), data, seed=0, draws=9, progress=False)
