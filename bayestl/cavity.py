@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -71,24 +72,19 @@ def left_out(
     hold what the inducing pairs tell of them; later rows are held whole.
     """
     buckets = _buckets(observed, groups, wanted)
-    exact = [all(observed.pieces[k].law.exact for k in bucket.pieces) for bucket in buckets]
     for draws, theta, solved in regression.batches():
-        precision = torch.cholesky_inverse(solved.factor) if isinstance(solved, Conditioned) else None
-        for bucket, normal in zip(buckets, exact, strict=True):
+        leave = (
+            partial(_by_precision, observed, theta, solved, torch.cholesky_inverse(solved.factor))
+            if isinstance(solved, Conditioned)
+            else partial(_by_sites, regression, observed, theta, solved, condensed)
+        )
+        for bucket in buckets:
             size = sum(observed.pieces[k].where.shape[1] for k in bucket.pieces)
             for chosen in torch.arange(len(bucket.groups)).split(max(1, WORKING // size)):
                 part = _Bucket(
                     bucket.pieces, bucket.rows, bucket.groups[chosen], bucket.entries[chosen], bucket.index[chosen]
                 )
-                where = _points(observed, part)
-                joint = None
-                if precision is not None and isinstance(solved, Conditioned):
-                    mean, cov, density = _by_precision(observed, theta, solved, precision, part, where)
-                    if normal:
-                        joint = density + _slopes(observed, theta, part)
-                else:
-                    mean, cov = _by_sites(regression, observed, theta, solved, part, where, condensed)
-                yield from _rows(observed, draws, part, mean, cov, joint)
+                yield from _rows(observed, draws, part, *leave(part, _points(observed, part)))
 
 
 def leave_one_out(regression: Regression, observed: Problem, condensed: int = 0) -> Float[Tensor, "S n"]:
@@ -180,8 +176,8 @@ def _slopes(observed: Problem, theta: Theta, bucket: _Bucket) -> Tensor:
 
 def _by_precision(
     observed: Problem, theta: Theta, solved: Conditioned, precision: Tensor, bucket: _Bucket, where: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Moments of the functions of groups, and the log density of their (pseudo-)data, from the inverse covariance."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Moments of the functions of groups, and where all are normal the log density of their rows, from the inverse covariance."""
     blocks = precision[:, where.unsqueeze(-1), where.unsqueeze(-2)]
     alpha = solved.alpha[:, where]
     if where.shape[1] == 1:
@@ -190,7 +186,9 @@ def _by_precision(
     else:
         cov = torch.cholesky_inverse(torch.linalg.cholesky(blocks))
         error = (cov @ alpha.unsqueeze(-1)).squeeze(-1)
-    joint = log_density(factorise(cov)[0], error)[0]
+    joint = None
+    if all(observed.pieces[k].law.exact for k in bucket.pieces):
+        joint = log_density(factorise(cov)[0], error)[0] + _slopes(observed, theta, bucket)
     held = dict(zip((k for k, piece in enumerate(observed.pieces) if not piece.law.exact), solved.sites, strict=True))
     mean, function = -error, cov.clone()
     for e, (piece, own) in enumerate(_taken(observed, bucket)):
@@ -214,10 +212,10 @@ def _by_sites(
     observed: Problem,
     theta: Theta,
     solved: Conditional,
+    condensed: int,
     bucket: _Bucket,
     where: Tensor,
-    condensed: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, None]:
     """Moments of the functions of groups, their sites found anew and taken out of the posterior."""
     model, layout = observed.model, observed.layout
     groups, size = where.shape
@@ -270,7 +268,7 @@ def _by_sites(
     inverse = torch.linalg.inv(torch.eye(size, dtype=cov.dtype) - told @ sites)
     rest = inverse @ told
     centre = (inverse @ (mean - (told @ natural.unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)).squeeze(-1)
-    return centre, 0.5 * (rest + rest.mT) + untold
+    return centre, 0.5 * (rest + rest.mT) + untold, None
 
 
 def _rows(

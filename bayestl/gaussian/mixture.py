@@ -107,12 +107,12 @@ def _half_difference(mean: Tensor, std: Tensor, weight: Tensor) -> Tensor:
     found = torch.zeros_like(centre)
     for count in steps.unique().tolist():
         own = steps == count
-        rate, w, c, r = -(0.5**0.5) / std[:, own], 0.5 * weight[:, own], width[own], reach[own]
+        rate, w, c, r = 0.5**0.5 / std[:, own], 0.5 * weight[:, own], width[own], reach[own]
         zero, z, total = (mean[:, own] - centre[own]) * rate, torch.empty_like(rate), torch.zeros_like(c)
         for node in torch.linspace(-1, 1, int(count) + 1, dtype=mean.dtype)[:-1]:
             torch.mul(rate, c * torch.sinh(node * r), out=z)
-            below = torch.special.erfc(z.sub_(zero), out=z).mul_(w).sum(0)  # `normal_cdf`, in place
-            total += below * (1 - below) * torch.cosh(node * r)
+            off = torch.erf(z.sub_(zero), out=z).mul_(w).sum(0)  # F - 1/2
+            total += (0.25 - off.square()) * torch.cosh(node * r)
         found[own] = total * c * r * (2 / count)
     return found
 
