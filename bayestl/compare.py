@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,22 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayestl.answers import QUANTILES, Function, levels_of, predictions
 from bayestl.columns import Table
 from bayestl.crossvalidation import Groups, left_out_scores
 from bayestl.errors import DataError
 from bayestl.export import for_plot_compare
 from bayestl.fitting import SHARED, fit
+from bayestl.lazy import lazily
 from bayestl.likelihoods.predictive import mixed
 from bayestl.models.base import Model
 from bayestl.models.difference import Difference
 from bayestl.models.latent import LatentTask
 from bayestl.models.multitask import MultiTask
 from bayestl.models.single import SingleTask
-from bayestl.posterior import QUANTILES, Posterior, tabulated
+from bayestl.posterior import Posterior
 from bayestl.scoring import Scores, covered, standard_error
+from bayestl.stream import loaders_of
 from bayestl.table import TaskData
 
 AT_A_TIME = 2000
@@ -232,7 +236,12 @@ class Stack:
         task = self.target if task is None else task
         if not isinstance(task, str):
             raise ValueError(f"A stack predicts one task at a time; got {task!r}.")
-        return tabulated(self.best, new, task, quantiles, lambda part: self._law(new, task, part, noise))
+        if (loaders := loaders_of(new)) is not None:
+            return lazily(partial(self.predict, task=task, noise=noise, quantiles=quantiles), loaders)
+        index, levels = self.best._inputs(new)[0], levels_of(quantiles)
+        parts = [slice(start, start + AT_A_TIME) for start in range(0, len(index), AT_A_TIME)]
+        laws = ((part, [self._law(new, task, part, noise)]) for part in parts)
+        return predictions([self.data.tasks[self.data.index_of(task)]], index, levels, laws, single=True)
 
     def probability(
         self,
@@ -270,9 +279,7 @@ class Stack:
         ]
         return xr.concat(parts, "draw").assign_coords(draw=np.arange(draws))
 
-    def derive(
-        self, function: Callable[[Mapping[str, xr.DataArray]], xr.DataArray], new: Table, **options: Any
-    ) -> xr.Dataset:
+    def derive(self, function: Function, new: Table, **options: Any) -> xr.Dataset:
         """Predict a function of several tasks by the best of the posteriors: see `Posterior.derive`."""
         return self.best.derive(function, new, **options)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,16 +15,16 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from bayestl import archive, cavity, export, fewshot, storage
+from bayestl import answers, archive, cavity, export, fewshot, storage
+from bayestl.answers import QUANTILES, Function, levels_of
 from bayestl.columns import Table, as_frame
 from bayestl.condense import Inducing, condense, more_pairs
 from bayestl.errors import DataError
 from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord
 from bayestl.lazy import lazily
-from bayestl.likelihoods import Censored, Hurdle
 from bayestl.likelihoods.base import Rows
-from bayestl.likelihoods.predictive import AnyMixture, Classes, NormalMixture, Predictive
+from bayestl.likelihoods.predictive import Classes, Predictive
 from bayestl.models.base import Model
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem, rows_of
@@ -37,7 +37,6 @@ from bayestl.selection import PAIRS
 from bayestl.stream import loaders_of
 from bayestl.table import TaskData
 
-QUANTILES = (0.05, 0.5, 0.95)
 FRESH = 2000  # points beside a condensed table that are conditioned on exactly
 FEW = 100  # rows that the embedding of a new task is inferred from
 DENSE, RANK = 4000, 1000  # values drawn jointly by their whole covariance, and by how many of them beyond
@@ -114,47 +113,14 @@ class Posterior:
             For missing columns, levels never seen, unknown tasks.
         """
         names, single = self._tasks(task)
-        levels = _levels(quantiles)
+        levels = levels_of(quantiles)
         if (loaders := loaders_of(new)) is not None:
             return lazily(partial(self.predict, task=task, noise=noise, quantiles=quantiles), loaders)
-        frame_index, x = self._inputs(new)
-        rows = len(x)
-        index = [self.data.index_of(name) for name in names]
-        kinds = [self.data.tasks[t].likelihood.kind for t in index]
-        numeric = [name for name, kind in zip(names, kinds, strict=True) if kind != "class"]
-        limited = any(isinstance(self.data.tasks[t].likelihood, Censored | Hurdle) for t in index)
-        shape = (rows, len(numeric))
-        arrays = _empty(shape, len(levels), limited)
-        chances = {
-            name: np.empty((rows, len(self.data.tasks[t].levels or ())))
-            for name, t, kind in zip(names, index, kinds, strict=True)
-            if kind == "class"
-        }
-        details = {t: self._details(new, t, rows) for t in index}
-        for part, laws in self._laws(x, index, details, noise):
-            for name, law in zip(names, laws, strict=True):
-                if isinstance(law, Classes):
-                    chances[name][part] = law.probability.numpy()
-                    continue
-                j = numeric.index(name)
-                _fill(arrays, "", part, j, law, levels)
-                if limited:
-                    _fill(arrays, "latent_", part, j, getattr(law, "latent", law), levels)
-                    _fill_masses(arrays, part, j, law)
-        dims = ["row", "task"]
-        out = xr.Dataset(coords={"row": frame_index})
-        if numeric:
-            out = out.assign_coords(task=numeric, quantile_level=list(levels))
-            for name, array in arrays.items():
-                out[name] = (dims if array.ndim == 2 else ["quantile_level", *dims], array)
-        out = self._finish(out, numeric, single) if numeric else out
-        for name, array in chances.items():
-            known = np.array(self.data.tasks[self.data.index_of(name)].levels, dtype=object)
-            suffix = "" if single else f"_{name}"
-            out = out.assign_coords({f"class{suffix}": known})
-            out[f"probability{suffix}"] = (["row", f"class{suffix}"], array)
-            out[f"label{suffix}"] = ("row", known[array.argmax(-1)])
-        return out
+        index, x = self._inputs(new)
+        places = [self.data.index_of(name) for name in names]
+        details = {t: self._details(new, t, len(x)) for t in places}
+        laws = self._laws(x, places, details, noise)
+        return answers.predictions([self.data.tasks[t] for t in places], index, levels, laws, single=single)
 
     def probability(
         self, new: Table, task: str, *, above: float | None = None, below: float | None = None, noise: bool = True
@@ -241,34 +207,17 @@ class Posterior:
             When the draws would not fit in 4 GB.
         """
         names, single = self._tasks(tasks)
-        frame_index, x = self._inputs(new)
-        index = [self.data.index_of(name) for name in names]
-        rows = {t: self._rows_at(t, self._details(new, t, len(x))) for t in index}
-        drawn = self._draw(x, index, rows, draws, seed, noise)
-        coords = {"draw": np.arange(draws), "row": frame_index}
-        arrays = {}
-        for name, t in zip(names, index, strict=True):
-            values, known = drawn[t], self.data.tasks[t].levels
-            if known is None:
-                arrays[name] = xr.DataArray(values, dims=["draw", "row"], coords=coords, name=name)
-            elif noise:
-                labels = np.array(known, dtype=object)[values.astype(int)]
-                arrays[name] = xr.DataArray(labels, dims=["draw", "row"], coords=coords, name=name)
-            else:
-                label = "class" if single else f"class_{name}"
-                coords_ = coords | {label: np.array(known, dtype=object)}
-                arrays[name] = xr.DataArray(values, dims=["draw", "row", label], coords=coords_, name=name)
-        if any(self.data.tasks[t].levels is not None for t in index):
-            return arrays[names[0]] if single else xr.Dataset(arrays)
-        array = xr.DataArray(
-            np.stack([arrays[name].to_numpy() for name in names], -1), dims=["draw", "row", "task"], name="sample",
-            coords=coords | {"task": names},
-        )  # fmt: skip
-        return self._finish(array, names, single)
+        index, x = self._inputs(new)
+        places = [self.data.index_of(name) for name in names]
+        rows = {t: self._rows_at(t, self._details(new, t, len(x))) for t in places}
+        drawn = self._draw(x, places, rows, draws, seed, noise)
+        return answers.draws(
+            [self.data.tasks[t] for t in places], index, [drawn[t] for t in places], noise=noise, single=single
+        )
 
     def derive(
         self,
-        function: Callable[[Mapping[str, xr.DataArray]], xr.DataArray],
+        function: Function,
         new: Table,
         *,
         draws: int = 1000,
@@ -301,46 +250,9 @@ class Posterior:
         >>> bool(gap["std"] < gap["std_independent"])
         True
         """
-        levels = _levels(quantiles)
+        levels = levels_of(quantiles)
         joint = self.sample(new, list(self.data.names), draws=draws, seed=seed, noise=noise)
-        by_task = {
-            name: (joint[name] if isinstance(joint, xr.Dataset) else joint.sel(task=name, drop=True)).drop_attrs()
-            for name in self.data.names
-        }
-        result = function(by_task)
-        if not isinstance(result, xr.DataArray) or "draw" not in result.dims:
-            raise ValueError("`function` must return an xarray.DataArray that keeps the dimension 'draw'.")
-        result = result.astype(float)
-        # Shuffling the draws of each task keeps its marginal law and breaks its link with the others.
-        rng = np.random.default_rng(seed)
-        apart = function(
-            {name: array.copy(data=array.values[rng.permutation(draws)]) for name, array in by_task.items()}
-        )
-        unit = result.attrs.get("units") or self._unit_of(function, by_task, result)
-        found = xr.Dataset(
-            {
-                "mean": result.mean("draw"),
-                "std": result.std("draw"),
-                "quantile": result.quantile(list(levels), dim="draw").rename(quantile="quantile_level"),
-                "std_independent": apart.astype(float).std("draw"),
-            }
-        )
-        for array in found.values():
-            array.attrs = {} if unit is None else {"units": unit}
-        return found
-
-    def _unit_of(
-        self,
-        function: Callable[[Mapping[str, xr.DataArray]], xr.DataArray],
-        by_task: Mapping[str, xr.DataArray],
-        result: xr.DataArray,
-    ) -> str | None:
-        """The unit of a function of the tasks: theirs, where they have one and it is homogeneous of degree one."""
-        units = {task.unit for task in self.data.tasks}
-        if len(units) > 1 or units == {None} or any(task.levels for task in self.data.tasks):
-            return None
-        doubled = function({name: 2 * array for name, array in by_task.items()}).astype(float)
-        return units.pop() if np.allclose(doubled, 2 * result, rtol=1e-9, atol=0, equal_nan=True) else None
+        return answers.derived(function, self.data.tasks, joint, levels, seed)
 
     def task_correlation(self, quantiles: Sequence[float] = QUANTILES) -> xr.Dataset:
         """Correlation between the tasks' functions at the same input, as theta has it: comparable across models.
@@ -350,7 +262,7 @@ class Posterior:
         On few rows the intervals are a little too narrow; those of `reweighted` less so (tests/test_calibration.py).
         """
         correlation = self.model.task_correlation(self.theta, self._problem.points.x, self._problem.layout).numpy()
-        levels = _levels(quantiles)
+        levels = levels_of(quantiles)
         names = list(self._problem.layout.outputs)
         dims = ["task", "other_task"]
         return xr.Dataset(
@@ -762,81 +674,7 @@ class Posterior:
             self.data.index_of(name)
         return names, isinstance(task, str)
 
-    def _finish(self, out: Any, names: Sequence[str], single: bool) -> Any:
-        units = {name: self.data.tasks[self.data.index_of(name)].unit for name in names}
-        if single:
-            out = out.isel(task=0)
-        if len(set(units.values())) == 1 and next(iter(units.values())) is not None:
-            for name, array in out.data_vars.items() if isinstance(out, xr.Dataset) else [("", out)]:
-                if not str(name).startswith("probability"):
-                    array.attrs["units"] = next(iter(units.values()))
-        elif not single:
-            out = out.assign_coords(unit=("task", [unit or "" for unit in units.values()]))
-        return out
-
-
-def tabulated(
-    posterior: Posterior, new: Table, task: str, quantiles: Sequence[float], law: Callable[[slice], Predictive]
-) -> xr.Dataset:
-    """What `Posterior.predict` gives of one task, from laws that another makes: `law` gives those of some of the rows."""
-    levels = _levels(quantiles)
-    index, x = posterior._inputs(new)
-    out = xr.Dataset(coords={"row": index})
-    parts = [slice(start, min(start + 2000, len(x))) for start in range(0, len(x), 2000)]
-    laws = [law(part) for part in parts]
-    if isinstance(laws[0], Classes):
-        known = np.array(posterior.data.tasks[posterior.data.index_of(task)].levels, dtype=object)
-        chance = np.concatenate([own.probability.numpy() for own in laws if isinstance(own, Classes)])
-        out = out.assign_coords({"class": known})
-        out["probability"] = (["row", "class"], chance)
-        out["label"] = ("row", known[chance.argmax(-1)])
-        return out
-    t = posterior.data.index_of(task)
-    arrays = _empty((len(x), 1), len(levels), isinstance(posterior.data.tasks[t].likelihood, Censored | Hurdle))
-    for part, own in zip(parts, laws, strict=True):
-        _fill(arrays, "", part, 0, own, levels)
-        if "latent_mean" in arrays:
-            _fill(arrays, "latent_", part, 0, getattr(own, "latent", own), levels)
-            _fill_masses(arrays, part, 0, own)
-    out = out.assign_coords(task=[task], quantile_level=list(levels))
-    for name, array in arrays.items():
-        out[name] = (["row", "task"] if array.ndim == 2 else ["quantile_level", "row", "task"], array)
-    return posterior._finish(out, [task], True)  # type: ignore[no-any-return]
-
-
-def _empty(shape: tuple[int, int], levels: int, limited: bool) -> dict[str, np.ndarray]:
-    """Arrays (row, task) of what is predicted of numbers; `limited` ones have what lies underneath, and their limits, beside."""
-    arrays = {"mean": np.empty(shape), "std": np.empty(shape), "quantile": np.empty((levels, *shape))}
-    if limited:
-        arrays |= {f"latent_{name}": np.empty_like(array) for name, array in arrays.items()}
-        arrays |= {"probability_lower": np.zeros(shape), "probability_upper": np.zeros(shape)}
-    return arrays
-
-
-def _fill(
-    arrays: dict[str, np.ndarray], prefix: str, part: slice, task: int, law: Any, levels: Sequence[float]
-) -> None:
-    mean, std = law.moments()
-    arrays[f"{prefix}mean"][part, task], arrays[f"{prefix}std"][part, task] = mean.numpy(), std.numpy()
-    arrays[f"{prefix}quantile"][:, part, task] = law.quantiles(levels).numpy()
-
-
-def _fill_masses(arrays: dict[str, np.ndarray], part: slice, task: int, law: Any) -> None:
-    """Probabilities of the limits of a censored task, or of the zero of a hurdle task."""
-    if isinstance(law, NormalMixture | AnyMixture):
-        lower, upper = law.at_limits()
-        arrays["probability_lower"][part, task], arrays["probability_upper"][part, task] = lower.numpy(), upper.numpy()
-
 
 def _expect_data(data: object, what: str) -> None:
     if not isinstance(data, TaskData):
         raise DataError(f"`{what}` must be a TaskData (see TaskData.from_long); got {type(data).__name__}.")
-
-
-def _levels(quantiles: Sequence[float]) -> tuple[float, ...]:
-    if isinstance(quantiles, float | int):
-        raise ValueError(f"`quantiles` must be a list of levels; got {quantiles}. Write [{quantiles}].")
-    levels = tuple(float(q) for q in quantiles)
-    if not levels or any(not 0 < q < 1 for q in levels):
-        raise ValueError(f"`quantiles` must be levels strictly between 0 and 1; got {levels}.")
-    return levels

@@ -582,6 +582,9 @@ def test_a_stack_predicts_between_its_parts(helped, capsys):
     out, parts = stack.predict(new), [p.predict(new, task="target") for p in helped.values()]
     w = np.array([stack.weights[name] for name in helped])
     np.testing.assert_allclose(out["mean"], sum(a * p["mean"] for a, p in zip(w, parts, strict=True)))
+    later = stack.predict(xr.Dataset({"x": ("row", new["x"])}).chunk({"row": 4}))
+    assert len(later["mean"].chunks[0]) == 3
+    xr.testing.assert_allclose(later.compute(), out)
     np.testing.assert_allclose(out["std"] >= np.minimum(*(p["std"] for p in parts)) - 1e-9, True)
     assert out["mean"].attrs["units"] == "eV"
     drawn = stack.sample(new, draws=3000, noise=True)

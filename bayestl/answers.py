@@ -1,0 +1,162 @@
+"""What a posterior says, as labelled arrays in the users' units: predictions, draws, and functions of draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayestl.columns import Task
+from bayestl.likelihoods import Censored, Hurdle
+from bayestl.likelihoods.predictive import AnyMixture, Classes, NormalMixture, Predictive
+
+QUANTILES = (0.05, 0.5, 0.95)
+
+Function = Callable[[Mapping[str, xr.DataArray]], xr.DataArray]
+
+
+def levels_of(quantiles: Sequence[float]) -> tuple[float, ...]:
+    """Check levels of quantiles."""
+    if isinstance(quantiles, float | int):
+        raise ValueError(f"`quantiles` must be a list of levels; got {quantiles}. Write [{quantiles}].")
+    levels = tuple(float(q) for q in quantiles)
+    if not levels or any(not 0 < q < 1 for q in levels):
+        raise ValueError(f"`quantiles` must be levels strictly between 0 and 1; got {levels}.")
+    return levels
+
+
+def predictions(
+    tasks: Sequence[Task],
+    index: pd.Index,
+    levels: tuple[float, ...],
+    laws: Iterable[tuple[slice, Sequence[Predictive]]],
+    *,
+    single: bool,
+) -> xr.Dataset:
+    """Each task in its own language, from the laws of all tasks at some of the rows after others: see `Posterior.predict`."""
+    numeric = [task for task in tasks if task.likelihood.kind != "class"]
+    place = {task.name: j for j, task in enumerate(numeric)}
+    shape = len(index), len(numeric)
+    arrays = {"mean": np.empty(shape), "std": np.empty(shape), "quantile": np.empty((len(levels), *shape))}
+    limited = any(isinstance(task.likelihood, Censored | Hurdle) for task in tasks)
+    if limited:
+        arrays |= {f"latent_{name}": np.empty_like(array) for name, array in arrays.items()}
+        arrays |= {"probability_lower": np.zeros(shape), "probability_upper": np.zeros(shape)}
+    chances = {task.name: np.empty((len(index), len(task.levels or ()))) for task in tasks if task.name not in place}
+    for part, each in laws:
+        for task, law in zip(tasks, each, strict=True):
+            if isinstance(law, Classes):
+                chances[task.name][part] = law.probability.numpy()
+                continue
+            at = part, place[task.name]
+            _fill(arrays, "", at, law, levels)
+            if limited:
+                _fill(arrays, "latent_", at, getattr(law, "latent", law), levels)
+            if limited and isinstance(law, NormalMixture | AnyMixture):
+                arrays["probability_lower"][at], arrays["probability_upper"][at] = (p.numpy() for p in law.at_limits())
+    out = xr.Dataset(coords={"row": index})
+    if numeric:
+        out = out.assign_coords(task=list(place), quantile_level=list(levels))
+        for name, array in arrays.items():
+            out[name] = (["row", "task"] if array.ndim == 2 else ["quantile_level", "row", "task"], array)
+        out = in_units(out, numeric, single)
+    for task in tasks:
+        if task.name in chances:
+            known, suffix = np.array(task.levels, dtype=object), "" if single else f"_{task.name}"
+            out = out.assign_coords({f"class{suffix}": known})
+            out[f"probability{suffix}"] = (["row", f"class{suffix}"], chances[task.name])
+            out[f"label{suffix}"] = ("row", known[chances[task.name].argmax(-1)])
+    return out
+
+
+def draws(
+    tasks: Sequence[Task], index: pd.Index, drawn: Sequence[NDArray[np.float64]], *, noise: bool, single: bool
+) -> xr.DataArray | xr.Dataset:
+    """Joint draws (draw, row) of each task, or (draw, row, class): see `Posterior.sample`."""
+    coords = {"draw": np.arange(len(drawn[0])), "row": index}
+    arrays = {}
+    for task, values in zip(tasks, drawn, strict=True):
+        dims, own = ["draw", "row"], dict[str, Any](coords)
+        if task.levels is not None:
+            known = np.array(task.levels, dtype=object)
+            if noise:
+                values = known[values.astype(int)]
+            else:
+                dims.append("class" if single else f"class_{task.name}")
+                own[dims[-1]] = known
+        arrays[task.name] = xr.DataArray(values, dims=dims, coords=own, name=task.name)
+    if any(task.levels is not None for task in tasks):
+        return arrays[tasks[0].name] if single else xr.Dataset(arrays)
+    whole = xr.DataArray(
+        np.stack(drawn, -1), dims=["draw", "row", "task"], coords=coords | {"task": list(arrays)}, name="sample"
+    )
+    return in_units(whole, tasks, single)  # type: ignore[no-any-return]
+
+
+def derived(
+    function: Function, tasks: Sequence[Task], joint: xr.DataArray | xr.Dataset, levels: tuple[float, ...], seed: int
+) -> xr.Dataset:
+    """Sum up a function of joint draws, and its spread if the tasks were independent: see `Posterior.derive`."""
+    by_task = {
+        task.name: (joint[task.name] if isinstance(joint, xr.Dataset) else joint.sel(task=task.name, drop=True)).drop_attrs()
+        for task in tasks
+    }  # fmt: skip
+    result = function(by_task)
+    if not isinstance(result, xr.DataArray) or "draw" not in result.dims:
+        raise ValueError("`function` must return an xarray.DataArray that keeps the dimension 'draw'.")
+    result = result.astype(float)
+    # Shuffling the draws of each task keeps its marginal law and breaks its link with the others.
+    rng, count = np.random.default_rng(seed), joint.sizes["draw"]
+    apart = function({name: array.copy(data=array.values[rng.permutation(count)]) for name, array in by_task.items()})
+    unit = result.attrs.get("units") or _unit_of(function, tasks, by_task, result)
+    found = xr.Dataset(
+        {
+            "mean": result.mean("draw"),
+            "std": result.std("draw"),
+            "quantile": result.quantile(list(levels), dim="draw").rename(quantile="quantile_level"),
+            "std_independent": apart.astype(float).std("draw"),
+        }
+    )
+    for array in found.values():
+        array.attrs = {} if unit is None else {"units": unit}
+    return found
+
+
+def in_units(out: Any, tasks: Sequence[Task], single: bool) -> Any:
+    """Say the units of arrays (..., task); of a `single` task, without that dimension."""
+    units = [task.unit for task in tasks]
+    if single:
+        out = out.isel(task=0)
+    if len(set(units)) == 1 and units[0] is not None:
+        for name, array in out.data_vars.items() if isinstance(out, xr.Dataset) else [("", out)]:
+            if not str(name).startswith("probability"):
+                array.attrs["units"] = units[0]
+    elif not single:
+        out = out.assign_coords(unit=("task", [unit or "" for unit in units]))
+    return out
+
+
+# -- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _fill(
+    arrays: Mapping[str, NDArray[np.float64]], prefix: str, at: tuple[slice, int], law: Any, levels: Sequence[float]
+) -> None:
+    mean, std = law.moments()
+    arrays[f"{prefix}mean"][at], arrays[f"{prefix}std"][at] = mean.numpy(), std.numpy()
+    arrays[f"{prefix}quantile"][:, at[0], at[1]] = law.quantiles(levels).numpy()
+
+
+def _unit_of(
+    function: Function, tasks: Sequence[Task], by_task: Mapping[str, xr.DataArray], result: xr.DataArray
+) -> str | None:
+    """The unit of a function of the tasks: theirs, where they have one and it is homogeneous of degree one."""
+    units = {task.unit for task in tasks}
+    if len(units) > 1 or units == {None} or any(task.levels for task in tasks):
+        return None
+    doubled = function({name: 2 * array for name, array in by_task.items()}).astype(float)
+    return units.pop() if np.allclose(doubled, 2 * result, rtol=1e-9, atol=0, equal_nan=True) else None
