@@ -15,7 +15,7 @@ from bayestl.gaussian.conditional import Conditional, Conditioned, Updated
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.sites import Prior, Site, noise_of, pseudo_data, together
-from bayestl.models.problem import SETTLED, STEPS, Problem
+from bayestl.models.problem import ROUGH, STEPS, Problem
 from bayestl.priors import Theta
 from bayestl.scaling import Pairs
 
@@ -41,7 +41,7 @@ class Regression:
         theta: Theta,
         start: list[Site] | None = None,
         base: Inducing | None = None,
-        tolerance: float = SETTLED,
+        tolerance: float = ROUGH,
     ) -> None:
         self.tolerance = tolerance
         self.problem, self.theta, self.start, self.base = problem, theta, start, base

@@ -26,7 +26,7 @@ from bayestl.scaling import Layout, Pairs, Scaling
 from bayestl.table import TaskData
 
 SETTLED = 1e-6  # of the evidence bound, when the sites are to be at their optimum
-ROUGH = 1e-3  # the same, while theta is still being sought
+ROUGH = 1e-3  # the same, while theta is sought, and for sites that go one step further: their error is of second order
 NEAR = 5.0  # nats that one step may promise
 STEPS = 400  # a Student-t row that may or may not be an outlier can take hundreds; most take ten
 
