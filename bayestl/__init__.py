@@ -1,6 +1,9 @@
 """Bayesian transfer learning for materials and chemistry data that are scarce and scattered over several sources."""
 
-from bayestl.compare import Stack, TransferReport, compare, fit_best, pointwise, stack, transfer_report
+import importlib
+from types import ModuleType
+
+from bayestl.compare import Stack, TransferReport, compare, fit_best, load, pointwise, stack, transfer_report
 from bayestl.crossvalidation import leave_out
 from bayestl.decide.campaign import Campaign
 from bayestl.decide.replay import replay
@@ -34,8 +37,6 @@ from bayestl.posterior import Posterior
 from bayestl.scoring import calibration, reliability, scores
 from bayestl.table import TaskData
 
-load = Posterior.load
-
 __version__ = "0.1.0"
 
 __all__ = [
@@ -46,3 +47,15 @@ __all__ = [
     "TransferReport", "Valences", "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "pointwise",
     "reliability", "replay", "scores", "stack", "suggest", "transfer_report",
 ]  # fmt: skip
+
+MODULES = ("botorch", "datasets", "plots", "sklearn")  # loaded when asked for: some need extras
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in MODULES:
+        return importlib.import_module(f"bayestl.{name}")
+    raise AttributeError(f"module 'bayestl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *MODULES, "__version__"])

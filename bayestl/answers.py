@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl.columns import Task
+from bayestl.errors import DataError, listed
 from bayestl.likelihoods import Censored, Hurdle
 from bayestl.likelihoods.predictive import AnyMixture, Classes, NormalMixture, Predictive
 
@@ -101,17 +102,19 @@ def derived(
     function: Function, tasks: Sequence[Task], joint: xr.DataArray | xr.Dataset, levels: tuple[float, ...], seed: int
 ) -> xr.Dataset:
     """Sum up a function of joint draws, and its spread if the tasks were independent: see `Posterior.derive`."""
-    by_task = {
-        task.name: (joint[task.name] if isinstance(joint, xr.Dataset) else joint.sel(task=task.name, drop=True)).drop_attrs()
+    parts = {
+        task.name: joint[task.name] if isinstance(joint, xr.Dataset) else joint.sel(task=task.name, drop=True)
         for task in tasks
-    }  # fmt: skip
+    }
+    by_task = _ByTask({name: array.drop_attrs() for name, array in parts.items()})
     result = function(by_task)
     if not isinstance(result, xr.DataArray) or "draw" not in result.dims:
         raise ValueError("`function` must return an xarray.DataArray that keeps the dimension 'draw'.")
     result = result.astype(float)
     # Shuffling the draws of each task keeps its marginal law and breaks its link with the others.
     rng, count = np.random.default_rng(seed), joint.sizes["draw"]
-    apart = function({name: array.copy(data=array.values[rng.permutation(count)]) for name, array in by_task.items()})
+    shuffled = {name: array.copy(data=array.values[rng.permutation(count)]) for name, array in by_task.items()}
+    apart = function(_ByTask(shuffled))
     unit = result.attrs.get("units") or _unit_of(function, tasks, by_task, result)
     found = xr.Dataset(
         {
@@ -143,6 +146,13 @@ def in_units(out: Any, tasks: Sequence[Task], single: bool) -> Any:
 # -- inside -----------------------------------------------------------------------------------------------------------
 
 
+class _ByTask(dict[str, xr.DataArray]):
+    """Draws by the name of their task, which says what names there are."""
+
+    def __missing__(self, name: object) -> xr.DataArray:
+        raise DataError(f"Unknown task {name!r}. The tasks are {listed(list(self), 20)}.")
+
+
 def _fill(
     arrays: Mapping[str, NDArray[np.float64]], prefix: str, at: tuple[slice, int], law: Any, levels: Sequence[float]
 ) -> None:
@@ -158,5 +168,5 @@ def _unit_of(
     units = {task.unit for task in tasks}
     if len(units) > 1 or units == {None} or any(task.levels for task in tasks):
         return None
-    doubled = function({name: 2 * array for name, array in by_task.items()}).astype(float)
+    doubled = function(_ByTask({name: 2 * array for name, array in by_task.items()})).astype(float)
     return units.pop() if np.allclose(doubled, 2 * result, rtol=1e-9, atol=0, equal_nan=True) else None

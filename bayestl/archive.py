@@ -123,7 +123,7 @@ def unpack(
         _restore_model(settings["model"], model),
         TaskData(
             inputs=tuple(
-                Input(i["name"], None if i["levels"] is None else tuple(i["levels"]), i["unit"])
+                Input(i["name"], None if i["levels"] is None else tuple(i["levels"]), i["unit"], i.get("source"))
                 for i in settings["inputs"]
             ),
             tasks=tasks,
@@ -343,7 +343,7 @@ def _prior_functions(problem: Problem, theta: Theta, generator: torch.Generator)
             return problem.model.covariance(one, at_all.take(torch.tensor([i])), at_all, problem.layout)[0]
 
         size = problem.model.variance(one, at_all, problem.layout).expand(len(at_all.output))
-        draws.append(low_rank_draws(size, column, 1, RANK, generator)[0])
+        draws.append(low_rank_draws(size[:, None, None], column, 1, RANK, generator)[0])
     parts = torch.stack(draws).split([c * n for c, n in sizes], -1)
     return [part.reshape(len(draws), c, n).mT for part, (c, n) in zip(parts, sizes, strict=True)]
 

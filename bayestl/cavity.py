@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayestl.condense import factors
-from bayestl.gaussian.conditional import Conditional, Conditioned
+from bayestl.gaussian.conditional import Conditional, Conditioned, Updated
 from bayestl.gaussian.exact import factorise, log_density
 from bayestl.gaussian.sites import Site, noise_of, step_from
 from bayestl.likelihoods.predictive import Predictive
 from bayestl.models.problem import Piece, Problem
 from bayestl.priors import Theta
 from bayestl.regression import Regression
+from bayestl.scaling import Pairs
 
 WORKING = 4000  # points of groups that are worked on at a time
 MOST = 1 - 1e-6  # of what is known of a function, that its own site may have told
@@ -29,7 +30,7 @@ MOST = 1 - 1e-6  # of what is known of a function, that its own site may have to
 class LeftOut(NamedTuple):
     """Some rows of one task under some draws of theta, given all rows outside their groups.
 
-    `mean` (S, G, c) and `cov` (S, G, c, c) are of the functions numbered `functions` of the task; `rows` are the rows and
+    `mean` (S, G, c) and `cov` (S, G, c, c) are of the task's functions, numbered `functions`; `rows` are the rows and
     `groups` the groups that they belong to; `log_joint` is the log density of all rows of each group together where all of
     them are normal, else None.
     """
@@ -46,10 +47,15 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Bucket:
-    """Groups of the same make: entry e of each is an observation of piece `pieces[e]`, of the group's row number `rows[e]`."""
+    """Groups of the same make: entry e of each is an observation of piece `pieces[e]`, of the group's row number `rows[e]`.
+
+    `hidden` are the functions of the rows' tasks that their observations do not touch, as the size of what is zero: the row's
+    number, the number of the function in its task, and among all.
+    """
 
     pieces: tuple[int, ...]
     rows: tuple[int, ...]
+    hidden: tuple[tuple[int, int, int], ...]
     groups: Int[Tensor, " G"]
     entries: Int[Tensor, "G E"]  # position in the piece
     index: Int[Tensor, "G R"]  # rows of the data
@@ -74,17 +80,17 @@ def left_out(
     buckets = _buckets(observed, groups, wanted)
     for draws, theta, solved in regression.batches():
         leave = (
-            partial(_by_precision, observed, theta, solved, torch.cholesky_inverse(solved.factor))
+            partial(_by_precision, regression, observed, theta, solved, torch.cholesky_inverse(solved.factor))
             if isinstance(solved, Conditioned)
             else partial(_by_sites, regression, observed, theta, solved, condensed)
         )
         for bucket in buckets:
-            size = sum(observed.pieces[k].where.shape[1] for k in bucket.pieces)
+            size = sum(observed.pieces[k].where.shape[1] for k in bucket.pieces) + len(bucket.hidden)
             for chosen in torch.arange(len(bucket.groups)).split(max(1, WORKING // size)):
-                part = _Bucket(
-                    bucket.pieces, bucket.rows, bucket.groups[chosen], bucket.entries[chosen], bucket.index[chosen]
+                part = replace(
+                    bucket, groups=bucket.groups[chosen], entries=bucket.entries[chosen], index=bucket.index[chosen]
                 )
-                yield from _rows(observed, draws, part, *leave(part, _points(observed, part)))
+                yield from _rows(observed, draws, part, *leave(part))
 
 
 def leave_one_out(regression: Regression, observed: Problem, condensed: int = 0) -> Float[Tensor, "S n"]:
@@ -105,12 +111,8 @@ def densities(observed: Problem, theta: Theta, found: LeftOut) -> Float[Tensor, 
 
 def laws(observed: Problem, theta: Theta, found: LeftOut) -> Iterator[Predictive]:
     """What is predicted of rows that were left out, draw by draw, as measurements with the errors that they have."""
-    count = len(observed.layout.contrasts(found.task))
-    mean = found.mean.new_zeros(*found.mean.shape[:-1], count)
-    cov = torch.eye(count, dtype=mean.dtype).expand(*mean.shape[:-1], count, count).clone()
-    mean[..., found.functions] = found.mean
-    own = torch.tensor(found.functions)
-    cov[..., own[:, None], own] = found.cov
+    order = torch.tensor(found.functions).argsort()
+    mean, cov = found.mean[..., order], found.cov[..., order[:, None], order]
     rows = observed.rows(found.task, found.rows)
     likelihood = observed.data.tasks[found.task].likelihood
     for s in range(len(mean)):
@@ -143,9 +145,14 @@ def _buckets(observed: Problem, groups: NDArray[np.int64] | None, wanted: NDArra
     for (pieces, rows), where in made.items():
         span = np.array(where)[:, None] + np.arange(len(pieces))
         first = [rows.index(r) for r in range(rows[-1] + 1)]
+        hidden = []
+        for r, e in enumerate(first):
+            seen = {i for k, own in zip(pieces, rows, strict=True) if own == r for i in observed.pieces[k].functions}
+            every = observed.layout.contrasts(observed.pieces[pieces[e]].task)
+            hidden += [(r, i, o) for i, o in enumerate(every) if i not in seen]
         out.append(
             _Bucket(
-                pieces, rows, torch.from_numpy(group[span[:, 0]]), torch.from_numpy(entry[span]),
+                pieces, rows, tuple(hidden), torch.from_numpy(group[span[:, 0]]), torch.from_numpy(entry[span]),
                 torch.from_numpy(row[span][:, first]),
             )
         )  # fmt: skip
@@ -154,6 +161,14 @@ def _buckets(observed: Problem, groups: NDArray[np.int64] | None, wanted: NDArra
 
 def _points(observed: Problem, bucket: _Bucket) -> Int[Tensor, "G s"]:
     return torch.cat([observed.pieces[k].where[bucket.entries[:, e]] for e, k in enumerate(bucket.pieces)], -1)
+
+
+def _hidden(observed: Problem, bucket: _Bucket, where: Tensor) -> Pairs:
+    """Where the functions are that no observation of the groups touches, group by group."""
+    spans = [observed.pieces[k].where.shape[1] for k in bucket.pieces]
+    first = np.cumsum([0, *spans])[[bucket.rows.index(r) for r, *_ in bucket.hidden]]
+    x = observed.points.x[where[:, first].flatten()]
+    return Pairs(x, torch.tensor([o for *_, o in bucket.hidden]).repeat(len(where)))
 
 
 def _taken(observed: Problem, bucket: _Bucket) -> Iterator[tuple[Piece, slice]]:
@@ -175,9 +190,10 @@ def _slopes(observed: Problem, theta: Theta, bucket: _Bucket) -> Tensor:
 
 
 def _by_precision(
-    observed: Problem, theta: Theta, solved: Conditioned, precision: Tensor, bucket: _Bucket, where: Tensor
+    regression: Regression, observed: Problem, theta: Theta, solved: Conditioned, precision: Tensor, bucket: _Bucket
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Moments of the functions of groups, and where all are normal the log density of their rows, from the inverse covariance."""
+    where = _points(observed, bucket)
     blocks = precision[:, where.unsqueeze(-1), where.unsqueeze(-2)]
     alpha = solved.alpha[:, where]
     if where.shape[1] == 1:
@@ -203,8 +219,48 @@ def _by_precision(
             values = (noise @ site.natural.unsqueeze(-1)).squeeze(-1)
         mean[..., own] += values
         function[..., own, own] -= noise
+    if bucket.hidden:
+        mean, function = _with_hidden(
+            regression, observed, theta, solved, precision, bucket, where, cov, mean, function
+        )
     function.diagonal(dim1=-2, dim2=-1).clamp_min_(0.0)
     return mean, function, joint
+
+
+def _with_hidden(
+    regression: Regression, observed: Problem, theta: Theta, solved: Conditioned, precision: Tensor, bucket: _Bucket,
+    where: Tensor, cov: Tensor, mean: Tensor, function: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Add the functions that the observations of a group do not touch, given those outside it.
+
+    With c their covariance with all (pseudo-)data, V that of the group's given the rest, ``Cov[f*, y_G | rest] = (c K^-1)_G V``,
+    and what the group's own data say of f*, through ``alpha_G`` and ``(c K^-1)_G``, is taken back.
+    """
+    model, layout = observed.model, observed.layout
+    at, groups, count = _hidden(observed, bucket, where), len(where), len(bucket.hidden)
+    cross = model.covariance(theta, at, regression.support, layout)
+    told = cross @ precision
+    draws = len(told)
+    reach = told.reshape(draws, groups, count, -1)
+    reach = reach.gather(-1, where[None, :, None, :].expand(draws, groups, count, -1))
+    between = reach @ cov
+    own = (model.mean(theta, at, layout) + solved.mean(cross)).reshape(draws, groups, count)
+    own = own - (between @ solved.alpha[:, where].unsqueeze(-1)).squeeze(-1)
+    prior = _by_group(model.covariance(theta, at, at, layout), groups)
+    spread = prior - torch.einsum(
+        "sgin,sgjn->sgij",
+        told.reshape(draws, groups, count, -1),
+        cross.expand(draws, -1, -1).reshape(draws, groups, count, -1),
+    )
+    spread = spread + between @ reach.mT
+    whole = torch.cat([torch.cat([function, between.mT], -1), torch.cat([between, spread], -1)], -2)
+    return torch.cat([mean, own], -1), whole
+
+
+def _by_group(matrix: Float[Tensor, "*#draws P P"], groups: int) -> Float[Tensor, "*#draws G s s"]:
+    """The blocks of a matrix of all points that belong to one group each."""
+    whole = matrix.unflatten(-1, (groups, -1)).unflatten(-3, (groups, -1))
+    return whole.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
 
 
 def _by_sites(
@@ -214,38 +270,43 @@ def _by_sites(
     solved: Conditional,
     condensed: int,
     bucket: _Bucket,
-    where: Tensor,
 ) -> tuple[Tensor, Tensor, None]:
     """Moments of the functions of groups, their sites found anew and taken out of the posterior."""
-    model, layout = observed.model, observed.layout
-    groups, size = where.shape
-    at = observed.points.take(where.flatten())
-
-    def by_group(matrix: Tensor) -> Tensor:
-        """The blocks of a matrix of all points that belong to one group each."""
-        whole = matrix.reshape(*matrix.shape[:-2], groups, size, groups, size)
-        return whole.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
-
+    model, layout, where = observed.model, observed.layout, _points(observed, bucket)
+    (groups, seen), at = where.shape, observed.points.take(where.flatten())
+    size = seen + len(bucket.hidden)
+    if bucket.hidden:  # their sites say nothing
+        x = torch.cat(
+            [at.x.unflatten(0, (groups, seen)), _hidden(observed, bucket, where).x.unflatten(0, (groups, -1))], 1
+        )
+        outputs = torch.tensor([o for *_, o in bucket.hidden]).expand(groups, -1)
+        at = Pairs(x.flatten(0, 1), torch.cat([at.output.unflatten(0, (groups, seen)), outputs], 1).flatten())
     cross = model.covariance(theta, at, regression.support, layout)
-    mean = (model.mean(theta, at, layout) + solved.mean(cross)).reshape(-1, groups, size)
-    white = solved.whiten(cross)
-    white = white.reshape(*white.shape[:-1], groups, size)
     if size == 1:
-        prior = model.variance(theta, at, layout).expand(len(mean), -1)[..., None, None]
+        prior = model.variance(theta, at, layout).expand(*cross.shape[:-2], -1)[..., None, None]
     else:
-        prior = by_group(model.covariance(theta, at, at, layout))
-    cov = prior - torch.einsum("...ngs,...ngt->...gst", white, white)
-    untold = torch.zeros_like(cov)
+        prior = _by_group(model.covariance(theta, at, at, layout), groups)
+
+    def moments(given: Conditional, cross: Tensor) -> tuple[Tensor, Tensor]:
+        white = given.whiten(cross).unflatten(-1, (groups, size))
+        mean = (model.mean(theta, at, layout) + given.mean(cross)).reshape(-1, groups, size)
+        return mean, prior - torch.einsum("...ngs,...ngt->...gst", white, white)
+
+    mean, cov = moments(solved, cross)
+    settled_mean, settled_cov, untold = mean, cov, torch.zeros_like(cov)
     if regression.base is not None:
         pairs = regression.base.pairs
         phi = torch.linalg.solve_triangular(
             factors(model, theta, pairs, layout), model.covariance(theta, pairs, at, layout), upper=False
-        )
-        phi = phi.reshape(*phi.shape[:-1], groups, size)
-        untold = prior - torch.einsum("...ngs,...ngt->...gst", phi, phi)
-        spans = [observed.pieces[k].where.shape[1] for k in bucket.pieces]
-        old = (bucket.index[:, list(bucket.rows)] < condensed).repeat_interleave(torch.tensor(spans), 1)
-        untold = untold * (old.unsqueeze(-1) & old.unsqueeze(-2))
+        ).unflatten(-1, (groups, size))
+        spans = [*(observed.pieces[k].where.shape[1] for k in bucket.pieces), *(1 for _ in bucket.hidden)]
+        rows = [*bucket.rows, *(r for r, *_ in bucket.hidden)]
+        old = (bucket.index[:, rows] < condensed).repeat_interleave(torch.tensor(spans), 1)
+        both = old.unsqueeze(-1) & old.unsqueeze(-2)
+        untold = (prior - torch.einsum("...ngs,...ngt->...gst", phi, phi)) * both
+        if isinstance(solved, Updated):  # sites of condensed rows were settled before the later rows came
+            first, first_cov = moments(solved.base, cross[..., : solved.base.alpha.shape[-1]])
+            settled_mean, settled_cov = torch.where(old, first, mean), torch.where(both, first_cov, cov)
     sites, natural = torch.zeros_like(cov), torch.zeros_like(mean)
     for piece, own in _taken(observed, bucket):
         p = observed.parameters_of(theta, piece.task)
@@ -255,14 +316,14 @@ def _by_sites(
             natural[..., own] = (weight * piece.law.standardised(piece.rows, p)[0]).unsqueeze(-1)
         else:
             with torch.no_grad():
-                m, v = mean[..., own], cov[..., own, own]
+                m, v = settled_mean[..., own], settled_cov[..., own, own]
                 site = step_from(m, piece.law.expect(piece.rows, p)(m, v))
             sites[..., own, own], natural[..., own] = site.precision, site.natural
     told = cov - untold
     # A site that is not quite the one in T may tell more than T holds: it is taken out as far as something is left.
-    root = torch.linalg.cholesky_ex(sites)[0]
-    inside = root.mT @ told @ root
-    most = inside[..., 0, 0] if size == 1 else torch.linalg.eigvalsh(inside)[..., -1]
+    root = torch.linalg.cholesky_ex(sites[..., :seen, :seen])[0]
+    inside = root.mT @ told[..., :seen, :seen] @ root
+    most = inside[..., 0, 0] if seen == 1 else torch.linalg.eigvalsh(inside)[..., -1]
     share = (MOST / most.clamp_min(MOST))[..., None, None]
     sites, natural = share * sites, share.squeeze(-1) * natural
     inverse = torch.linalg.inv(torch.eye(size, dtype=cov.dtype) - told @ sites)
@@ -281,6 +342,10 @@ def _rows(
         spans.setdefault(r, []).extend(range(start, start + piece.where.shape[1]))
         functions.setdefault(r, []).extend(piece.functions)
         start += piece.where.shape[1]
+    for r, i, _ in bucket.hidden:
+        spans[r].append(start)
+        functions[r].append(i)
+        start += 1
     for r, span in spans.items():
         task = observed.pieces[bucket.pieces[bucket.rows.index(r)]].task
         own = torch.tensor(span)

@@ -23,11 +23,15 @@ Table = pd.DataFrame | xr.Dataset | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Input:
-    """An input column: numeric (`levels` is None) or categorical with its levels, in the order of their codes."""
+    """An input column: numeric (`levels` is None) or categorical with its levels, in the order of their codes.
+
+    `source` is the caller's column that it describes, where it is one of several descriptors.
+    """
 
     name: str
     levels: tuple[Any, ...] | None = None
     unit: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,12 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
             levels = tuple(level for level in dtype.categories if level in present)
         else:
             levels = tuple(sorted(present, key=lambda level: (str(type(level)), level)))
+        if odd := [level for level in levels if not isinstance(level, str | bool | int | float | np.generic)]:
+            raise DataError(
+                f"Task {task!r} holds classes that are {type(odd[0]).__name__} objects ({listed(odd, 2)}). Convert them to text: "
+                f"table[{column!r}].astype(str)."
+            )
+        warn_of_twins(levels, f"Classes of task {task!r}")
         if isinstance(given, Ordinal) and not ordered and len(levels) > 2 and any(isinstance(v, str) for v in levels):
             raise DataError(
                 f"The order of the classes {listed([str(v) for v in levels])} of task {task!r} is not known. Give the column as "
@@ -94,7 +104,8 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
         if name is not None:
             require_columns(frame, [name])
             details[:, j] = read_numbers(part, name, task)
-    return Column(values, details, given.resolve(values, details, task, levels), levels)
+    likelihood = given.resolve(values, details, task, levels)
+    return Column(likelihood.observed(values, details), details, likelihood, levels)
 
 
 def _with_the_other(level: Any, dtype: Any) -> tuple[Any, ...]:
@@ -104,6 +115,20 @@ def _with_the_other(level: Any, dtype: Any) -> tuple[Any, ...]:
     if isinstance(level, bool | np.bool_) or level in (0, 1):
         return (type(level)(0), type(level)(1))
     return (f"not {level}", level)
+
+
+def warn_of_twins(labels: Sequence[Any], what: str) -> None:
+    """Say which labels differ only in case or spaces: they are taken as different, and may not be."""
+    found: dict[str, list[str]] = {}
+    for label in labels:
+        if isinstance(label, str):
+            found.setdefault(" ".join(label.split()).casefold(), []).append(label)
+    if twins := [" and ".join(map(repr, group)) for group in found.values() if len(group) > 1]:
+        warnings.warn(
+            f"{what} differ only in case or spaces, and are taken as different: {'; '.join(twins[:5])}. Write them alike if "
+            "they are one.",
+            stacklevel=6,
+        )
 
 
 def _are_classes(cells: pd.Series) -> bool:
@@ -116,7 +141,7 @@ def _are_classes(cells: pd.Series) -> bool:
 def _look_like_numbers(cells: pd.Series) -> bool:
     """Whether text is numbers that were read as text: an accident to be told, not classes."""
     text = [cell for cell in cells if isinstance(cell, str)]
-    return bool(text) and bool(pd.to_numeric(pd.Series(text), errors="coerce").notna().mean() > 0.5)
+    return bool(text) and sum(map(_reads_as_number, text)) > len(text) / 2
 
 
 def named_likelihoods(likelihoods: Mapping[str, Likelihood] | None, names: list[str]) -> dict[str, Likelihood]:
@@ -246,8 +271,13 @@ def read_numbers(frame: pd.DataFrame, name: str, task: str | None = None) -> NDA
         real = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
         odd = pd.Series(not (real and not pd.api.types.is_complex_dtype(column)), index=column.index) & column.notna()
     if np.asarray(odd).any():
-        cells = list(column[np.asarray(odd)].unique())
+        strange = odd & ~column.map(lambda cell: isinstance(cell, str) and _reads_as_number(cell))
         advice = "Convert it with pandas.to_numeric."
+        if any(isinstance(cell, str) and "," in cell for cell in column[np.asarray(odd & ~strange)]):
+            advice = "Read the file with its decimal commas: pandas.read_csv(..., decimal=',')."
+        if np.asarray(strange).any() and not np.asarray(strange).all():  # those that keep the rest from being numbers
+            odd, advice = strange, "Correct or drop those cells, then convert the column with pandas.to_numeric."
+        cells = list(column[np.asarray(odd)].unique())
         if any(isinstance(cell, str) and cell.strip().startswith(("<", ">")) for cell in cells):
             advice = "Give the limit itself where a value lies beyond one, and observe the task with Censored()."
         raise DataError(f"{called} must hold numbers; got {listed(cells, 3)} in rows {places(odd, frame)}. {advice}")
@@ -307,16 +337,19 @@ def read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> 
         if not forced and not odd and len(text) == len(present) > 1:
             warnings.warn(
                 f"Input {name!r} is text that reads as numbers, {listed(present, 3)}, and is taken as categories. If numbers "
-                f"were meant, convert it with pandas.to_numeric; if not, say so with categorical=[{name!r}].",
+                "were meant, convert it with pandas.to_numeric, or read decimal commas with pandas.read_csv(..., decimal=','); "
+                f"if not, say so with categorical=[{name!r}].",
                 stacklevel=5,
             )
         levels = sorted(present, key=lambda level: (str(type(level)), level))
+    warn_of_twins(levels, f"Levels of input {name!r}")
     return Input(name, tuple(levels), unit)
 
 
 def _reads_as_number(cell: str) -> bool:
+    """Whether text is a number, with a decimal point or comma."""
     try:
-        return bool(np.isfinite(float(cell)))
+        return bool(np.isfinite(float(cell.replace(",", ".", 1))))
     except ValueError:
         return False
 

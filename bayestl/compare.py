@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayestl import archive, storage
 from bayestl.answers import QUANTILES, Function, levels_of, predictions
 from bayestl.columns import Table
 from bayestl.crossvalidation import Groups, left_out_scores
@@ -26,7 +29,7 @@ from bayestl.models.difference import Difference
 from bayestl.models.latent import LatentTask
 from bayestl.models.multitask import MultiTask
 from bayestl.models.single import SingleTask
-from bayestl.posterior import Posterior
+from bayestl.posterior import Posterior, expect_data
 from bayestl.scoring import Scores, covered, standard_error
 from bayestl.stream import loaders_of
 from bayestl.table import TaskData
@@ -158,7 +161,7 @@ def _scored(posteriors: Mapping[str, Posterior], target: str, by: Groups, paired
         raise ValueError(
             f"Give the posteriors by name, {{'alone': ..., 'together': ...}}; got {type(posteriors).__name__}."
         )
-    scored, first = {}, None
+    scored, first, unit = {}, None, None
     for name, posterior in posteriors.items():
         if not isinstance(posterior, Posterior):
             raise ValueError(
@@ -170,7 +173,11 @@ def _scored(posteriors: Mapping[str, Posterior], target: str, by: Groups, paired
         atomic = data.tasks[t].likelihood.atomic(data.values[mask], data.details[mask])
         own = data.values[mask], data.tasks[t].levels, atomic
         if first is None:
-            first = own
+            first, unit = own, data.tasks[t].unit
+        elif data.tasks[t].unit != unit:
+            raise DataError(
+                f"The unit of {target!r} is {data.tasks[t].unit!r} in {name!r} and {unit!r} in the first. Bring them to one."
+            )
         elif own[1] != first[1]:
             raise DataError(
                 f"The classes of {target!r} are {own[1]} in {name!r} and {first[1]} in the first. Give them the same ones, in "
@@ -205,7 +212,7 @@ class Stack:
     """Several posteriors that predict together: their predictive laws mixed, with fixed weights.
 
     Made by `stack` and `fit_best`. It predicts, draws and judges one task at a time as a `Posterior` does. Whatever needs one
-    model (`diagnose`, `leave_out`, `to_arviz`, `save`, `condition`) is asked of `best`, or of the `posteriors`.
+    model (`diagnose`, `leave_out`, `to_arviz`, `condition`) is asked of `best`, or of the `posteriors`.
 
     Attributes
     ----------
@@ -238,6 +245,7 @@ class Stack:
             raise ValueError(f"A stack predicts one task at a time; got {task!r}.")
         if (loaders := loaders_of(new)) is not None:
             return lazily(partial(self.predict, task=task, noise=noise, quantiles=quantiles), loaders)
+        self._alike(task)
         index, levels = self.best._inputs(new)[0], levels_of(quantiles)
         parts = [slice(start, start + AT_A_TIME) for start in range(0, len(index), AT_A_TIME)]
         laws = ((part, [self._law(new, task, part, noise)]) for part in parts)
@@ -254,6 +262,7 @@ class Stack:
     ) -> xr.DataArray:
         """Probability that a numeric task lies above a value, below one, or between them: see `Posterior.probability`."""
         task = self.target if task is None else task
+        self._alike(task)
         return sum(  # type: ignore[return-value]
             weight * self.posteriors[name].probability(new, task, above=above, below=below, noise=noise)
             for name, weight in self.weights.items()
@@ -272,6 +281,7 @@ class Stack:
     ) -> xr.DataArray:
         """Draw jointly over the rows, from each posterior its share of the draws: see `Posterior.sample`."""
         task = self.target if task is None else task
+        self._alike(task)
         parts: list[Any] = [
             self.posteriors[name].sample(new, task, draws=count, seed=seed, noise=noise)
             for name, count in zip(self.weights, self._counts(draws), strict=True)
@@ -283,9 +293,37 @@ class Stack:
         """Predict a function of several tasks by the best of the posteriors: see `Posterior.derive`."""
         return self.best.derive(function, new, **options)
 
+    def save(self, path: str | Path) -> Path:
+        """Write all posteriors and their weights to one netCDF file; `btl.load` gives back the same predictions."""
+        arrays: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
+        for i, (name, posterior) in enumerate(self.posteriors.items()):
+            own, settings[name] = archive.pack(posterior)
+            arrays |= {f"{i}__{key}": array for key, array in own.items()}
+        table = self.comparison.to_dict("split") | {"name": self.comparison.index.name}
+        held = {"posteriors": settings, "weights": dict(self.weights), "target": self.target, "comparison": table,
+                "order": list(self.posteriors)}  # fmt: skip
+        return storage.write(path, arrays, {"stack": json.loads(json.dumps(held, default=lambda x: x.item()))})
+
+    def __getattr__(self, name: str) -> Any:
+        advice = " Ask `best`, or one of the `posteriors`." if hasattr(Posterior, name) else ""
+        raise AttributeError(f"A Stack has no {name!r}.{advice}")
+
     def __repr__(self) -> str:
         shares = ", ".join(f"{name} {weight:.0%}" for name, weight in self.weights.items())
         return f"Stack(for {self.target!r}: {shares})"
+
+    def _alike(self, task: str) -> None:
+        """Refuse a task that is not the same in all posteriors: their laws could not be mixed."""
+        first = self.best.data.tasks[self.best.data.index_of(task)]
+        for name, posterior in self.posteriors.items():
+            other = posterior.data.tasks[posterior.data.index_of(task)]
+            for what, a, b in (("unit", first.unit, other.unit), ("classes", first.levels, other.levels)):
+                if a != b:
+                    raise DataError(
+                        f"Task {task!r} has the {what} {b!r} in {name!r} and {a!r} in the best: their predictions cannot be "
+                        "mixed. Read it alike for all posteriors, or ask each of them."
+                    )
 
     def _counts(self, draws: int) -> list[int]:
         """Draws of each posterior, as near to the weights as whole numbers can be."""
@@ -298,12 +336,43 @@ class Stack:
 
     def _measured(self, test: TaskData) -> Any:
         """Rows of each task of a test table, with their laws under every posterior and their values."""
-        for s in range(len(test.tasks)):
-            own = np.flatnonzero(test.task_index == s)
-            for start in range(0, len(own), AT_A_TIME):
-                chosen = own[start : start + AT_A_TIME]
-                found = [self.posteriors[name].measured_law(test, s, chosen) for name in self.weights]
+        for s, name in enumerate(test.names):
+            self._alike(name)
+            rows = np.flatnonzero(test.task_index == s)
+            for start in range(0, len(rows), AT_A_TIME):
+                chosen = rows[start : start + AT_A_TIME]
+                found = [self.posteriors[own].measured_law(test, s, chosen) for own in self.weights]
                 yield chosen, [law for law, _ in found], found[0][1]
+
+
+def load(path: str | Path, model: Model | Mapping[str, Model] | None = None) -> Any:
+    """Read what `Posterior.save` or `Stack.save` wrote: a `Posterior`, or a `Stack`.
+
+    Parameters
+    ----------
+    model : needed only where a model holds an object of the user's own (a GPyTorch kernel, say), which no file without pickle can
+        hold: the same model as was fitted; of a stack, models by name
+
+    Raises
+    ------
+    DataError
+        For a file that is damaged, not bayestl's, newer than this version, or of another model.
+    """
+    arrays, settings = storage.read(path)
+    if "stack" not in settings:
+        if isinstance(model, Mapping):
+            raise DataError(f"{str(path)!r} holds one posterior: give its model, not a mapping.")
+        return Posterior(*archive.unpack(arrays, settings, model))
+    held, given = settings["stack"], model if isinstance(model, Mapping) else {}
+    posteriors = {}
+    for i, name in enumerate(held["order"]):
+        own = {key.removeprefix(f"{i}__"): array for key, array in arrays.items() if key.startswith(f"{i}__")}
+        posteriors[name] = Posterior(*archive.unpack(own, held["posteriors"][name], given.get(name)))
+    table = held["comparison"]
+    comparison = pd.DataFrame(
+        table["data"], index=pd.Index(table["index"], name=table["name"]), columns=table["columns"]
+    )
+    return Stack(posteriors, {name: held["weights"][name] for name in posteriors}, held["target"], comparison)
 
 
 def stack(posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *, paired: bool = False) -> Stack:
@@ -325,6 +394,7 @@ def stack(posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *
 
 def default_models(data: TaskData, target: str) -> dict[str, Model]:
     """The control and the three transfer models; the fidelities in the order of the data, the target last."""
+    expect_data(data, "data")
     data.index_of(target)
     sources = [name for name in data.names if name != target]
     if not sources:
@@ -350,6 +420,7 @@ def fit_best(
 
     Parameters
     ----------
+    target : the task to be predicted; the others are its sources
     models : others to choose from, by name; the control should be among them, so that transfer cannot cost much
     by, paired : what is left out with each observation of the target, as `leave_out` takes them; by default it alone. Where the
         same material was observed by several sources and new materials will have none, use ``by="row"`` or ``"inputs"``. For
@@ -396,18 +467,27 @@ class TransferReport:
     ----------
     table : a line per source, and one for all of them together
     sentences : the same in words
+    model : what predicted
     """
 
     target: str
     unit: str | None
     table: pd.DataFrame
     sentences: tuple[str, ...]
+    model: str
 
     def __str__(self) -> str:
-        return "\n".join([*self.sentences, "", self.table.round(3).to_string()])
+        return "\n".join([self._title, *self.sentences, "", self.table.round(3).to_string()])
 
     def _repr_html_(self) -> str:
-        return "<p>" + "<br>".join(self.sentences) + "</p>" + self.table.round(3).to_html()
+        return "<p>" + "<br>".join([self._title, *self.sentences]) + "</p>" + self.table.round(3).to_html()
+
+    @property
+    def _title(self) -> str:
+        return (
+            f"Left-out values of {self.target!r}, predicted by {self.model} with each source and without. An effect is clear "
+            f"beyond two standard errors and {CLEAR:g} nats of log density:"
+        )
 
 
 def transfer_report(
@@ -424,7 +504,8 @@ def transfer_report(
 
     Parameters
     ----------
-    model : the transfer model; `MultiTask` by default, or any that can do without each of the sources
+    target : the task to be predicted; the others are its sources
+    model : the transfer model; `MultiTask` by default. In a `Difference` the parents of a source that is left out take its place
     by, paired : what is left out with each observation of the target when it is predicted, as `leave_out` takes them, but
         no label for each observation; by default it alone
 
@@ -432,12 +513,14 @@ def transfer_report(
     -------
     TransferReport
         Its ``table`` has for every source: ``rows``; ``elpd`` gained (log predictive density of the target's left-out
-        rows, in sum) and ``elpd_se``; ``rmse`` change in per cent (negative is better) and ``rmse_se``;
+        rows, in sum) and ``elpd_se``; ``rmse_%``, the change of their error in per cent (negative is
+        better), and ``rmse_%_se``;
         ``correlation`` with the target, its mean and standard deviation; ``verdict``: "helps", "no clear effect" or
         "harms" (a gain or loss of more than two standard errors, and of more than 4 nats: below that standard errors
         of differences are known to be too small, Sivula et al. 2020, arXiv:2008.10296). The line "(all)" compares all
         sources together with none.
     """
+    expect_data(data, "data")
     t = data.index_of(target)
     sources = [name for name in data.names if name != target]
     if not sources:
@@ -450,9 +533,8 @@ def transfer_report(
         )
 
     def left(tasks: Sequence[str]) -> tuple[Posterior, xr.Dataset]:
-        posterior = fit(
-            SingleTask(model.kernel) if len(tasks) == 1 else model, data.select(tasks), seed=seed, progress=progress
-        )
+        own = SingleTask(model.kernel) if len(tasks) == 1 else model.of_tasks(tasks)
+        posterior = fit(own, data.select(tasks), seed=seed, progress=progress)
         return posterior, left_out_scores(posterior, by, target, paired, crps=False)
 
     together, whole = left(data.names)
@@ -473,7 +555,7 @@ def transfer_report(
         words = f"{100 * np.expm1(gain.mean()):+.0f} % in the density of what was measured"
         if numeric:
             change, error = _rmse_change(whole["error"].values, without["error"].values, whole["group"].values)
-            line |= {"rmse": 100 * change, "rmse_se": 100 * error}
+            line |= {"rmse_%": 100 * change, "rmse_%_se": 100 * error}
             words = f"the error of left-out values {100 * change:+.0f} +- {100 * error:.0f} %"
             if np.isnan(change):
                 words = "what it does to the error of left-out values cannot be told"
@@ -490,7 +572,7 @@ def transfer_report(
             continue
         sentences.append(f"{name} {verb}: log density {gain.sum():+.1f} +- {se:.1f}; {words}.")
     table = pd.DataFrame(lines).T.infer_objects().rename_axis("source")
-    return TransferReport(target, data.tasks[t].unit, table, tuple(sentences))
+    return TransferReport(target, data.tasks[t].unit, table, tuple(sentences), type(model).__name__)
 
 
 def _rmse_change(error: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[Any]) -> tuple[float, float]:

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from bayestl.cavity import LeftOut, laws, left_out
 from bayestl.errors import DataError, listed
 from bayestl.likelihoods.predictive import Predictive, mixed
-from bayestl.posterior import Posterior
+from bayestl.posterior import Posterior, no_posterior
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
 from bayestl.scoring import Scores
-from bayestl.table import TaskData
 
 Groups = str | Sequence[Any] | pd.Series | None  # what is left out together: see `leave_out`
 ENOUGH = 32  # draws of theta from which importance weights can be smoothed
@@ -76,7 +75,7 @@ def left_out_scores(
 ) -> xr.Dataset:
     """As `leave_out`, from given draws of theta with their functions; the ranked probability score only where it is asked for."""
     if not isinstance(posterior, Posterior):
-        raise ValueError(f"A posterior is needed here, as `fit` returns it; got a {type(posterior).__name__}.")
+        raise ValueError(no_posterior(posterior))
     data, problem = posterior.data, posterior._problem
     codes, labels = _groups(posterior, by)
     wanted = np.ones(len(data), dtype=bool) if task is None else data.task_index == data.index_of(task)
@@ -89,7 +88,7 @@ def left_out_scores(
         codes = pd.factorize(codes)[0].astype(np.int64)
     if regression is None:
         regression = functions(posterior)
-    _warn_of_lone_groups(data, codes, wanted)
+    _warn_of_lone_groups(posterior, codes, wanted)
     batches: dict[int, list[LeftOut]] = {}
     for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), posterior.condensed):
         batches.setdefault(part.draws.start, []).append(part)
@@ -110,11 +109,13 @@ def left_out_scores(
     return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
 
 
-def _warn_of_lone_groups(data: TaskData, codes: NDArray[np.int64], wanted: NDArray[np.bool_]) -> None:
+def _warn_of_lone_groups(posterior: Posterior, codes: NDArray[np.int64], wanted: NDArray[np.bool_]) -> None:
     """Say where values are left out from which alone the model knows where they lie."""
+    data, layout, location = posterior.data, posterior._problem.layout, posterior.scaling.location
     for t, task in enumerate(data.tasks):
         own = data.task_index == t
-        alike = task.unit and any(other.unit == task.unit for other in data.tasks if other is not task)
+        mine, others = location[layout.contrasts(t)], np.delete(location, layout.contrasts(t))
+        alike = bool(np.isin(mine, others).all())
         if task.levels is None and not alike and (wanted & own).any() and len(np.unique(codes[own])) == 1:
             warnings.warn(
                 f"All observations of task {task.name!r} are left out together. Where its values lie is known from them "
@@ -189,16 +190,20 @@ def _groups(posterior: Posterior, by: Groups) -> tuple[NDArray[np.int64], NDArra
     data = posterior.data
     if by is None:
         return np.arange(len(data)), np.arange(len(data))
-    names = [column.name for column in data.inputs]
     if isinstance(by, str):
         if by == "row":
             keys = np.array([str(row) for row in data.rows])
         elif by == "inputs":
             keys = np.unique(data.x, axis=0, return_inverse=True)[1].ravel()
-        elif by in names:
-            keys = data.decode(data.x)[by].to_numpy()
+        elif own := data.made_of(by):
+            keys = np.unique(data.x[:, own], axis=0, return_inverse=True)[1].ravel()
+            if len(own) == 1:
+                keys = data.decode(data.x)[data.inputs[own[0]].name].to_numpy()
         else:
-            raise DataError(f"`by` must be 'row', 'inputs' or an input ({listed(names, 20)}); got {by!r}.")
+            raise DataError(
+                f"`by` must be 'row', 'inputs' or an input ({listed(data.columns, 20)}); got {by!r}. Give any other column "
+                f"of your table itself: by=table[{by!r}]."
+            )
     elif isinstance(by, pd.Series):
         if not by.index.is_unique:
             raise DataError("The index of `by` repeats labels of rows. Give each row of the table one.")

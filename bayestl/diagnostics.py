@@ -16,13 +16,13 @@ from bayestl.crossvalidation import WORK, functions, left_out_scores
 from bayestl.errors import listed
 from bayestl.fitting import LOOSE, SHARED
 from bayestl.likelihoods import Hurdle, StudentT
-from bayestl.posterior import Posterior
+from bayestl.posterior import Posterior, no_posterior
 from bayestl.psis import reliable
 from bayestl.regression import Regression
 from bayestl.scoring import scores
 
 Level = Literal["good", "note", "warning"]
-TELLING = 64  # draws of theta that left-out rows are judged by: enough to see what is wrong
+TELLING = 128  # draws of theta that left-out rows are judged by: enough to see what is wrong
 EFFORT = 5e8  # operations, where sites must settle, that weights of the draws may cost: no more than the fit
 DEAR = 8e10  # and that their functions may cost where they are not known yet
 MARK = {"good": "ok  ", "note": "note", "warning": "WARN"}
@@ -98,7 +98,7 @@ def diagnose(posterior: Posterior, *, seed: int = 0) -> Diagnosis:
     True
     """
     if not isinstance(posterior, Posterior):
-        raise ValueError(f"A posterior is needed here, as `fit` returns it; got a {type(posterior).__name__}.")
+        raise ValueError(no_posterior(posterior))
     order = {"warning": 0, "note": 1, "good": 2}
     regression = functions(posterior, TELLING, EFFORT if posterior._problem.sites else WORK, DEAR)
     found = [*_of_theta(posterior), *_of_edges(posterior, seed), *_of_noise(posterior)]

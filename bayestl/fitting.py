@@ -109,9 +109,12 @@ def fit(
     3
     """
     if not isinstance(model, Model):
-        raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {type(model).__name__}.")
+        made = f"the class: write btl.{model.__name__}()" if isinstance(model, type) else type(model).__name__
+        raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {made}.")
     if not isinstance(data, TaskData):
-        raise ValueError(f"`data` must be a TaskData (see TaskData.from_long); got {type(data).__name__}.")
+        raise ValueError(
+            f"`data` must be a TaskData (see TaskData.from_wide and from_long); got {type(data).__name__}."
+        )
     if pairs is not None and pairs < 0:
         raise ValueError(f"`pairs` must be at least 0 (0: condition exactly on every row); got {pairs}.")
     gpu = torch.cuda.is_available()

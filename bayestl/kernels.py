@@ -73,7 +73,8 @@ def as_kernel(kernel: Kernel | gpytorch.kernels.Kernel | None) -> Kernel:
         return GPyTorchKernel(kernel)
     if isinstance(kernel, Kernel):
         return kernel
-    raise ValueError(f"`kernel` must be a bayestl or GPyTorch kernel; got {type(kernel).__name__}.")
+    made = f"the class: write {kernel.__name__}()" if isinstance(kernel, type) else type(kernel).__name__
+    raise ValueError(f"`kernel` must be a bayestl or GPyTorch kernel; got {made}.")
 
 
 def _named(inputs: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -11,7 +11,7 @@ from bayestl.compare import TransferReport
 from bayestl.drawing import axes
 from bayestl.errors import DataError
 from bayestl.posterior import Posterior
-from bayestl.scoring import calibration, reliability
+from bayestl.scoring import calibration, expect_scores, reliability
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +89,7 @@ def plot_parity(scored: xr.Dataset, task: str | None = None, ax: Any = None, uni
 
 
 def plot_elbo(posterior: Posterior, ax: Any = None) -> Any:
-    """Estimates of the evidence lower bound over the variational steps."""
+    """Estimates of the evidence lower bound over the variational steps, each from a few draws: level where the fit has ended."""
     if len(posterior.record.elbo) == 0:
         raise DataError(f"A fit by method={posterior.record.method!r} has no evidence bound to draw.")
     ax = axes(ax)
@@ -118,11 +118,15 @@ def plot_transfer(report: TransferReport, ax: Any = None) -> Any:
     ax.barh(order, table["elpd"], xerr=2 * table["elpd_se"], color=[colours[v] for v in table["verdict"]], ecolor=DARK)
     ax.axvline(0, color=DARK, linewidth=1)
     ax.set_yticks(order, [str(name) for name in table.index])
+    for verdict in dict.fromkeys(table["verdict"]):
+        ax.bar(0, 0, color=colours[verdict], label=verdict)
+    ax.legend(frameon=False)
     ax.set(xlabel=f"gained log density of {report.target} (nats)")
     return ax
 
 
 def _of_task(scored: xr.Dataset, task: str | None) -> xr.Dataset:
+    expect_scores(scored)
     names = list(dict.fromkeys(scored["task"].values.tolist()))
     if task is None and len(names) > 1:
         raise DataError(f"The scores are of several tasks ({', '.join(map(str, names))}): name one with `task`.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,7 +20,7 @@ from bayestl import answers, archive, cavity, export, fewshot, storage
 from bayestl.answers import QUANTILES, Function, levels_of
 from bayestl.columns import Table, as_frame
 from bayestl.condense import Inducing, condense, more_pairs
-from bayestl.errors import DataError
+from bayestl.errors import DataError, listed
 from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord
 from bayestl.lazy import lazily
@@ -31,7 +32,7 @@ from bayestl.models.problem import Problem, rows_of
 from bayestl.priors import Theta
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
-from bayestl.scaling import Pairs, Scaling
+from bayestl.scaling import Scaling
 from bayestl.scoring import Scores
 from bayestl.selection import PAIRS
 from bayestl.stream import loaders_of
@@ -118,6 +119,14 @@ class Posterior:
             return lazily(partial(self.predict, task=task, noise=noise, quantiles=quantiles), loaders)
         index, x = self._inputs(new)
         places = [self.data.index_of(name) for name in names]
+        for t in places:
+            if absent := [
+                name for name in self.data.tasks[t].likelihood.columns() if name is not None and name not in new
+            ]:
+                warnings.warn(
+                    f"The new table has no column {listed(absent)}: task {self.data.names[t]!r} is predicted as without it.",
+                    stacklevel=2,
+                )
         details = {t: self._details(new, t, len(x)) for t in places}
         laws = self._laws(x, places, details, noise)
         return answers.predictions([self.data.tasks[t] for t in places], index, levels, laws, single=single)
@@ -173,7 +182,7 @@ class Posterior:
             the codes of the measured and of the most probable class. NaN where a score does not apply. A row whose error
             is known is judged with that noise. `btl.scores` sums them up.
         """
-        _expect_data(test, "test")
+        expect_data(test, "test")
         out = Scores(test)
         for s in range(len(test.tasks)):
             own = np.flatnonzero(test.task_index == s)
@@ -194,8 +203,8 @@ class Posterior:
         """Draw jointly, across rows and tasks, from the posterior of the functions.
 
         Returns dims (draw, row, task), in the tasks' units; without the task dimension when `tasks` is a single name.
-        Up to 4,000 values (rows times functions) the joint law is exact. Beyond, it is that of the 1,000 values that tell the
-        most about the others, given which the others vary independently, with what variance they have left.
+        Up to 4,000 values (distinct rows times functions) the joint law is exact. Beyond, that of the tasks at each row is, and
+        rows are linked through the 1,000 values that tell the most about the others.
 
         With `noise` each value is a measurement: independent noise is added, counts and classes are drawn, limits apply.
         Without it counts are rates and classes are probabilities, dims (draw, row, class). Where several tasks are asked for
@@ -311,12 +320,12 @@ class Posterior:
     def condition(self, more: TaskData) -> Posterior:
         """Take new rows into account with theta as it is: exact for the functions, no refit.
 
-        `more` has the same inputs and any of the tasks. The sites of observations that are not normal settle anew. Where the
-        table was condensed, new rows are conditioned on exactly on top of it, up to 2,000; then they are condensed too. Refit
-        once the new rows are many enough to change theta, or when they bring rows of unknown error to a task whose errors were
-        all known: nothing has been learned of its noise.
+        `more` has the same inputs and any of the tasks. The sites of observations that are not normal settle anew, but for
+        those of a table that was condensed: new rows are conditioned on exactly on top of it, up to 2,000; then they are
+        condensed too. Refit once the new rows are many enough to change theta, or when they bring rows of unknown error to a task
+        whose errors were all known: nothing has been learned of its noise.
         """
-        _expect_data(more, "more")
+        expect_data(more, "more")
         longer = dataclasses.replace(self, data=self.data.append(more), sites=None)
         fresh = longer._fresh
         if self.inducing is None or len(fresh.points.output) <= FRESH:
@@ -359,7 +368,7 @@ class Posterior:
         if name in self.data.names:
             raise DataError(f"Task {name!r} is known already. Use condition to add rows to it.")
         if rows is not None:
-            _expect_data(rows, "rows")
+            expect_data(rows, "rows")
         if rows is not None and rows.names != (name,):
             raise DataError(f"`rows` must hold the task {name!r} alone; got {', '.join(map(repr, rows.names))}.")
         kind = None if rows is None else rows.tasks[0]
@@ -405,6 +414,9 @@ class Posterior:
             seed,
         )
         inducing = None if self.inducing is None else self.inducing.taken(owner)
+        record = self.record.of_other_draws()
+        if rows is not None and len(record.learned):  # none: theta was learned from all of them
+            record = dataclasses.replace(record, learned=np.r_[record.learned, np.flatnonzero(new_rows)])
         return dataclasses.replace(
             self,
             data=everything,
@@ -413,7 +425,7 @@ class Posterior:
             components=0,
             sites=None,
             inducing=inducing,
-            record=self.record.of_other_draws(),
+            record=record,
         )
 
     # -- giving away ------------------------------------------------------------------------------------------
@@ -621,7 +633,6 @@ class Posterior:
                 f"{draws} joint draws of {len(x)} rows x {len(functions)} functions do not fit in {JOINT_BYTES / 1e9:.0f} GB. "
                 "Ask for fewer rows or draws at a time, or use predict, which has no such limit."
             )
-        at = Pairs(x.repeat(len(functions), 1), torch.tensor(functions).repeat_interleave(len(x)))
         generator = torch.Generator().manual_seed(seed)
         # Which theta each draw belongs to: all of them equally often, the remainder at random.
         owner = torch.arange(draws) % self.components
@@ -636,8 +647,7 @@ class Posterior:
                     continue
                 theta = {name: value[i : i + 1] for name, value in thetas.items()}
                 one = {name: value[0] for name, value in theta.items()}
-                f = self._regression.draw(one, all_solved[i], at, len(mine), DENSE, RANK, generator)
-                f = f.reshape(len(mine), len(functions), len(x)).mT
+                f = self._regression.draw(one, all_solved[i], x, functions, len(mine), DENSE, RANK, generator)
                 start = 0
                 for t in tasks:
                     own = slice(start, start + len(layout.contrasts(t)))
@@ -668,6 +678,8 @@ class Posterior:
     def _tasks(self, task: str | Sequence[str] | None) -> tuple[list[str], bool]:
         asked: Any = self.data.names if task is None else task
         names = list(asked) if isinstance(asked, Iterable) and not isinstance(asked, str) else [asked]
+        if odd := [name for name in names if not isinstance(name, str)]:
+            raise DataError(f"Expected the name of a task, or a list of names; got {listed(odd)}.")
         if not names or len(set(names)) < len(names):
             raise DataError(f"Expected one or more tasks, each once; got {names}.")
         for name in names:
@@ -675,6 +687,15 @@ class Posterior:
         return names, isinstance(task, str)
 
 
-def _expect_data(data: object, what: str) -> None:
+def no_posterior(given: object) -> str:
+    """Say that something else was given in the place of a posterior."""
+    advice = " Of a stack give its `best`, or one of its `posteriors`." if type(given).__name__ == "Stack" else ""
+    return f"A posterior is needed here, as `fit` returns it; got a {type(given).__name__}.{advice}"
+
+
+def expect_data(data: object, what: str) -> None:
+    """Refuse what is no `TaskData`."""
     if not isinstance(data, TaskData):
-        raise DataError(f"`{what}` must be a TaskData (see TaskData.from_long); got {type(data).__name__}.")
+        raise DataError(
+            f"`{what}` must be a TaskData (see TaskData.from_wide and from_long); got {type(data).__name__}."
+        )

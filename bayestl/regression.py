@@ -150,18 +150,26 @@ class Regression:
         self,
         theta: Theta,
         solved: Conditional,
-        at: Pairs,
+        x: Float[Tensor, "m columns"],
+        functions: list[int],
         draws: int,
         dense: int,
         rank: int,
         generator: torch.Generator,
-    ) -> Float[Tensor, "draws n"]:
-        """Draw the functions at `at` jointly under one draw of theta; low-rank where there are more than `dense` points."""
+    ) -> Float[Tensor, "draws m c"]:
+        """Draw functions at some points jointly under one draw of theta; of more than `dense` values see `low_rank_draws`."""
+        count = len(functions)
+        if len(x) * count > dense:
+            distinct, place = torch.unique(x, dim=0, return_inverse=True)
+            if len(distinct) < len(x):  # at equal points functions are equal
+                return self.draw(theta, solved, distinct, functions, draws, dense, rank, generator)[:, place]
+        at = Pairs(x.repeat(count, 1), torch.tensor(functions).repeat_interleave(len(x)))
         size = len(at.output)
         if size <= dense:
             mean, covariance, prior_size = self.joint(theta, solved, at)
             factor = robust_cholesky(covariance, prior_size)[0]
-            return mean + torch.randn(draws, size, dtype=torch.float64, generator=generator) @ factor.mT
+            drawn = mean + torch.randn(draws, size, dtype=torch.float64, generator=generator) @ factor.mT
+            return drawn.unflatten(-1, (count, -1)).mT
         model, layout = self.problem.model, self.problem.layout
         mean, white = torch.empty(size).double(), torch.empty(len(self.support.output), size).double()
         for start in range(0, size, self.step):
@@ -170,13 +178,13 @@ class Regression:
             white[:, part] = solved.whiten(cross)
             mean[part] = solved.mean(cross)
         mean += model.mean(theta, at, layout)
+        apart = white.unflatten(-1, (count, -1))
+        blocks = model.among(theta, x, functions, layout) - torch.einsum("kcm,kdm->mcd", apart, apart)
 
         def column(i: int) -> Tensor:
             return model.covariance(theta, at.take(torch.tensor([i])), at, layout)[0] - white[:, i] @ white
 
-        return mean + low_rank_draws(
-            (model.variance(theta, at, layout) - white.square().sum(0)).clamp_min(0.0), column, draws, rank, generator
-        )
+        return (mean + low_rank_draws(blocks, column, draws, rank, generator)).unflatten(-1, (count, -1)).mT
 
     @cached_property
     def _parts(self) -> list[slice]:
@@ -197,13 +205,23 @@ class Regression:
 
 
 def low_rank_draws(
-    diagonal: Tensor, column: Callable[[int], Tensor], draws: int, rank: int, generator: torch.Generator
-) -> Float[Tensor, "draws n"]:
-    """Draw from ``N(0, R'R + D)``, R the rows of a pivoted Cholesky factorisation and D what they leave of the diagonal."""
+    blocks: Float[Tensor, "m c c"], column: Callable[[int], Tensor], draws: int, rank: int, generator: torch.Generator
+) -> Float[Tensor, "draws cm"]:
+    """Draw c functions at m points from ``N(0, R'R + D)``, one function after the other.
+
+    R are the rows of a pivoted Cholesky factorisation of the covariance; `blocks` are the covariances of the functions at one
+    point, and D is what R leaves of these: so functions at one point are linked as they are, and points by what R tells.
+    """
+    m, c = blocks.shape[:2]
+    diagonal = blocks.diagonal(dim1=-2, dim2=-1).mT.flatten().clamp_min(0.0)
     found = pivoted_cholesky(diagonal, column, rank, lambda left, _: bool(left.sum() <= 1e-6 * diagonal.sum()))
+    told = found.rows.unflatten(-1, (c, m))
+    left = blocks - torch.einsum("rcm,rdm->mcd", told, told)
+    size = blocks.diagonal(dim1=-2, dim2=-1).mean(-1) + 1e-12
+    factor = robust_cholesky(left, size)[0]
     common = torch.randn(draws, len(found.pivots), dtype=torch.float64, generator=generator)
-    own = torch.randn(draws, len(diagonal), dtype=torch.float64, generator=generator)
-    return common @ found.rows + own * found.remaining.sqrt()
+    own = torch.randn(draws, c, m, dtype=torch.float64, generator=generator)
+    return common @ found.rows + torch.einsum("mcd,sdm->scm", factor, own).flatten(-2)
 
 
 def joined(a: Pairs, b: Pairs) -> Pairs:

@@ -78,8 +78,7 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
         bins of the predicted spread, Levi et al. 2022, doi 10.3390/s22155540). For classes ``brier``, ``accuracy``,
         ``macro_f1``, ``ece`` (expected calibration error of `reliability`'s ten bins).
     """
-    if not isinstance(scored, xr.Dataset) or "log_density" not in scored:
-        raise ValueError(f"Expected the scores that leave_out or Posterior.score give; got a {type(scored).__name__}.")
+    expect_scores(scored)
     if scored.sizes["row"] == 0:
         raise DataError("There are no scored rows to sum up.")
     lines = {}
@@ -115,6 +114,13 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(lines).T.rename_axis("task").astype({"rows": int})
 
 
+def expect_scores(scored: object) -> None:
+    """Refuse what is no table of scores."""
+    if not isinstance(scored, xr.Dataset) or not {"log_density", "pit", "class_probability"} & set(scored):
+        told = "predictions" if isinstance(scored, xr.Dataset) and "mean" in scored else f"a {type(scored).__name__}"
+        raise ValueError(f"Expected the scores that leave_out or Posterior.score give; got {told}.")
+
+
 def covered(scored: xr.Dataset, level: float) -> NDArray[np.float64]:
     """Whether the central interval covers each value, 0 or 1; of counts and values at a limit the share of it that is covered.
 
@@ -144,6 +150,7 @@ def calibration(
     xarray.Dataset
         ``coverage`` and its standard error ``coverage_se``, dims (task, level); tasks of numbers and counts only.
     """
+    expect_scores(scored)
     if "pit" not in scored:
         raise DataError("Calibration curves need numbers or counts; these scores are of classes. See `reliability`.")
     names = [
@@ -178,6 +185,7 @@ def reliability(scored: xr.Dataset, bins: int = 10) -> xr.Dataset:
     """
     if bins < 1:
         raise ValueError(f"`bins` must be at least 1; got {bins}.")
+    expect_scores(scored)
     if "class_probability" not in scored or np.isnan(scored["class_probability"].values).all():
         raise DataError(
             "Reliability needs the probabilities of classes; these scores are of numbers. See `calibration`."

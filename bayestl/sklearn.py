@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bayestl.errors import listed
+from bayestl.features import Features
 from bayestl.fitting import fit
 from bayestl.inference.infer import Method
 from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
@@ -49,6 +50,7 @@ class _TransferEstimator(BaseEstimator):
         task: str | int | None = None,
         target: Any = None,
         likelihood: Likelihood | Mapping[Any, Likelihood] | None = None,
+        features: Mapping[str, Features] | None = None,
         method: Method = "variational",
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
@@ -56,6 +58,7 @@ class _TransferEstimator(BaseEstimator):
         self.task = task
         self.target = target
         self.likelihood = likelihood
+        self.features = features
         self.method = method
         self.random_state = random_state
 
@@ -74,6 +77,7 @@ class _TransferEstimator(BaseEstimator):
             frame.assign(task=labels, value=y),
             inputs=[column for column in frame.columns if column not in details],
             task="task", value="value", tasks=names, likelihoods=laws if levels is None else None,
+            features=self.features,
         )  # fmt: skip
         if levels is not None:
             data = _classes(data, laws, tuple(levels))
@@ -107,6 +111,11 @@ class _TransferEstimator(BaseEstimator):
         if framed and target is not None and isinstance(self.task, str) and self.task not in X:
             X = X.copy(deep=False)
             X.insert(min(list(self.feature_names_in_).index(self.task), X.shape[1]), self.task, target)
+        if framed and not reset and isinstance(self.task, str) and self.task not in X:
+            raise ValueError(
+                f"X lacks the column {self.task!r}, which names the task of each row. Add it, or give the estimator a `target`: "
+                "the task of rows that name none."
+            )
         if framed:
             check: dict[str, Any] = {"skip_check_array": True}  # TaskData checks it, and takes text
         elif self.task is not None:
@@ -147,6 +156,12 @@ class _TransferEstimator(BaseEstimator):
         check_is_fitted(self)
         frame, labels = self._read(X, reset=False)
         rows, found = [], []
+        names = self.posterior_.data.names
+        if unseen := [task for task in labels.unique() if task not in names]:
+            raise ValueError(
+                f"Rows of X are of task {listed(unseen)}, of which the fit saw none; it saw {listed(names, 20)}. Where folds are "
+                "made, shuffle the rows, or stratify them by task, so that each fit sees all tasks."
+            )
         for task, own in labels.groupby(labels.to_numpy()).indices.items():
             predicted = self.posterior_.predict(frame.iloc[own], task=str(task), quantiles=(0.5,))
             rows.append(own)
@@ -173,6 +188,7 @@ class TransferRegressor(RegressorMixin, _TransferEstimator):
     target : the task of rows to be predicted that name none: their cell is missing, or their DataFrame lacks the column
     likelihood : how values are observed, of all tasks or a mapping by task; by default `Gaussian`. A column that one names
         (limits, exposures) is in X and no input
+    features : what describes columns of labels, formulas for one, in numbers, as `TaskData.from_long` takes it
     method : ``"variational"``, ``"map"`` or ``"nuts"``, see `bayestl.fit`
     random_state : the seed of the fit; None draws it from NumPy's global state
 
@@ -228,7 +244,7 @@ class TransferClassifier(ClassifierMixin, _TransferEstimator):
 
     Parameters
     ----------
-    model, task, target, method, random_state : see `TransferRegressor`
+    model, task, target, features, method, random_state : see `TransferRegressor`
     likelihood : of all tasks, or a mapping by task; by default `Bernoulli` of two classes, `Categorical` of more. `Ordinal` takes
         numbers, in their order
 

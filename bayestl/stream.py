@@ -56,6 +56,11 @@ class XarrayPart:
 def loaders_of(table: Any) -> list[Loader] | None:
     """Give the parts of a table that is not in memory; None for one that is."""
     if isinstance(table, str | Path):
+        if (kind := Path(table).suffix.lower()) in (".csv", ".tsv", ".txt", ".xls", ".xlsx"):
+            reader = "read_excel" if kind.startswith(".xl") else "read_csv"
+            raise DataError(
+                f"Only parquet files are read here; read this one first: pandas.{reader}({str(table)!r}), and give the table."
+            )
         return list[Loader](_parquet(Path(table)))
     if isinstance(table, xr.Dataset):
         if not table.chunks:

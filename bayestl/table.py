@@ -29,6 +29,7 @@ from bayestl.columns import (
     read_task,
     require_columns,
     units_of,
+    warn_of_twins,
 )
 from bayestl.errors import DataError, listed
 from bayestl.features import BY_NAME, Features
@@ -38,6 +39,10 @@ from bayestl.stream import Loader, Want, loaders_of, reservoir
 RESERVED = frozenset(
     {"task", "value", "error", "obs", "obs_task", "obs_row", "unit", "known_error", "task_index", "chain", "draw"}
 )  # names in `TaskData.to_frame` and in what ArviZ is handed
+
+TAKEN = frozenset(
+    {"task", "row", "draw", "chain", "obs", "class", "quantile_level"}
+)  # dimensions of what comes out, by task
 
 SAMPLE = 5000  # rows of each task that are kept of a table larger than memory
 
@@ -182,6 +187,7 @@ class TaskData:
             raise DataError(f"Column {task!r} names no task in rows {places(labels.isna(), frame)}. Fill or drop them.")
         present = list(dict.fromkeys(labels.tolist()))
         names = distinct(present if tasks is None else list(tasks), "tasks")
+        warn_of_twins(names, f"Tasks in column {task!r}")
         if unknown := [t for t in present if t not in names]:
             raise DataError(
                 f"Column {task!r} holds tasks that `tasks` does not list: {listed(unknown)}. "
@@ -299,6 +305,10 @@ class TaskData:
             raise DataError(
                 f"Inputs cannot be called {listed(reserved)}: the results use that name. Rename the column."
             )
+        classes = [name for name, column in zip(names, columns, strict=True) if column.levels is not None]
+        ours = {*TAKEN, *(f"class_{name}" for name in classes)}
+        if taken := [name for name in names if name in ours or (name in classes and name in ("lower", "upper"))]:
+            raise DataError(f"Tasks cannot be called {listed(taken)}: the results use that name. Rename them.")
         if clash := [name for name in inputs if name in names]:
             raise DataError(f"Columns used both as an input and as a task: {listed(clash)}. Choose one.")
         if stray := [name for name in categorical if name not in inputs]:
@@ -308,7 +318,7 @@ class TaskData:
             column
             for name in inputs
             for column in (
-                [Input(str(column)) for column in made[name]]
+                [Input(str(column), source=name) for column in made[name]]
                 if name in made
                 else [read_input(frame[name], name, name in categorical, units[name])]
             )
@@ -397,6 +407,15 @@ class TaskData:
         return np.bincount(self.task_index, minlength=len(self.tasks))
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The caller's input columns, of which some may be described by several inputs."""
+        return tuple(dict.fromkeys(own.source or own.name for own in self.inputs))
+
+    def made_of(self, column: str) -> list[int]:
+        """Positions of the inputs that describe a column of the caller's, or of the one that it is."""
+        return [i for i, own in enumerate(self.inputs) if (own.source or own.name) == column]
+
+    @property
     def shared_inputs(self) -> int:
         """How many distinct inputs several tasks were observed at."""
         _, place = np.unique(self.x, axis=0, return_inverse=True)
@@ -413,12 +432,12 @@ class TaskData:
         """Check the input columns of `table` against these data and return them as (m, d) numbers."""
         names = [column.name for column in self.inputs]
         frame = as_frame(table, [*names, *(name for name, _ in self.features)])
-        made = [describe(frame, name, own) for name, own in self.features if name in frame]
+        parts = {name: [self.inputs[i].name for i in self.made_of(name)] for name in self.columns}
+        given = [name for name, own in parts.items() if name in frame or not set(own) <= set(frame)]
+        require_columns(frame, given)
+        made = [describe(frame, name, own) for name, own in self.features if name in given]
         if made:
             frame = pd.concat([frame.drop(columns=[c for part in made for c in part], errors="ignore"), *made], axis=1)
-        elif self.features and not set(names) <= set(frame):
-            require_columns(frame, [name for name, _ in self.features])
-        require_columns(frame, names)
         x = np.empty((len(frame), len(names)))
         for j, column in enumerate(self.inputs):
             if column.levels is None:
@@ -563,6 +582,7 @@ class TaskData:
                     )
                 details[own] = law.constants()
             law.check(values[own], details[own], task.name)
+            values[own] = law.observed(values[own], details[own])
         return values, details
 
     def check_units(self, other: TaskData) -> None:
@@ -597,7 +617,19 @@ class TaskData:
 
     def __repr__(self) -> str:
         tasks = ", ".join(f"{name}: {count}" for name, count in zip(self.names, self.counts, strict=True))
-        return f"TaskData({self.counts.sum()} observations of {len(self.tasks)} tasks ({tasks}); {len(self.inputs)} inputs)"
+        inputs = []
+        for name in self.columns:
+            own = [self.inputs[i] for i in self.made_of(name)]
+            told = (
+                f" ({len(own)} descriptors)"
+                if own[0].source
+                else f" ({listed(own[0].levels, 4)})"
+                if own[0].levels
+                else ""
+            )
+            inputs.append(name + told)
+        shown = ", ".join(inputs[:8]) + (f" and {len(inputs) - 8} more" if len(inputs) > 8 else "")
+        return f"TaskData({self.counts.sum()} observations of {len(self.tasks)} tasks ({tasks}); inputs: {shown})"
 
 
 @dataclass(frozen=True, eq=False)

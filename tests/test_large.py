@@ -510,7 +510,8 @@ def test_low_rank_draws_have_the_law():
     g = torch.Generator().manual_seed(0)
     x = torch.linspace(0, 1, 40).double()
     k = torch.exp(-0.5 * ((x[:, None] - x) / 0.2) ** 2)
-    drawn = low_rank_draws(*_matrix(k), 40_000, 8, g)
+    diagonal, column = _matrix(k)
+    drawn = low_rank_draws(diagonal[:, None, None], column, 40_000, 8, g)
     torch.testing.assert_close(torch.cov(drawn.mT), k, rtol=0, atol=0.04)
 
 

@@ -303,3 +303,31 @@ def test_a_source_far_away_leaves_the_target_alone(model):
     )
     constant = next(iter(model.terms(theta, problem.layout))).weights[..., 1:, :1]
     torch.testing.assert_close(cross, constant.expand_as(cross), rtol=0, atol=1e-12)
+
+
+def test_a_chain_takes_its_tasks_one_by_one():
+    with pytest.raises(btl.DataError, match=r"one by one, Difference.chain\('pbe', 'exp'\); got \['a', 'b'\]"):
+        btl.Difference.chain(["a", "b"])
+    for wrong in ("a", ["a", "b"]):
+        with pytest.raises(btl.DataError, match=r"for a chain write Difference\.chain"):
+            btl.Difference(wrong)
+
+
+def test_parents_take_the_place_of_a_task_that_is_left_out():
+    graph = btl.Difference({"exp": ["hse", "scan"], "hse": ["pbe"], "scan": ["pbe", "lda"]})
+    assert graph.of_tasks(["pbe", "lda", "exp"]) == btl.Difference({"exp": ["pbe", "lda"]})
+    assert graph.of_tasks(["pbe", "hse", "scan", "lda", "exp"]) == graph
+    assert btl.Difference.chain("a", "b", "c").of_tasks(["b", "c"]) == btl.Difference.chain("b", "c")
+    assert btl.Difference().of_tasks(["a"]) == btl.Difference()
+
+
+def test_a_task_outside_the_graph_is_pointed_out():
+    with pytest.warns(UserWarning, match="Tasks 'c' are not in the fidelity graph"):
+        btl.fit(btl.Difference.chain("a", "b"), table(20), method="map", seed=0)
+
+
+def test_ordered_classes_have_a_plain_program_too():
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 9), "y": pd.Categorical(list("aabbbccca"), list("abc"), ordered=True)})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.Ordinal()})
+    trace = pyro.poutine.trace(btl.SingleTask().pyro_model(data)).get_trace()
+    assert np.isfinite(float(trace.log_prob_sum()))

@@ -222,7 +222,7 @@ def test_wrong_questions_are_answered_clearly(posterior):
         posterior.predict(grid().iloc[:0])
     with pytest.raises(btl.DataError, match="each once"):
         posterior.predict(grid(), task=["a", "a"])
-    with pytest.raises(btl.DataError, match="Unknown task 0"):
+    with pytest.raises(btl.DataError, match="Expected the name of a task, or a list of names; got 0"):
         posterior.predict(grid(), task=0)
     with pytest.raises(ValueError, match=r"list of levels; got 0\.9"):
         posterior.predict(grid(), quantiles=0.9)
@@ -627,3 +627,41 @@ def test_draws_from_the_prior_in_one_batch_are_those_made_one_by_one(name):
         for a, b in zip(values.reshape(2000, -1).T, apart.reshape(300, -1).T, strict=True):
             assert scipy.stats.ks_2samp(a, b).pvalue > 1e-6, site
             assert len(a.unique()) in (1, 2000)  # no two draws share a value; a loading may be zero by construction
+
+
+def test_tasks_stay_linked_however_many_rows_are_drawn(monkeypatch):
+    """Materials have deviations of their own, which all sources share: they cancel in a difference of two."""
+    import bayestl.posterior
+
+    rng = np.random.default_rng(0)
+    x = rng.random((40, 2))
+    own = np.sin(4 * x[:, 0]) + 0.5 * rng.normal(size=40)
+    frame = pd.DataFrame(x, columns=["u", "v"]).assign(a=own, b=own + 0.3 * x[:, 1] + 0.02 * rng.normal(size=40))
+    frame.loc[20:, "b"] = np.nan
+    data = btl.TaskData.from_wide(frame, inputs=["u", "v"], tasks=["a", "b"], units={"a": "eV", "b": "eV"})
+    posterior = btl.fit(btl.MultiTask(), data, seed=0, draws=2)
+    new = pd.DataFrame(rng.random((60, 2)), columns=["u", "v"])
+    exact = posterior.derive(lambda y: y["b"] - y["a"], new, draws=4000)
+    monkeypatch.setattr(bayestl.posterior, "DENSE", 20)
+    monkeypatch.setattr(bayestl.posterior, "RANK", 10)
+    drawn = posterior.derive(lambda y: y["b"] - y["a"], new, draws=4000)
+    assert float((exact["std_independent"] / exact["std"]).median()) > 3
+    np.testing.assert_allclose(drawn["std"], exact["std"], rtol=0.15)
+    twice = posterior.sample(pd.concat([new, new]), "b", draws=10)
+    np.testing.assert_array_equal(twice[:, :60], twice[:, 60:])
+
+
+def test_unknown_tasks_of_a_function_are_named(posterior):
+    with pytest.raises(btl.DataError, match=r"Unknown task 'z'\. The tasks are 'a', 'b', 'c'"):
+        posterior.derive(lambda y: y["z"], grid(2))
+    with pytest.raises(btl.DataError, match="Expected the name of a task, or a list of names; got 5"):
+        posterior.sample(grid(2), 5)
+
+
+def test_a_limit_that_is_not_given_is_pointed_out():
+    x = np.linspace(0, 1, 12)
+    frame = pd.DataFrame({"x": x, "y": np.maximum(np.sin(4 * x), 0.2), "lod": 0.2})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.Censored(lower="lod")})
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, method="map")
+    with pytest.warns(UserWarning, match="no column 'lod': task 'y' is predicted as without it"):
+        posterior.predict({"x": [0.5]})

@@ -236,7 +236,7 @@ def test_wrong_parameters_are_refused(frame, y, options, message):
 
 
 def test_wrong_tables_are_refused(frame, y, labels, fitted):
-    with pytest.raises(ValueError, match="Unknown task 'hse'"):
+    with pytest.raises(ValueError, match="task 'hse', of which the fit saw none"):
         fitted.predict(frame.assign(source="hse"))
     with pytest.raises(ValueError, match="names no task in rows 0, 4"):
         TransferRegressor(task="source", target="pbe").fit(frame.assign(source=frame["source"].replace("exp", None)), y)

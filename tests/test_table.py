@@ -249,3 +249,68 @@ def test_variables_of_other_dimensions_repeat_no_observation():
     for inputs in (["x"], ["x", "y"]):
         with pytest.raises(btl.DataError, match=r"'a' does not depend on dimension 'y'.*several times"):
             wide(grids(), inputs=inputs, tasks=["a", "b"])
+
+
+# -- what users get wrong ---------------------------------------------------------------------------------------------
+
+
+def test_decimal_commas_are_told():
+    with pytest.raises(btl.DataError, match=r"'a' must hold numbers; got '1,0', '1,4'.*decimal=','"):
+        wide(WIDE.assign(a=["1,0", "1,4", None]))
+    with pytest.warns(UserWarning, match=r"'x' is text that reads as numbers.*decimal=','"):
+        wide(WIDE.assign(x=["0,1", "0,5", "1,0"]))
+
+
+def test_the_cell_that_keeps_a_column_from_being_numbers_is_named():
+    spoiled = WIDE.assign(a=["1.0", "1.4", "312 (?)"])
+    with pytest.raises(
+        btl.DataError, match=r"'a' must hold numbers; got '312 \(\?\)' in rows 2\. Correct or drop those cells"
+    ):
+        wide(spoiled)
+
+
+def test_names_that_differ_only_in_case_or_spaces_are_pointed_out():
+    with pytest.warns(UserWarning, match="Tasks in column 'task' differ only in case or spaces.*'a' and 'A '"):
+        long(LONG.assign(task=["a", "A ", "b", "b"]))
+    with pytest.warns(UserWarning, match="Levels of input 'kind' differ only .* 'P' and 'p'"):
+        wide(WIDE.assign(kind=["p", "q", "P"]))
+    with pytest.warns(UserWarning, match="Classes of task 'a' differ only"):
+        wide(WIDE.assign(a=["yes", "Yes", None]))
+
+
+def test_described_columns_stay_the_callers():
+    frame = pd.DataFrame(
+        {"formula": ["NaCl", "KCl", "NaCl", "LiF"], "t": [1.0, 2.0, 3.0, 4.0], "y": [1.0, 2.0, 1.1, 3.0]}
+    )
+    data = btl.TaskData.from_wide(
+        frame, inputs=["formula", "t"], tasks=["y"], features={"formula": btl.ElementFractions()}
+    )
+    assert data.columns == ("formula", "t")
+    assert "inputs: formula (4 descriptors), t)" in repr(data) or "inputs: formula (" in repr(data)
+    with pytest.raises(btl.DataError, match=r"lacks columns 't'\. It has 'formula'\."):
+        data.encode(frame[["formula"]])
+    with pytest.raises(btl.DataError, match=r"lacks columns 'formula'\. It has 't'\."):
+        data.encode(frame[["t"]])
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, method="map")
+    group = btl.leave_out(posterior, by="formula")["group"].values
+    assert group[0] == group[2]
+    assert len(set(group)) == 3
+    with pytest.raises(btl.DataError, match=r"an input \('formula', 't'\).*by=table\['paper'\]"):
+        btl.leave_out(posterior, by="paper")
+
+
+def test_names_that_the_results_use_are_refused():
+    with pytest.raises(btl.DataError, match="Tasks cannot be called 'draw'"):
+        wide(WIDE.rename(columns={"a": "draw"}), tasks=["draw", "b"])
+    with pytest.raises(btl.DataError, match="Tasks cannot be called 'class_a'"):
+        wide(WIDE.assign(a=["u", "v", "u"]).rename(columns={"b": "class_a"}), tasks=["a", "class_a"])
+
+
+def test_classes_are_text_numbers_or_truth():
+    with pytest.raises(btl.DataError, match=r"classes that are Interval objects.*astype\(str\)"):
+        wide(WIDE.assign(a=pd.cut([0.0, 1.0, 2.0], 3)))
+
+
+def test_a_csv_is_to_be_read_first():
+    with pytest.raises(btl.DataError, match=r"read this one first: pandas.read_csv\('alloys.csv'\)"):
+        wide("alloys.csv")

@@ -16,9 +16,10 @@ import torch
 import xarray as xr
 
 import bayestl as btl
-from bayestl import plots
+from bayestl import cavity, plots
 from bayestl.cavity import leave_one_out, left_out
 from bayestl.compare import stacking_weights
+from bayestl.condense import condense
 from bayestl.crossvalidation import functions, left_out_scores
 from bayestl.gaussian import mixture
 from bayestl.likelihoods.predictive import Classes, CountMixture, NormalMixture, mixed
@@ -576,7 +577,7 @@ def test_comparison_prefers_what_transfers(helped):
         btl.compare({**helped, "other": other}, target="target")
 
 
-def test_a_stack_predicts_between_its_parts(helped, capsys):
+def test_a_stack_predicts_between_its_parts(helped, capsys, tmp_path):
     stack = btl.stack(helped, target="target")
     new = {"x": np.linspace(0.05, 0.95, 9)}
     out, parts = stack.predict(new), [p.predict(new, task="target") for p in helped.values()]
@@ -596,6 +597,11 @@ def test_a_stack_predicts_between_its_parts(helped, capsys):
     alone = [btl.scores(p.score(related(seed=8))).loc["target", "nlpd"] for p in helped.values()]
     assert score["nlpd"] <= max(alone)
     assert "target" in repr(stack)
+    stack.save(tmp_path / "stack.nc")
+    again = btl.load(tmp_path / "stack.nc")
+    xr.testing.assert_identical(again.predict(new), out)
+    pd.testing.assert_frame_equal(again.comparison, stack.comparison)
+    assert list(again.weights.items()) == list(stack.weights.items())
     derived = stack.derive(lambda y: y["target"] - y["s0"], new, draws=100)
     assert derived["mean"].sizes == {"row": 9}
 
@@ -630,7 +636,7 @@ def test_the_report_tells_which_source_helped(kind, verdict):
     assert line["verdict"] == verdict
     if kind != "irrelevant":
         assert np.sign(line["correlation"]) == (1 if kind == "positive" else -1)
-        assert line["rmse"] < 0
+        assert line["rmse_%"] < 0
     assert line["verdict"] == report.table.loc["(all)", "verdict"]
     assert "s0 (40 rows)" in str(report)
     assert "<table" in report._repr_html_()
@@ -777,7 +783,7 @@ def test_a_task_whose_only_row_is_left_out_is_warned_of():
         btl.leave_out(posterior, task="a")
     with pytest.warns(UserWarning, match="left out together"):
         report = btl.transfer_report(data, target="b", seed=0, progress=False)
-    assert report.table["rmse"].isna().all()
+    assert report.table["rmse_%"].isna().all()
     assert "cannot be told" in str(report)
 
 
@@ -791,3 +797,201 @@ def test_sums_of_nothing_and_reports_of_everything_say_so():
         btl.scores(scored.isel(row=[]))
     with pytest.raises(btl.DataError, match="calibration"):
         btl.reliability(scored)
+
+
+# -- what a second reading of the mathematics found -------------------------------------------------------------------
+
+
+def zeros_beside_a_source(n=40):
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.uniform(0, 1, n))
+    g = np.sin(6 * x)
+    size = np.maximum(3 + 4 * g + 0.1 * rng.normal(size=n), 0.3)
+    gap = np.where(g + 0.3 * rng.normal(size=n) < 0, 0.0, size)
+    frame = pd.DataFrame({"x": x, "source": g + 0.1 * rng.normal(size=n), "gap": gap})
+    return btl.TaskData.from_wide(frame, inputs=["x"], tasks=["source", "gap"], likelihoods={"gap": btl.Hurdle()})
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize(("model", "tolerance"), [(btl.SingleTask(), 1e-8), (btl.MultiTask(), 0.01)])
+def test_how_large_a_left_out_zero_would_be_is_told_by_the_other_rows(model, tolerance, by_row):
+    """Of a zero only the gate is observed; the size is predicted all the same, exactly where it is independent of the gate."""
+    data = zeros_beside_a_source()
+    posterior = btl.fit(model, data, seed=0, progress=False)
+    theta = {name: value[:2] for name, value in posterior.theta.items()}
+    problem = posterior._problem
+    groups = pd.factorize(data.rows)[0] if by_row else np.arange(len(data))
+    checked = 0
+    for found in cavity.left_out(Regression(problem, theta, tolerance=1e-10), problem, groups):
+        zeros = [k for k, row in enumerate(found.rows.tolist()) if found.task == 1 and data.values[row] == 0]
+        for k in zeros[::4]:
+            row = int(found.rows[k])
+            rest = Problem.of(posterior.model, data.where(groups != groups[row]), posterior.scaling)
+            at = posterior.scaling.inputs(data.x[row : row + 1])
+            ((mean, cov),) = Regression(rest, theta, tolerance=1e-10).marginals(at, [problem.layout.contrasts(1)])
+            size = found.functions.index(1)
+            torch.testing.assert_close(found.mean[:, k, size], mean[:, 0, 1], rtol=0, atol=tolerance)
+            torch.testing.assert_close(found.cov[:, k, size, size], cov[:, 0, 1, 1], rtol=0, atol=tolerance)
+            gate = found.functions.index(0)
+            torch.testing.assert_close(found.cov[:, k, size, gate], cov[:, 0, 1, 0], rtol=0, atol=max(tolerance, 1e-6))
+            checked += 1
+    assert checked >= 3
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_both_ways_of_leaving_out_agree(by_row):
+    """From the inverse covariance of the pseudo-data, and by taking sites out of the posterior as condensed tables do."""
+    data = zeros_beside_a_source()
+    posterior = btl.fit(btl.MultiTask(), data, seed=0, progress=False)
+    problem, theta = posterior._problem, {name: value[:1] for name, value in posterior.theta.items()}
+    regression = Regression(problem, theta, tolerance=1e-12)
+    groups = pd.factorize(data.rows)[0] if by_row else None
+    ((_, theta, solved),) = regression.batches()
+    precision = torch.cholesky_inverse(solved.factor)
+    for bucket in cavity._buckets(problem, groups, None):
+        mean, cov, _ = cavity._by_precision(regression, problem, theta, solved, precision, bucket)
+        other_mean, other_cov, _ = cavity._by_sites(regression, problem, theta, solved, 0, bucket)
+        assert mean.shape[-1] == sum(problem.pieces[k].where.shape[1] for k in bucket.pieces) + len(bucket.hidden)
+        torch.testing.assert_close(mean, other_mean, rtol=0, atol=1e-3)
+        torch.testing.assert_close(cov, other_cov, rtol=0, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
+def test_values_beyond_a_limit_count_as_the_limit():
+    rng = np.random.default_rng(1)
+    x = np.linspace(0, 1, 30)
+    y = np.sin(5 * x) + 0.1 * rng.normal(size=30)
+    found = []
+    for written in (0.0, -0.8, -99.0):
+        frame = pd.DataFrame({"x": x, "y": np.where(y <= 0, written, y)})
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.Censored(lower=0.0)})
+        posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+        plain = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"])
+        found.append((posterior.scaling.scale, btl.leave_out(posterior), posterior.score(plain)))
+    for scale, left, score in found[1:]:
+        np.testing.assert_array_equal(scale, found[0][0])
+        xr.testing.assert_allclose(left, found[0][1])
+        xr.testing.assert_allclose(score, found[0][2])
+
+
+def test_a_known_error_of_an_exact_zero_says_nothing():
+    data = zeros_beside_a_source()
+    frame = data.to_frame().query("task == 'gap'").assign(error=0.1)
+    known = btl.TaskData.from_long(
+        frame, inputs=["x"], task="task", value="value", error="error", likelihoods={"gap": btl.Hurdle()}
+    )
+    posterior = btl.fit(btl.SingleTask(), known, seed=0, progress=False)
+    line = btl.scores(posterior.score(known)).loc["gap"]
+    assert np.isfinite(line[["nlpd", "rmse", "mae", "crps"]].astype(float)).all()
+    assert line["coverage_90"] > 0.8
+
+
+def test_rows_that_a_new_task_was_inferred_from_had_a_say_in_it():
+    """Weighing the draws takes the say back: leaving a row out is no better than never having had it."""
+    rng = np.random.default_rng(2)
+    lines = [
+        {"x": x, "task": f"t{t}", "value": np.sin(5 * x + 0.3 * t) + 0.2 * t + 0.3 * rng.normal()}
+        for t in range(6) for x in rng.uniform(0, 1, 8)
+    ]  # fmt: skip
+    data = btl.TaskData.from_long(
+        pd.DataFrame(lines), inputs=["x"], task="task", value="value", units={f"t{t}": "eV" for t in range(6)}
+    )
+    posterior = btl.fit(btl.LatentTask(), data, seed=0, progress=False)
+    x = rng.uniform(0, 1, 5)
+    rows = btl.TaskData.from_long(
+        pd.DataFrame({"x": x, "task": "new", "value": np.sin(5 * x + 0.5) + 0.4 + 0.3 * rng.normal(size=5)}),
+        inputs=["x"],
+        task="task",
+        value="value",
+    )
+    grown = posterior.new_task("new", rows)
+    left = btl.leave_out(grown, task="new")
+    assert (left["pareto_k"] > -np.inf).all()
+    never = 0.0
+    for i in range(5):
+        mask = np.arange(5) == i
+        one = rows.where(mask)
+        never += float(posterior.new_task("new", rows.where(~mask)).score(one)["log_density"].sum())
+    assert float(left["log_density"].sum()) == pytest.approx(never, abs=1.5)
+
+
+def test_a_group_without_which_a_task_is_nowhere_is_named():
+    x = np.linspace(0, 1, 8)
+    frame = pd.DataFrame({"x": x, "a": np.sin(5 * x), "b": 5 + np.sin(5 * x)})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["a", "b"], units={"a": "eV", "b": "eV"})
+    posterior = btl.fit(btl.MultiTask(), data, seed=0, progress=False)
+    with pytest.warns(UserWarning, match="'b' are left out together"):
+        btl.leave_out(posterior, by=np.where(data.task_index == 1, "all of b", data.rows.astype(str)))
+
+
+def test_a_stack_mixes_no_task_that_differs():
+    rng = np.random.default_rng(0)
+    x = np.linspace(0, 1, 12)
+    frame = pd.DataFrame({"x": x, "y": np.sin(4 * x), "k": np.where(rng.random(12) < 0.5, "p", "q")})
+    frame.loc[[0, 1], "k"] = ["p", "q"]
+    turned = frame.assign(k=pd.Categorical(frame["k"], ["q", "p"]))
+    likelihoods = {"k": btl.Bernoulli()}
+    one, other = (
+        btl.fit(
+            btl.SingleTask(),
+            btl.TaskData.from_wide(f, inputs=["x"], tasks=["y", "k"], likelihoods=likelihoods),
+            method="map",
+        )
+        for f in (frame, turned)
+    )
+    stack = btl.stack({"one": one, "other": other}, target="y")
+    assert stack.predict(frame, "y").sizes["row"] == 12
+    for ask in (stack.predict, stack.sample):
+        with pytest.raises(btl.DataError, match="Task 'k' has the classes"):
+            ask(frame, "k")
+    with pytest.raises(AttributeError, match=r"A Stack has no 'condition'\. Ask `best`"):
+        stack.condition(one.data)
+    with pytest.raises(ValueError, match=r"got a Stack\. Of a stack give its `best`"):
+        btl.diagnose(stack)
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], units={"y": "meV"})
+    with pytest.raises(btl.DataError, match="The unit of 'y' is 'meV' in 'other' and None in the first"):
+        btl.compare({"one": one, "other": btl.fit(btl.SingleTask(), data, method="map")}, target="y")
+
+
+def test_condensed_rows_are_left_out_as_they_were_put_in():
+    """Their sites were settled before later rows came that say otherwise: those are what is taken out."""
+    rng = np.random.default_rng(0)
+    x = rng.random(120)
+    frame = pd.DataFrame({"x": x, "y": np.maximum(np.sin(5 * x) + 0.1 * rng.normal(size=120), 0.3)})
+    law = {"y": btl.Censored(lower=0.3)}
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods=law)
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, pairs=40, draws=2, progress=False)
+    at = rng.random(10)
+    against = pd.DataFrame({"x": at, "y": np.maximum(0.5 - np.sin(5 * at), 0.3)})
+    more = btl.TaskData.from_wide(against, inputs=["x"], tasks=["y"], likelihoods=law)
+    scored = btl.leave_out(posterior.condition(more))
+    for row in range(0, 120, 15):
+        mask = np.arange(120) != row
+        problem = Problem.of(posterior.model, data.where(mask), posterior.scaling)
+        again = condense(
+            [lambda p=problem: p], posterior.model, problem.layout, posterior._mixed, posterior.inducing.pairs
+        )
+        rest = dataclasses.replace(posterior, data=data.where(mask), inducing=again, condensed=119, sites=None)
+        expected = float(rest.condition(more).score(data.where(~mask))["log_density"][0])
+        assert float(scored["log_density"][row]) == pytest.approx(expected, rel=0.15, abs=0.3)
+
+
+@pytest.mark.parametrize("judge", [btl.scores, btl.calibration, btl.reliability, plots.plot_parity])
+def test_what_is_no_score_is_refused(helped, judge):
+    posterior = helped["multitask"] if "multitask" in helped else next(iter(helped.values()))
+    with pytest.raises(
+        ValueError, match=r"Expected the scores that leave_out or Posterior\.score give; got a Posterior"
+    ):
+        judge(posterior)
+    with pytest.raises(ValueError, match="got predictions"):
+        judge(posterior.predict({"x": [0.5]}, task="target"))
+
+
+def test_data_and_models_are_told_from_what_holds_them(helped):
+    posterior = next(iter(helped.values()))
+    with pytest.raises(btl.DataError, match="`data` must be a TaskData"):
+        btl.transfer_report(posterior, target="target")
+    with pytest.raises(ValueError, match=r"got the class: write btl.MultiTask\(\)"):
+        btl.fit(btl.MultiTask, posterior.data)
+    with pytest.raises(ValueError, match=r"got the class: write RBF\(\)"):
+        btl.MultiTask(kernel=btl.RBF)

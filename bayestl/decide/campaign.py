@@ -255,9 +255,20 @@ class Campaign:
                 raise DataError(f"`{name}` must be a finite {'' if least == 0 else 'positive '}number; got {number!r}.")
         assert task is not None
         assert inputs is not None
+        data = self._ledger.data
+        levels = data.tasks[data.index_of(plain.known(task, data.names, "`task`"))].levels
+        if value is not None and levels is None and not isinstance(value, int | float | np.number):
+            raise DataError(f"`value` of task {task!r} must be a number; got {value!r}.")
+        given = [name for name in data.columns if name in inputs]
+        missing = [own.source or own.name for own in data.inputs if own.name not in inputs and own.source not in given]
+        if missing:
+            raise DataError(
+                f"`inputs` lacks {listed(list(dict.fromkeys(missing)))}: it must hold a value for each of "
+                f"{listed(data.columns, 20)}."
+            )
         event = {
             "event": "tell", "time": _time(), "id": None if id is None else int(id), "row": own["row"],
-            "task": plain.known(task, self._ledger.data.names, "`task`"), "inputs": plain.plain(dict(inputs), "`inputs`"),
+            "task": task, "inputs": plain.plain(dict(inputs), "`inputs`"),
             "value": plain.plain(value, "`value`"), "error": None if error is None else float(error),
             "failed": None if failed is False else "failed" if failed is True else str(failed), "cost": float(cost),
         }  # fmt: skip
@@ -274,11 +285,11 @@ class Campaign:
                 )
             return
         if event["failed"] is None:
-            if error is not None and self._ledger.data.tasks[self._ledger.data.index_of(task)].levels is not None:
+            if error is not None and levels is not None:
                 raise DataError(f"Task {task!r} is observed as classes, which have no errors. Leave `error` out.")
             self._ledger.observations([event])  # refused before it is written
         else:
-            self._ledger.data.encode(pd.DataFrame([event["inputs"]]))
+            data.encode(pd.DataFrame([event["inputs"]]))
         self._note(event)
 
     # -- looking ------------------------------------------------------------------------------------------------------
@@ -356,7 +367,9 @@ class Campaign:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _suggested(self, id: int) -> Event:
-        if not isinstance(id, int | np.integer) or id not in self._ledger.asked:
+        if not isinstance(id, int | np.integer):
+            raise DataError(f"The id of a suggestion is a whole number, as `ask` gives it; got a {type(id).__name__}.")
+        if id not in self._ledger.asked:
             waiting = [own["id"] for own in self._ledger.pending]
             raise DataError(f"There is no suggestion {id!r}. Pending are {listed(waiting, 20) if waiting else 'none'}.")
         return self._ledger.asked[id]

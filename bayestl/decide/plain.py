@@ -116,7 +116,8 @@ def to_data(written: Mapping[str, Any]) -> TaskData:
     rows = np.empty(len(written["rows"]), dtype=object)
     rows[:] = written["rows"]
     inputs = tuple(
-        Input(i["name"], None if i["levels"] is None else tuple(i["levels"]), i["unit"]) for i in written["inputs"]
+        Input(i["name"], None if i["levels"] is None else tuple(i["levels"]), i["unit"], i.get("source"))
+        for i in written["inputs"]
     )
     shapes = {"x": (len(rows), len(inputs)), "details": (len(rows), 2)}
     arrays: dict[str, Any] = {

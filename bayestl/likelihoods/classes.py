@@ -210,9 +210,9 @@ class Ordinal(_Threshold):
 
     def thresholds(self, p: Parameters) -> Tensor:
         """Thresholds (S, K - 1), or (1, 1) when there is but one."""
-        first = torch.tensor([[self.start[0]]], dtype=torch.float64)
+        first = torch.tensor([self.start[0]], dtype=torch.float64)
         if "gap" not in p:
-            return first
+            return first.unsqueeze(0)
         gap = p["gap"]
         return torch.cat([first.expand(*gap.shape[:-1], 1), first + gap.cumsum(-1)], -1)
 

@@ -79,6 +79,9 @@ class _Numeric(Likelihood):
         error = rows.error / rows.scale
         if self.warp is not None:
             error = error * self.warp.log_slope(rows.y, typical_offset(self.warp)).exp()
+            error = torch.where(
+                error.isfinite(), error, torch.nan
+            )  # at an end of the scale, as of a zero, it says nothing
         return error
 
     def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
@@ -206,7 +209,7 @@ class Censored(_Numeric):
     Parameters
     ----------
     lower, upper : a number, for all rows; or the name of a column that holds the limit of each row (empty: no limit). A value
-        at its limit, or beyond, is censored
+        at its limit, or beyond, is censored, and held as the limit
     warp : as of `Gaussian`
     """
 
@@ -250,6 +253,9 @@ class Censored(_Numeric):
         if (details[:, 0] >= details[:, 1]).any():
             raise DataError(f"Task {task!r}: the lower limit must be below the upper one in every row.")
         super().check(_clipped(values, details), details, task)
+
+    def observed(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _clipped(values, details)
 
     def atomic(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.bool_]:
         return (values <= details[:, 0]) | (values >= details[:, 1])

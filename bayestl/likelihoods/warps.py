@@ -111,9 +111,18 @@ class Log(_Offset):
 
 @dataclass(frozen=True)
 class Sqrt(_Offset):
-    """``w(y) = sqrt(y + offset)``; ``offset=None`` infers it, with prior ``LogNormal(log(0.3 sd of the values), 1)``."""
+    """``w(y) = sqrt(y + offset)``; ``offset=None`` infers it, with prior ``LogNormal(log(0.3 sd of the values), 1)``.
+
+    What the model believes to lie below zero on this scale is predicted at ``-offset``: take an offset from which the values keep
+    away.
+    """
 
     offset: float | None = 0.0
+
+    @property
+    def positive(self) -> bool:
+        """Not so: what lies below zero on this scale is no positive value."""
+        return False
 
     def forward(self, y: Tensor, offset: Tensor | float) -> Tensor:
         return torch.sqrt(y + offset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +87,10 @@ class Model(ABC):
         other = copy.copy(self)
         object.__setattr__(other, "kernel", kernel)
         return other
+
+    def of_tasks(self, tasks: Sequence[str]) -> Model:
+        """The model of some of the tasks that it names."""
+        return self
 
     def check(self, data: TaskData) -> None:  # noqa: B027 - most models can describe any data
         """Refuse data that this model cannot describe, with a `DataError`."""

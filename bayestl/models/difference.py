@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,11 @@ class Difference(Model):
         kernel: Kernel | gpytorch.kernels.Kernel | None = None,
         rho: float | None = None,
     ) -> None:
+        if parents is not None and not isinstance(parents, Mapping):
+            raise DataError(
+                "`parents` must map a task to those that it is built on, {'exp': ['pbe']}; for a chain write "
+                f"Difference.chain('pbe', 'exp'). Got {parents!r}."
+            )
         object.__setattr__(self, "parents", None if parents is None else _canonical(parents))
         object.__setattr__(self, "kernel", as_kernel(kernel))
         object.__setattr__(self, "rho", None if rho is None else float(rho))
@@ -76,6 +82,8 @@ class Difference(Model):
         cls, *tasks: str, kernel: Kernel | gpytorch.kernels.Kernel | None = None, rho: float | None = None
     ) -> Difference:
         """Build a chain of fidelities, the cheapest first."""
+        if odd := [task for task in tasks if not isinstance(task, str)]:
+            raise DataError(f"A chain takes its tasks one by one, Difference.chain('pbe', 'exp'); got {listed(odd)}.")
         return cls({child: [parent] for parent, child in itertools.pairwise(tasks)}, kernel, rho)
 
     def graph(self, tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -84,6 +92,18 @@ class Difference(Model):
             return {task: tuple(tasks[max(i - 1, 0) : i]) for i, task in enumerate(tasks)}
         given = dict(self.parents)
         return {task: given.get(task, ()) for task in tasks}
+
+    def of_tasks(self, tasks: Sequence[str]) -> Difference:
+        """Give the graph of some of the tasks: of one that is left out, its parents take the place."""
+        if self.parents is None:
+            return self
+        graph = dict(self.parents)
+
+        def nearest(task: str) -> list[str]:
+            found = [[p] if p in tasks else nearest(p) for p in graph.get(task, ())]
+            return list(dict.fromkeys(itertools.chain(*found)))
+
+        return Difference({task: nearest(task) for task in tasks}, self.kernel, self.rho)
 
     def edges(self, layout: Layout) -> list[tuple[int, int]]:
         """(child, parent) index pairs of outputs, in task order.
@@ -105,6 +125,12 @@ class Difference(Model):
             raise DataError(
                 f"The fidelity graph names tasks that the data do not hold: {listed(unknown)}. "
                 f"The data hold {listed(data.names, 20)}."
+            )
+        if self.parents is not None and (alone := [name for name in data.names if name not in named]):
+            warnings.warn(
+                f"Tasks {listed(alone)} are not in the fidelity graph: they share nothing with the others. Put them in, or leave "
+                "them out of the data.",
+                stacklevel=4,
             )
         units = {task.unit for task in data.tasks if task.likelihood.kind == "numeric"}
         if self.rho is not None and len(units) > 1:
