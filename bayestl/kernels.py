@@ -298,9 +298,10 @@ class GPyTorchKernel(Kernel):
     """Any GPyTorch kernel, its hyperparameters joining theta.
 
     A hyperparameter takes the GPyTorch prior registered for it, if any. Otherwise a length scale that need only be positive
-    takes the prior of `Matern52`; a parameter between two bounds is logit-normal, one with a single bound log-normal on
-    its side of it, one without bounds normal, centred on the value that the object holds and one unit wide: a factor of e
-    either way, which trusts that value to its order of magnitude. The object itself is never changed.
+    takes the prior of `Matern52` on as many inputs as there are columns (`active_dims` are not counted); a parameter between
+    two bounds is logit-normal, one with a single bound log-normal on its side of it, one without bounds normal, centred on the
+    value that the object holds and one unit wide: a factor of e either way, which trusts that value to its order of magnitude.
+    The object itself is never changed.
 
     Parameters
     ----------

@@ -294,8 +294,14 @@ class Posterior:
         Raises
         ------
         ValueError
-            When there are no weights (other methods than ``"variational"``, a table that was condensed), or no reliable ones.
+            When there are no weights (other methods than ``"variational"``, a table that was condensed, theta that was moved to
+            the mode of more rows than it was learned from), or no reliable ones.
         """
+        if "mode of all rows" in self.record.seconds:
+            raise ValueError(
+                "Theta was learned from some of the rows and moved to the mode of all: the weights of the fit are not those of "
+                'its draws any more. Use method="nuts" where they matter.'
+            )
         ratios = torch.from_numpy(self.record.log_ratios.copy())
         if len(ratios) == 0 or self.inducing is not None:
             raise ValueError(

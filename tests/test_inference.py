@@ -242,9 +242,13 @@ def test_theta_moves_to_the_mode_of_all_rows_unless_inputs_go_in_families(monkey
     frame = pd.DataFrame(rng.random((40, inputs)), columns=[f"f: x{j}" for j in range(inputs)])
     frame["y"] = np.sin(3 * frame["f: x0"]) + 0.1 * rng.standard_normal(40)
     data = btl.TaskData.from_wide(frame, inputs=list(frame.columns[:-1]), tasks=["y"])
-    record = btl.fit(btl.SingleTask(), data, seed=0).record
+    posterior = btl.fit(btl.SingleTask(), data, seed=0)
+    record = posterior.record
     assert record.learned_from == 30
     assert ("mode of all rows" in record.seconds) == moved
+    if moved:  # the weights were those of other draws
+        with pytest.raises(ValueError, match="moved to the mode of all"):
+            posterior.reweighted()
 
 
 def test_no_start_climbs_where_the_bound_is_noise():

@@ -126,7 +126,7 @@ class _Threshold(_Classes):
 
 @dataclass(frozen=True)
 class Bernoulli(_Threshold):
-    """``P(y = 1) = sigmoid(eta)``, ``eta = logit(frequency) + 2 f``, or the normal distribution function with ``link="probit"``.
+    """``P(y = 1) = sigmoid(eta)``, ``eta = logit(frequency) + 2 f``; the normal distribution function of ``eta / 1.7`` by probit.
 
     The second of the two levels is the one that counts as 1: True, the later in the alphabet, the larger.
 

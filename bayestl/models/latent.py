@@ -52,7 +52,7 @@ class LatentTask(Model):
 
     Parameters
     ----------
-    dim : dimension of the hidden space
+    dim : dimension of the hidden space; no more than there are functions of tasks
     kernel : of the shared and of the private functions
     """
 
