@@ -19,6 +19,7 @@ from bayestl.inference.variational import normal_points
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem
 from bayestl.priors import Theta
+from bayestl.psis import resampled
 from bayestl.regression import Regression, given
 from bayestl.table import TaskData
 
@@ -107,9 +108,7 @@ def extend(
             "Refit with the task among the data for a better answer.",
             stacklevel=4,
         )
-    # Systematic resampling: every candidate is drawn its expected number of times, rounded up or down.
-    grid = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
-    chosen = torch.searchsorted(weight.cumsum(0), grid).clamp_max(len(weight) - 1)
+    chosen = resampled(weight, draws)
     return grown(_take(theta, owner[chosen]), white[chosen]), owner[chosen]
 
 

@@ -30,7 +30,7 @@ from bayestl.models.base import Model
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem, rows_of
 from bayestl.priors import Theta
-from bayestl.psis import smoothed
+from bayestl.psis import resampled, smoothed
 from bayestl.regression import Regression
 from bayestl.scaling import Scaling
 from bayestl.scoring import Scores
@@ -312,9 +312,7 @@ class Posterior:
                 f'Importance weights with k-hat {self.record.pareto_k:.2f} > 1 are not reliable; use method="nuts" instead.'
             )
         weight = smoothed(ratios.unsqueeze(-1))[0][:, 0].exp()
-        # Systematic resampling, in an order that spreads the repeated draws over the mixture.
-        grid = (torch.arange(len(ratios), dtype=torch.float64) + 0.5) / len(ratios)
-        chosen = torch.searchsorted(weight.cumsum(0), grid).clamp_max(len(ratios) - 1)
+        chosen = resampled(weight, len(ratios))  # in an order that spreads the repeated draws over the mixture
         chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))]
         return dataclasses.replace(
             self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 HUGE = 1e300  # log ratio beyond which there is nothing
@@ -74,3 +74,9 @@ def pareto_k(log_ratios: Float[Tensor, " S"]) -> float:
 def reliable(draws: int) -> float:
     """k-hat below which so many draws can be reweighted: ``min(1 - 1 / log10(S), 0.7)`` (Vehtari et al. 2024, sec. 3.2.4)."""
     return min(1 - 1 / math.log10(max(draws, 11)), 0.7)
+
+
+def resampled(weight: Float[Tensor, " n"], draws: int) -> Int[Tensor, " draws"]:
+    """Systematic resampling: each is drawn its expected number of times, rounded up or down (weights sum to one)."""
+    grid = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
+    return torch.searchsorted(weight.cumsum(0), grid).clamp_max(len(weight) - 1)

@@ -84,7 +84,7 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
     lines = {}
     for name in dict.fromkeys(scored["task"].values.tolist()):
         own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
-        groups = own["group"].values if "group" in own.coords else np.arange(own.sizes["row"])
+        groups = _groups_of(own)
         line: dict[str, float] = {"rows": own.sizes["row"]}
 
         def put(key: str, values: NDArray[np.float64], line: dict[str, float] = line, groups: Any = groups) -> None:
@@ -133,6 +133,11 @@ def covered(scored: xr.Dataset, level: float) -> NDArray[np.float64]:
     return np.where(mass > 1e-12, np.clip(inside, 0, None) / np.maximum(mass, 1e-300), np.abs(pit - 0.5) <= level / 2)
 
 
+def _groups_of(scored: xr.Dataset) -> NDArray[Any]:
+    """What was left out together with each row: by itself where nothing is said."""
+    return scored["group"].values if "group" in scored.coords else np.arange(scored.sizes["row"])
+
+
 def standard_error(values: NDArray[np.float64], groups: NDArray[Any]) -> float:
     """Standard error of a mean whose rows are independent between groups only."""
     sums = pd.Series(values - values.mean()).groupby(pd.factorize(groups)[0]).sum().to_numpy()
@@ -161,7 +166,7 @@ def calibration(
     share, error = np.empty((len(names), len(levels))), np.empty((len(names), len(levels)))
     for t, name in enumerate(names):
         own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
-        groups = own["group"].values if "group" in own.coords else np.arange(own.sizes["row"])
+        groups = _groups_of(own)
         for i, level in enumerate(levels):
             inside = covered(own, level)
             share[t, i], error[t, i] = inside.mean(), standard_error(inside, groups)
@@ -198,7 +203,7 @@ def reliability(scored: xr.Dataset, bins: int = 10) -> xr.Dataset:
         if chance.shape[1] == 0:
             continue
         hit = (own["class_measured"].values[:, None] == np.arange(chance.shape[1])).astype(float)
-        groups = own["group"].values if "group" in own.coords else np.arange(own.sizes["row"])
+        groups = _groups_of(own)
         if chance.shape[1] == 2:
             chance, hit = chance[:, 1:], hit[:, 1:]
         groups = np.repeat(groups, chance.shape[1])
