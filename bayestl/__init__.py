@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-from bayestl.compare import Stack, TransferReport, compare, fit_best, load, pointwise, stack, transfer_report
+from bayestl.compare import TransferReport, compare, fit_best, pointwise, stack, transfer_report
 from bayestl.crossvalidation import leave_out
 from bayestl.decide.campaign import Campaign
 from bayestl.decide.replay import replay
@@ -35,6 +35,7 @@ from bayestl.models.multitask import MultiTask
 from bayestl.models.single import SingleTask
 from bayestl.posterior import Posterior
 from bayestl.scoring import calibration, reliability, scores
+from bayestl.stacking import Stack, load
 from bayestl.table import TaskData
 
 __version__ = "0.1.0"

@@ -105,33 +105,16 @@ def unpack(
     def part(name: str) -> dict[str, Any]:
         return {key.removeprefix(f"{name}__"): value for key, value in arrays.items() if key.startswith(f"{name}__")}
 
-    data = part("data")
-    tasks = tuple(
-        Task(
-            task["name"],
-            task["unit"],
-            _restore(task["likelihood"]),
-            None if task["levels"] is None else tuple(task["levels"]),
-        )
-        for task in settings["tasks"]
-    )
+    data, columns = part("data"), read_columns(settings)
     sites = part("sites")
     table = data.pop("descriptors", None)
-    rows = np.empty(len(settings["rows"]), dtype=object)
-    rows[:] = settings["rows"]
     return (
         _restore_model(settings["model"], model),
         TaskData(
-            inputs=tuple(
-                Input(i["name"], None if i["levels"] is None else tuple(i["levels"]), i["unit"], i.get("source"))
-                for i in settings["inputs"]
-            ),
-            tasks=tasks,
-            rows=rows,
-            features=tuple((name, _restore(own)) for name, own in settings["features"]),
+            **columns,
             descriptors=None
             if table is None
-            else pd.DataFrame(table, index=[task.name for task in tasks], columns=settings["descriptors"]),
+            else pd.DataFrame(table, index=[task.name for task in columns["tasks"]], columns=settings["descriptors"]),
             **data,
         ),
         Scaling(**(part("scaling") | {"levels": tuple(int(count) for count in part("scaling")["levels"])})),
@@ -147,6 +130,22 @@ def unpack(
         None if settings["inducing"] is None else _restore_inducing(part("inducing"), settings["inducing"]),
         settings["condensed"],
     )
+
+
+def read_columns(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs, tasks, features and labels of the rows, as `pack` writes them."""
+
+    def levels(own: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        return None if own["levels"] is None else tuple(own["levels"])
+
+    rows = np.empty(len(written["rows"]), dtype=object)
+    rows[:] = written["rows"]
+    return {
+        "inputs": tuple(Input(i["name"], levels(i), i["unit"], i.get("source")) for i in written["inputs"]),
+        "tasks": tuple(Task(t["name"], t["unit"], _restore(t["likelihood"]), levels(t)) for t in written["tasks"]),
+        "features": tuple((name, _restore(own)) for name, own in written["features"]),
+        "rows": rows,
+    }
 
 
 def _restore_inducing(arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> Inducing:

@@ -80,7 +80,7 @@ def left_out(
     buckets = _buckets(observed, groups, wanted)
     for draws, theta, solved in regression.batches():
         leave = (
-            partial(_by_precision, regression, observed, theta, solved, torch.cholesky_inverse(solved.factor))
+            partial(_by_precision, observed, theta, solved, torch.cholesky_inverse(solved.factor))
             if isinstance(solved, Conditioned)
             else partial(_by_sites, regression, observed, theta, solved, condensed)
         )
@@ -190,7 +190,7 @@ def _slopes(observed: Problem, theta: Theta, bucket: _Bucket) -> Tensor:
 
 
 def _by_precision(
-    regression: Regression, observed: Problem, theta: Theta, solved: Conditioned, precision: Tensor, bucket: _Bucket
+    observed: Problem, theta: Theta, solved: Conditioned, precision: Tensor, bucket: _Bucket
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Moments of the functions of groups, and where all are normal the log density of their rows, from the inverse covariance."""
     where = _points(observed, bucket)
@@ -220,41 +220,33 @@ def _by_precision(
         mean[..., own] += values
         function[..., own, own] -= noise
     if bucket.hidden:
-        mean, function = _with_hidden(
-            regression, observed, theta, solved, precision, bucket, where, cov, mean, function
-        )
+        own_mean, between, own_cov = _of_hidden(observed, theta, solved, precision, bucket, cov)
+        mean = torch.cat([mean, own_mean], -1)
+        function = torch.cat([torch.cat([function, between.mT], -1), torch.cat([between, own_cov], -1)], -2)
     function.diagonal(dim1=-2, dim2=-1).clamp_min_(0.0)
     return mean, function, joint
 
 
-def _with_hidden(
-    regression: Regression, observed: Problem, theta: Theta, solved: Conditioned, precision: Tensor, bucket: _Bucket,
-    where: Tensor, cov: Tensor, mean: Tensor, function: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Add the functions that the observations of a group do not touch, given those outside it.
+def _of_hidden(
+    observed: Problem, theta: Theta, solved: Conditioned, precision: Tensor, bucket: _Bucket, cov: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The functions that the observations of a group do not touch, given those outside it.
 
-    With c their covariance with all (pseudo-)data, V that of the group's given the rest, ``Cov[f*, y_G | rest] = (c K^-1)_G V``,
-    and what the group's own data say of f*, through ``alpha_G`` and ``(c K^-1)_G``, is taken back.
+    With c their covariance with all (pseudo-)data and V, `cov`, that of the group's given the rest, ``Cov[f*, y_G | rest] =
+    (c K^-1)_G V``; what the group's own data say of f*, through ``alpha_G`` and ``(c K^-1)_G``, is taken back. Gives their mean,
+    their covariance with the group's functions, and their own.
     """
-    model, layout = observed.model, observed.layout
+    model, layout, where = observed.model, observed.layout, _points(observed, bucket)
     at, groups, count = _hidden(observed, bucket, where), len(where), len(bucket.hidden)
-    cross = model.covariance(theta, at, regression.support, layout)
-    told = cross @ precision
-    draws = len(told)
-    reach = told.reshape(draws, groups, count, -1)
-    reach = reach.gather(-1, where[None, :, None, :].expand(draws, groups, count, -1))
+    cross = model.covariance(theta, at, observed.points, layout)
+    told = (cross @ precision).unflatten(-2, (groups, count))
+    reach = told.gather(-1, where[:, None, :].expand(*told.shape[:-1], -1))
     between = reach @ cov
-    own = (model.mean(theta, at, layout) + solved.mean(cross)).reshape(draws, groups, count)
-    own = own - (between @ solved.alpha[:, where].unsqueeze(-1)).squeeze(-1)
+    mean = (model.mean(theta, at, layout) + solved.mean(cross)).unflatten(-1, (groups, count))
+    mean = mean - (between @ solved.alpha[:, where].unsqueeze(-1)).squeeze(-1)
     prior = _by_group(model.covariance(theta, at, at, layout), groups)
-    spread = prior - torch.einsum(
-        "sgin,sgjn->sgij",
-        told.reshape(draws, groups, count, -1),
-        cross.expand(draws, -1, -1).reshape(draws, groups, count, -1),
-    )
-    spread = spread + between @ reach.mT
-    whole = torch.cat([torch.cat([function, between.mT], -1), torch.cat([between, spread], -1)], -2)
-    return torch.cat([mean, own], -1), whole
+    known = torch.einsum("...gin,...gjn->...gij", told, cross.unflatten(-2, (groups, count)))
+    return mean, between, prior - known + between @ reach.mT
 
 
 def _by_group(matrix: Float[Tensor, "*#draws P P"], groups: int) -> Float[Tensor, "*#draws G s s"]:

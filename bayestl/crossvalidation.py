@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bayestl.cavity import LeftOut, laws, left_out
 from bayestl.errors import DataError, listed
 from bayestl.likelihoods.predictive import Predictive, mixed
-from bayestl.posterior import Posterior, no_posterior
+from bayestl.posterior import Posterior, expect_posterior
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
 from bayestl.scoring import Scores
@@ -74,8 +74,7 @@ def left_out_scores(
     regression: Regression | None = None,
 ) -> xr.Dataset:
     """As `leave_out`, from given draws of theta with their functions; the ranked probability score only where it is asked for."""
-    if not isinstance(posterior, Posterior):
-        raise ValueError(no_posterior(posterior))
+    expect_posterior(posterior)
     data, problem = posterior.data, posterior._problem
     codes, labels = _groups(posterior, by)
     wanted = np.ones(len(data), dtype=bool) if task is None else data.task_index == data.index_of(task)

@@ -16,7 +16,7 @@ from bayestl.crossvalidation import WORK, functions, left_out_scores
 from bayestl.errors import listed
 from bayestl.fitting import LOOSE, SHARED
 from bayestl.likelihoods import Hurdle, StudentT
-from bayestl.posterior import Posterior, no_posterior
+from bayestl.posterior import Posterior, expect_posterior
 from bayestl.psis import reliable
 from bayestl.regression import Regression
 from bayestl.scoring import scores
@@ -97,8 +97,7 @@ def diagnose(posterior: Posterior, *, seed: int = 0) -> Diagnosis:
     >>> diagnosis["k-hat"].level in ("good", "note", "warning")
     True
     """
-    if not isinstance(posterior, Posterior):
-        raise ValueError(no_posterior(posterior))
+    expect_posterior(posterior)
     order = {"warning": 0, "note": 1, "good": 2}
     regression = functions(posterior, TELLING, EFFORT if posterior._problem.sites else WORK, DEAR)
     found = [*_of_theta(posterior), *_of_edges(posterior, seed), *_of_noise(posterior)]

@@ -24,7 +24,7 @@ from bayestl.likelihoods import Gaussian
 from bayestl.models.base import Model
 from bayestl.models.problem import Problem
 from bayestl.models.single import SingleTask
-from bayestl.posterior import Posterior
+from bayestl.posterior import Posterior, expect_data
 from bayestl.priors import Theta
 from bayestl.scaling import Layout, Scaling
 from bayestl.selection import PAIRS, SCARCE, choose_pairs, learning_rows, typical
@@ -111,10 +111,7 @@ def fit(
     if not isinstance(model, Model):
         made = f"the class: write btl.{model.__name__}()" if isinstance(model, type) else type(model).__name__
         raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {made}.")
-    if not isinstance(data, TaskData):
-        raise ValueError(
-            f"`data` must be a TaskData (see TaskData.from_wide and from_long); got {type(data).__name__}."
-        )
+    expect_data(data, "data")
     if pairs is not None and pairs < 0:
         raise ValueError(f"`pairs` must be at least 0 (0: condition exactly on every row); got {pairs}.")
     gpu = torch.cuda.is_available()

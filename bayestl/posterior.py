@@ -474,22 +474,6 @@ class Posterior:
         """Write everything to one netCDF file; `load` gives back bit-for-bit the same predictions."""
         return storage.write(path, *archive.pack(self))
 
-    @classmethod
-    def load(cls, path: str | Path, model: Model | None = None) -> Posterior:
-        """Read a posterior that `save` wrote.
-
-        Parameters
-        ----------
-        model : needed only when the model holds an object of the user's own (a GPyTorch kernel, say), which no file
-            without pickle can hold: the same model as was fitted.
-
-        Raises
-        ------
-        DataError
-            For a file that is damaged, not bayestl's, newer than this version, or of another model.
-        """
-        return cls(*archive.unpack(*storage.read(path), model))
-
     @property
     def draws(self) -> int:
         """Number of draws of theta."""
@@ -691,10 +675,11 @@ class Posterior:
         return names, isinstance(task, str)
 
 
-def no_posterior(given: object) -> str:
-    """Say that something else was given in the place of a posterior."""
-    advice = " Of a stack give its `best`, or one of its `posteriors`." if type(given).__name__ == "Stack" else ""
-    return f"A posterior is needed here, as `fit` returns it; got a {type(given).__name__}.{advice}"
+def expect_posterior(given: object) -> None:
+    """Refuse what is no `Posterior`."""
+    if not isinstance(given, Posterior):
+        advice = " Of a stack give its `best`, or one of its `posteriors`." if type(given).__name__ == "Stack" else ""
+        raise ValueError(f"A posterior is needed here, as `fit` returns it; got a {type(given).__name__}.{advice}")
 
 
 def expect_data(data: object, what: str) -> None:

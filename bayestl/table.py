@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -415,6 +415,13 @@ class TaskData:
         """Positions of the inputs that describe a column of the caller's, or of the one that it is."""
         return [i for i, own in enumerate(self.inputs) if (own.source or own.name) == column]
 
+    def lacking(self, present: Container[str]) -> list[str]:
+        """Which of the caller's columns are wanted that are not `present`, nor all that they are described by."""
+        return [
+            name for name in self.columns
+            if name not in present and any(self.inputs[i].name not in present for i in self.made_of(name))
+        ]  # fmt: skip
+
     @property
     def shared_inputs(self) -> int:
         """How many distinct inputs several tasks were observed at."""
@@ -432,10 +439,8 @@ class TaskData:
         """Check the input columns of `table` against these data and return them as (m, d) numbers."""
         names = [column.name for column in self.inputs]
         frame = as_frame(table, [*names, *(name for name, _ in self.features)])
-        parts = {name: [self.inputs[i].name for i in self.made_of(name)] for name in self.columns}
-        given = [name for name, own in parts.items() if name in frame or not set(own) <= set(frame)]
-        require_columns(frame, given)
-        made = [describe(frame, name, own) for name, own in self.features if name in given]
+        require_columns(frame, [*self.lacking(frame), *(name for name in (*self.columns, *names) if name in frame)])
+        made = [describe(frame, name, own) for name, own in self.features if name in frame]
         if made:
             frame = pd.concat([frame.drop(columns=[c for part in made for c in part], errors="ignore"), *made], axis=1)
         x = np.empty((len(frame), len(names)))

@@ -286,7 +286,7 @@ def test_described_columns_stay_the_callers():
         frame, inputs=["formula", "t"], tasks=["y"], features={"formula": btl.ElementFractions()}
     )
     assert data.columns == ("formula", "t")
-    assert "inputs: formula (4 descriptors), t)" in repr(data) or "inputs: formula (" in repr(data)
+    assert f"inputs: formula ({len(data.inputs) - 1} descriptors), t)" in repr(data)
     with pytest.raises(btl.DataError, match=r"lacks columns 't'\. It has 'formula'\."):
         data.encode(frame[["formula"]])
     with pytest.raises(btl.DataError, match=r"lacks columns 'formula'\. It has 't'\."):

@@ -18,7 +18,6 @@ import xarray as xr
 import bayestl as btl
 from bayestl import cavity, plots
 from bayestl.cavity import leave_one_out, left_out
-from bayestl.compare import stacking_weights
 from bayestl.condense import condense
 from bayestl.crossvalidation import functions, left_out_scores
 from bayestl.gaussian import mixture
@@ -27,6 +26,7 @@ from bayestl.models.problem import Problem
 from bayestl.psis import fit_pareto, smoothed
 from bayestl.regression import Regression
 from bayestl.scoring import standard_error
+from bayestl.stacking import stacking_weights
 
 from .conftest import draw_theta
 
@@ -602,6 +602,10 @@ def test_a_stack_predicts_between_its_parts(helped, capsys, tmp_path):
     xr.testing.assert_identical(again.predict(new), out)
     pd.testing.assert_frame_equal(again.comparison, stack.comparison)
     assert list(again.weights.items()) == list(stack.weights.items())
+    with pytest.raises(btl.DataError, match="holds a stack: give its models by name"):
+        btl.load(tmp_path / "stack.nc", btl.MultiTask())
+    with pytest.raises(btl.DataError, match="holds one posterior: give its model"):
+        btl.load(stack.best.save(tmp_path / "best.nc"), {"best": btl.MultiTask()})
     derived = stack.derive(lambda y: y["target"] - y["s0"], new, draws=100)
     assert derived["mean"].sizes == {"row": 9}
 
@@ -849,7 +853,7 @@ def test_both_ways_of_leaving_out_agree(by_row):
     ((_, theta, solved),) = regression.batches()
     precision = torch.cholesky_inverse(solved.factor)
     for bucket in cavity._buckets(problem, groups, None):
-        mean, cov, _ = cavity._by_precision(regression, problem, theta, solved, precision, bucket)
+        mean, cov, _ = cavity._by_precision(problem, theta, solved, precision, bucket)
         other_mean, other_cov, _ = cavity._by_sites(regression, problem, theta, solved, 0, bucket)
         assert mean.shape[-1] == sum(problem.pieces[k].where.shape[1] for k in bucket.pieces) + len(bucket.hidden)
         torch.testing.assert_close(mean, other_mean, rtol=0, atol=1e-3)
@@ -978,7 +982,7 @@ def test_condensed_rows_are_left_out_as_they_were_put_in():
 
 @pytest.mark.parametrize("judge", [btl.scores, btl.calibration, btl.reliability, plots.plot_parity])
 def test_what_is_no_score_is_refused(helped, judge):
-    posterior = helped["multitask"] if "multitask" in helped else next(iter(helped.values()))
+    posterior = next(iter(helped.values()))
     with pytest.raises(
         ValueError, match=r"Expected the scores that leave_out or Posterior\.score give; got a Posterior"
     ):

@@ -259,12 +259,9 @@ class Campaign:
         levels = data.tasks[data.index_of(plain.known(task, data.names, "`task`"))].levels
         if value is not None and levels is None and not isinstance(value, int | float | np.number):
             raise DataError(f"`value` of task {task!r} must be a number; got {value!r}.")
-        given = [name for name in data.columns if name in inputs]
-        missing = [own.source or own.name for own in data.inputs if own.name not in inputs and own.source not in given]
-        if missing:
+        if missing := data.lacking(inputs):
             raise DataError(
-                f"`inputs` lacks {listed(list(dict.fromkeys(missing)))}: it must hold a value for each of "
-                f"{listed(data.columns, 20)}."
+                f"`inputs` lacks {listed(missing)}: it must hold a value for each of {listed(data.columns, 20)}."
             )
         event = {
             "event": "tell", "time": _time(), "id": None if id is None else int(id), "row": own["row"],

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from bayestl import archive
-from bayestl.columns import Input, Task, as_frame
+from bayestl.columns import as_frame
 from bayestl.errors import DataError, listed
 from bayestl.table import TaskData
 
@@ -104,33 +104,17 @@ def of_data(data: TaskData) -> dict[str, Any]:
 
 def to_data(written: Mapping[str, Any]) -> TaskData:
     """Read observations."""
-    tasks = tuple(
-        Task(
-            task["name"],
-            task["unit"],
-            archive._restore(task["likelihood"]),
-            None if task["levels"] is None else tuple(task["levels"]),
-        )
-        for task in written["tasks"]
-    )
-    rows = np.empty(len(written["rows"]), dtype=object)
-    rows[:] = written["rows"]
-    inputs = tuple(
-        Input(i["name"], None if i["levels"] is None else tuple(i["levels"]), i["unit"], i.get("source"))
-        for i in written["inputs"]
-    )
-    shapes = {"x": (len(rows), len(inputs)), "details": (len(rows), 2)}
+    columns = archive.read_columns(written)
+    count = len(columns["rows"])
+    shapes = {"x": (count, len(columns["inputs"])), "details": (count, 2)}
     arrays: dict[str, Any] = {
         name: np.array(written[name], dtype=np.int64 if name == "task_index" else float).reshape(
-            shapes.get(name, len(rows))
+            shapes.get(name, count)
         )
         for name in ARRAYS
     }
     return TaskData(
-        inputs=inputs,
-        tasks=tasks,
-        rows=rows,
-        features=tuple((name, archive._restore(own)) for name, own in written["features"]),
+        **columns,
         descriptors=None if written["descriptors"] is None else to_table(written["descriptors"]),
         **arrays,
     )

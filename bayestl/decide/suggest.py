@@ -19,7 +19,7 @@ from bayestl.decide.objective import objective_of
 from bayestl.decide.pool import pool_of
 from bayestl.decide.search import WORLDS, Search
 from bayestl.errors import DataError, listed
-from bayestl.posterior import Posterior
+from bayestl.posterior import Posterior, expect_posterior
 from bayestl.table import TaskData
 
 OF_TARGET = (  # scores of measurements of the target itself
@@ -119,8 +119,7 @@ def suggest(
     >>> list(chosen.columns)
     ['row', 'x', 'task', 'score', 'gain', 'cost', 'why']
     """
-    if not isinstance(posterior, Posterior):
-        raise ValueError(f"Expected a btl.Posterior; got {type(posterior).__name__}. Of a btl.Stack, give its `best`.")
+    expect_posterior(posterior)
     if not isinstance(batch, int | np.integer) or batch < 1:
         raise ValueError(f"`batch` must be a whole number, at least 1; got {batch!r}.")
     data = posterior.data
