@@ -30,15 +30,13 @@ import bayestl as btl
 from bayestl import plots
 from benchmarks.case_studies.tables import CASES
 
-case = CASES[{name!r}]
+case = CASES["{name}"]
 train, test = case.split({size}, paired=True, seed=0)
 told = dict(inputs=[case.label], features={{case.label: case.features}})
 
 
 def tasks(*names):
-    return dict(
-        tasks=names, units=dict.fromkeys(names, case.unit), likelihoods=dict.fromkeys(names, case.likelihood)
-    )
+    return dict(tasks=names, units=dict.fromkeys(names, case.unit), likelihoods=dict.fromkeys(names, case.likelihood))
 
 
 data = btl.TaskData.from_wide(train, **told, **tasks(*case.sources, case.target))
