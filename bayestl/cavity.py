@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bayestl.condense import factors
 from bayestl.gaussian.conditional import Conditional, Conditioned, Updated
-from bayestl.gaussian.exact import factorise, log_density
+from bayestl.gaussian.exact import factorise, inverse_blocks, log_density, triangular_inverse
 from bayestl.gaussian.sites import Site, noise_of, step_from
 from bayestl.likelihoods.predictive import Predictive
 from bayestl.models.problem import Piece, Problem
@@ -80,7 +80,7 @@ def left_out(
     buckets = _buckets(observed, groups, wanted)
     for draws, theta, solved in regression.batches():
         leave = (
-            partial(_by_precision, observed, theta, solved, torch.cholesky_inverse(solved.factor))
+            partial(_by_precision, observed, theta, solved, triangular_inverse(solved.factor))
             if isinstance(solved, Conditioned)
             else partial(_by_sites, regression, observed, theta, solved, condensed)
         )
@@ -190,11 +190,11 @@ def _slopes(observed: Problem, theta: Theta, bucket: _Bucket) -> Tensor:
 
 
 def _by_precision(
-    observed: Problem, theta: Theta, solved: Conditioned, precision: Tensor, bucket: _Bucket
+    observed: Problem, theta: Theta, solved: Conditioned, inverse: Tensor, bucket: _Bucket
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Moments of the functions of groups, and where all are normal the log density of their rows, from the inverse covariance."""
+    """Moments of the functions of groups, and where all are normal the log density of their rows; `inverse` is ``L^-1``."""
     where = _points(observed, bucket)
-    blocks = precision[:, where.unsqueeze(-1), where.unsqueeze(-2)]
+    blocks = inverse_blocks(inverse, where)
     alpha = solved.alpha[:, where]
     if where.shape[1] == 1:
         cov = 1 / blocks
@@ -220,7 +220,7 @@ def _by_precision(
         mean[..., own] += values
         function[..., own, own] -= noise
     if bucket.hidden:
-        own_mean, between, own_cov = _of_hidden(observed, theta, solved, precision, bucket, cov)
+        own_mean, between, own_cov = _of_hidden(observed, theta, solved, inverse, bucket, cov)
         mean = torch.cat([mean, own_mean], -1)
         function = torch.cat([torch.cat([function, between.mT], -1), torch.cat([between, own_cov], -1)], -2)
     function.diagonal(dim1=-2, dim2=-1).clamp_min_(0.0)
@@ -228,7 +228,7 @@ def _by_precision(
 
 
 def _of_hidden(
-    observed: Problem, theta: Theta, solved: Conditioned, precision: Tensor, bucket: _Bucket, cov: Tensor
+    observed: Problem, theta: Theta, solved: Conditioned, inverse: Tensor, bucket: _Bucket, cov: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The functions that the observations of a group do not touch, given those outside it.
 
@@ -239,7 +239,7 @@ def _of_hidden(
     model, layout, where = observed.model, observed.layout, _points(observed, bucket)
     at, groups, count = _hidden(observed, bucket, where), len(where), len(bucket.hidden)
     cross = model.covariance(theta, at, observed.points, layout)
-    told = (cross @ precision).unflatten(-2, (groups, count))
+    told = (cross @ inverse.mT @ inverse).unflatten(-2, (groups, count))
     reach = told.gather(-1, where[:, None, :].expand(*told.shape[:-1], -1))
     between = reach @ cov
     mean = (model.mean(theta, at, layout) + solved.mean(cross)).unflatten(-1, (groups, count))

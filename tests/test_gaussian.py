@@ -7,7 +7,7 @@ import torch
 from bayestl.errors import FitError
 from bayestl.gaussian import mixture
 from bayestl.gaussian.conditional import Conditioned
-from bayestl.gaussian.exact import FAILED, GaussianMarginal, robust_cholesky
+from bayestl.gaussian.exact import FAILED, GaussianMarginal, inverse_blocks, robust_cholesky, triangular_inverse
 
 
 def random_covariance(n=7, batch=3, seed=0):
@@ -130,3 +130,18 @@ def test_the_score_of_many_components_is_that_of_all_their_pairs(apart, monkeypa
     found = mixture.crps(y, mean, std, weight)
     monkeypatch.setattr(mixture, "PAIRS", len(mean))
     torch.testing.assert_close(found, mixture.crps(y, mean, std, weight), rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("n", [1, 7, 257, 700])
+def test_triangles_are_inverted_by_halves(n):
+    x = torch.linspace(0, 3, n).double()
+    covariance = torch.exp(-(x[:, None] - x).square()) + 0.1 * torch.eye(n).double()
+    factor = torch.linalg.cholesky(covariance).expand(2, n, n)
+    inverse = triangular_inverse(factor)
+    torch.testing.assert_close(inverse @ factor, torch.eye(n).double().expand(2, n, n), rtol=0, atol=1e-11)
+    assert torch.equal(inverse, inverse.tril())
+    where = torch.arange(n - n % 2).reshape(-1, 2) if n > 1 else torch.zeros(1, 1).long()
+    precision = torch.linalg.inv(covariance)
+    for own in (where, torch.arange(n)[:, None]):
+        expected = precision[own.unsqueeze(-1), own.unsqueeze(-2)].expand(2, *own.shape, own.shape[-1])
+        torch.testing.assert_close(inverse_blocks(inverse, own), expected, rtol=1e-9, atol=1e-9)

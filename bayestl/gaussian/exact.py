@@ -6,7 +6,7 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from bayestl.errors import FitError
 
 FAILED = -1e10  # log density of a theta whose covariance has no Cholesky factor: never accepted, never fatal
+LEAF = 256  # size of a triangle that is inverted at once
 
 
 def factorise(covariance: Float[Tensor, "*#draws n n"]) -> tuple[Float[Tensor, "*#draws n n"], Bool[Tensor, "*#draws"]]:
@@ -24,6 +25,29 @@ def factorise(covariance: Float[Tensor, "*#draws n n"]) -> tuple[Float[Tensor, "
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         factor = torch.where(bad[..., None, None], eye, factor)
     return factor, bad
+
+
+def triangular_inverse(factor: Float[Tensor, "*#draws n n"]) -> Float[Tensor, "*#draws n n"]:
+    """``L^-1``, by halves: with ``L = [[A, 0], [B, C]]`` its corner is ``-C^-1 B A^-1``, a third of the operations of a solve."""
+    n = factor.shape[-1]
+    if n <= LEAF:
+        eye = torch.eye(n, dtype=factor.dtype, device=factor.device)
+        return torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+    half = n // 16 * 8
+    a, b, c = factor[..., :half, :half], factor[..., half:, :half], factor[..., half:, half:]
+    out = torch.zeros_like(factor)
+    out[..., :half, :half], out[..., half:, half:] = triangular_inverse(a), triangular_inverse(c)
+    corner = torch.linalg.solve_triangular(c, b, upper=False)
+    out[..., half:, :half] = torch.linalg.solve_triangular(a, corner.neg_(), upper=False, left=False)
+    return out
+
+
+def inverse_blocks(inverse: Float[Tensor, "*draws n n"], where: Int[Tensor, "R c"]) -> Float[Tensor, "*draws R c c"]:
+    """Blocks of ``(L L')^-1`` on its diagonal, from ``L^-1``."""
+    if where.shape[-1] == 1:
+        return inverse.square().sum(-2)[..., where].unsqueeze(-1)
+    columns = inverse[..., where]
+    return torch.einsum("...nrc,...nrd->...rcd", columns, columns)
 
 
 def log_density(

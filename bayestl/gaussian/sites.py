@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from bayestl.gaussian.exact import FAILED, factorise, log_density, log_marginal
+from bayestl.gaussian.exact import FAILED, factorise, inverse_blocks, log_density, log_marginal, triangular_inverse
 
 FLOOR = 1e-7  # of a site's precision: a site may say nothing, never less than nothing
 ROUNDING = 1e-9  # of the evidence bound: changes below it are no changes
@@ -283,22 +283,11 @@ def _evaluate(prior: Prior, blocks: list[Block], sites: list[Site]) -> Solved:
     _, alpha = log_density(factor, pseudo - prior.mean)
     functions = torch.cat([block.where.flatten() for block in blocks])
     bad |= prior.covariance.diagonal(dim1=-2, dim2=-1)[:, functions].amax(-1) > WIDEST
-    # The blocks' columns side by side: one triangular solve for all of them, from the right, as the factor lies in memory.
-    whole = len(functions) == covariance.shape[-1] and bool((functions.diff() == 1).all())
-    cross = prior.covariance if whole else prior.covariance[:, :, functions]
-    half = torch.linalg.solve_triangular(factor.mT, cross.mT, upper=True, left=False)
+    inverse = triangular_inverse(factor)
     means = prior.mean + (prior.covariance @ alpha.unsqueeze(-1)).squeeze(-1)
-    marginals, start = [], 0
-    for block in blocks:
-        part = slice(start, start + block.where.numel())
-        start = part.stop
-        white = half[:, part].reshape(len(half), *block.where.shape, -1)
-        told = (
-            white.square().sum(-1).unsqueeze(-1)
-            if white.shape[2] == 1
-            else torch.einsum("srcn,srdn->srcd", white, white)
-        )
-        cov = _blocks(prior.covariance, block.where) - told
+    marginals = []
+    for block, own in zip(blocks, noise, strict=True):  # (K^-1 + S^-1)^-1 = S - S (K + S)^-1 S
+        cov = own - own @ inverse_blocks(inverse, block.where) @ own
         cov.diagonal(dim1=-2, dim2=-1).clamp_min_(1e-12)
         marginals.append((means[:, block.where], cov))
     expected = [block.expect(*marginal) for block, marginal in zip(blocks, marginals, strict=True)]
