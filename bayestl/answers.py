@@ -90,6 +90,8 @@ def draws(
                 dims.append("class" if single else f"class_{task.name}")
                 own[dims[-1]] = known
         arrays[task.name] = xr.DataArray(values, dims=dims, coords=own, name=task.name)
+        if task.unit is not None and task.levels is None:
+            arrays[task.name].attrs["units"] = task.unit
     if any(task.levels is not None for task in tasks):
         return arrays[tasks[0].name] if single else xr.Dataset(arrays)
     whole = xr.DataArray(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from bayestl.models.latent import LatentTask
 from bayestl.models.multitask import MultiTask
 from bayestl.models.problem import Problem
 from bayestl.models.single import SingleTask
-from bayestl.priors import Theta
+from bayestl.priors import Theta, pyro_alone
 from bayestl.regression import Regression, low_rank_draws
 from bayestl.scaling import Pairs, Scaling
 from bayestl.table import TaskData
@@ -61,8 +61,7 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
     arrays |= {f"record/{name}": getattr(record, name) for name in FitRecord.ARRAYS}
     if data.descriptors is not None:
         arrays["data/descriptors"] = data.descriptors.to_numpy(dtype=float)
-    for i, site in enumerate(posterior.sites or []):
-        arrays |= {f"sites/{i}_natural": site.natural.numpy(), f"sites/{i}_precision": site.precision.numpy()}
+    arrays |= {f"sites/{name}": array for name, array in sites_written(posterior.sites).items()}
     held = posterior.inducing
     if held is not None:
         arrays |= {
@@ -106,7 +105,6 @@ def unpack(
         return {key.removeprefix(f"{name}__"): value for key, value in arrays.items() if key.startswith(f"{name}__")}
 
     data, columns = part("data"), read_columns(settings)
-    sites = part("sites")
     table = data.pop("descriptors", None)
     return (
         _restore_model(settings["model"], model),
@@ -121,15 +119,25 @@ def unpack(
         {name: torch.from_numpy(arrays[f"theta__{i}"].copy()) for i, name in enumerate(settings["theta"])},
         FitRecord(**settings["record"], **part("record")),
         settings["components"],
-        None
-        if settings["sites"] is None
-        else [
-            Site(torch.from_numpy(sites[f"{i}_natural"].copy()), torch.from_numpy(sites[f"{i}_precision"].copy()))
-            for i in range(settings["sites"])
-        ],
+        sites_read(part("sites"), settings["sites"]),
         None if settings["inducing"] is None else _restore_inducing(part("inducing"), settings["inducing"]),
         settings["condensed"],
     )
+
+
+def sites_written(sites: Sequence[Site] | None) -> dict[str, NDArray[np.float64]]:
+    """Sites as arrays."""
+    named = [
+        (f"{i}_{name}", value.numpy()) for i, own in enumerate(sites or []) for name, value in own._asdict().items()
+    ]
+    return dict(named)
+
+
+def sites_read(arrays: Mapping[str, NDArray[Any]], count: int | None) -> list[Site] | None:
+    """Sites from what `sites_written` gave of `count` of them; None of none."""
+    if count is None:
+        return None
+    return [Site(*(torch.from_numpy(arrays[f"{i}_{name}"].copy()) for name in Site._fields)) for i in range(count)]
 
 
 def read_columns(written: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +174,8 @@ def describe(thing: Any) -> Any:
         return {"type": type(thing).__name__, **fields}
     if isinstance(thing, kernels.GPyTorchKernel):
         parts = [f"{name or 'kernel'}: {_printed(module)}" for name, module in thing.kernel.named_modules()]
-        return {"foreign": f"{'; '.join(parts)}; on {thing.inputs}, scaled {thing.scaled}"}
+        held = {name: raw.tolist() for name, raw in thing.kernel.named_parameters()}
+        return {"foreign": f"{'; '.join(parts)}; on {thing.inputs}, scaled {thing.scaled}, from {held}"}
     if isinstance(thing, likelihoods.Likelihood | likelihoods.Warp):
         raise DataError(f"A likelihood or warp of your own, {type(thing).__name__}, cannot be stored without pickle.")
     if isinstance(thing, features.Features):
@@ -293,7 +302,7 @@ def _log_prior(posterior: Posterior, draws: int) -> dict[str, xr.Dataset]:
 
 def prior_draws(problem: Problem, count: int, seed: int) -> Theta:
     """Draws of theta from the prior."""
-    with torch.random.fork_rng(devices=[]):
+    with pyro_alone(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         with pyro.poutine.block(), pyro.plate("draws", count):
             theta = problem.prior()
@@ -333,16 +342,17 @@ def _prior_functions(problem: Problem, theta: Theta, generator: torch.Generator)
     draws = []
     for s in range(len(next(iter(theta.values())))):
         one = {name: value[s] for name, value in theta.items()}
+        mean = problem.model.mean(one, at_all, problem.layout)
         if len(at_all.output) <= DENSE:
             factor, _ = robust_cholesky(problem.model.covariance(one, at_all, at_all, problem.layout))
-            draws.append(factor @ torch.randn(len(factor), dtype=torch.float64, generator=generator))
+            draws.append(mean + factor @ torch.randn(len(factor), dtype=torch.float64, generator=generator))
             continue
 
         def column(i: int, one: Theta = one) -> torch.Tensor:
             return problem.model.covariance(one, at_all.take(torch.tensor([i])), at_all, problem.layout)[0]
 
         size = problem.model.variance(one, at_all, problem.layout).expand(len(at_all.output))
-        draws.append(low_rank_draws(size[:, None, None], column, 1, RANK, generator)[0])
+        draws.append(mean + low_rank_draws(size[:, None, None], column, 1, RANK, generator)[0])
     parts = torch.stack(draws).split([c * n for c, n in sizes], -1)
     return [part.reshape(len(draws), c, n).mT for part, (c, n) in zip(parts, sizes, strict=True)]
 
@@ -376,25 +386,27 @@ def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
         coords["edge"] = [f"{names[o]}<-{names[p]}" for o, p in posterior.model.edges(layout)]
     if data.descriptors is not None:
         coords["descriptor"] = [str(c) for c in data.descriptors.columns]
+    widths = dict(zip(layout.inputs, _input_widths(scaling), strict=True))
+    units = {column.name: column.unit for column in data.inputs}
+    labels: kernels.Labels = {}
+    for term in posterior.model.terms(theta, layout):
+        if term.kernel is not None:
+            labels |= term.kernel.labels(term.name, layout)
     variables: dict[str, xr.Variable] = {}
     for name, value in theta.items():
-        array = value.numpy()
+        array = value.numpy().copy()
         attributes = {"units": "1"}
         if name in posterior.model.dims:
             dims = posterior.model.dims[name]
             if dims == ("task",) and array.shape[1] != len(layout.outputs):
                 dims = ("whole_task",)  # one for all functions of a task
-        elif (
-            name.endswith(".length_scale")
-            and array.ndim > 1
-            and (dim := _kernel_inputs(posterior, name, array.shape[1]))
-        ):
-            label, inputs = dim
-            coords[label] = inputs
-            dims = (label,)
-            widths = dict(zip(layout.inputs, _input_widths(scaling), strict=True))
-            array = array * np.array([widths.get(i, 1.0) for i in inputs])
-            attributes = {"units": ", ".join(u or "1" for u in _input_units(data, inputs))}
+        elif name in labels:
+            kind, along = labels[name]
+            dim = "input" if kind == "input" and along == list(layout.inputs) else f"{kind}_{name}"
+            coords[dim], dims = along, (dim,)
+            if kind == "input":
+                array = array * np.array([widths[i] for i in along])
+                attributes = {"units": ", ".join(units[i] or "1" for i in along)}
         else:
             dims = tuple(f"{name}_{i}" for i in range(array.ndim - 1))
         if name == "noise":  # the numeric function of a task is its last
@@ -415,22 +427,5 @@ def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
     return xr.Dataset(variables, coords={name: value for name, value in coords.items() if name in used})
 
 
-def _kernel_inputs(posterior: Posterior, name: str, size: int) -> tuple[str, list[str]] | None:
-    """Dimension of a length scale and the inputs along it, when there is one for each input."""
-    kernel = posterior.model.kernel
-    for part in name.split(".")[1:-1]:
-        kernel = kernel.parts[int(part)] if isinstance(kernel, kernels.Sum | kernels.Product) else kernel
-    named = getattr(kernel, "inputs", None)
-    if named is not None:
-        return (f"input_{name}", list(named)) if size == len(named) else None
-    inputs = list(posterior._problem.layout.inputs)
-    return ("input", inputs) if size == len(inputs) else None
-
-
 def _input_widths(scaling: Scaling) -> list[float]:
     return [1.0 if count else float(scaling.width[j]) for j, count in enumerate(scaling.levels)]
-
-
-def _input_units(data: TaskData, inputs: list[str]) -> list[str | None]:
-    units = {column.name: column.unit for column in data.inputs}
-    return [units.get(name) for name in inputs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from bayestl import archive, storage
 from bayestl.errors import DataError
 from bayestl.gaussian.inducing import Sums
+from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord
 from bayestl.models.base import Model
 from bayestl.priors import Theta
@@ -43,25 +45,35 @@ class Checkpoint:
         """The draws that were noted, if any were."""
         return self._read(self.chain, "chain")[0] if self.chain.is_file() else None
 
-    def write_theta(self, theta: Theta, record: FitRecord, components: int) -> None:
-        """Note the draws of theta, and how they came about."""
+    def write_theta(self, theta: Theta, record: FitRecord, components: int, sites: Sequence[Site] | None) -> None:
+        """Note the draws of theta, how they came about, and the sites that are a start for those of each draw."""
         arrays = {f"theta__{i}": value.numpy() for i, value in enumerate(theta.values())}
         arrays |= {f"record__{name}": getattr(record, name) for name in FitRecord.ARRAYS}
+        arrays |= {f"sites__{name}": array for name, array in archive.sites_written(sites).items()}
         plain = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in FitRecord.ARRAYS}
         storage.write(
             self.path,
             arrays,
-            {"mark": self.mark, "kind": "theta", "theta": list(theta), "record": plain, "components": components},
+            {
+                "mark": self.mark,
+                "kind": "theta",
+                "theta": list(theta),
+                "record": plain,
+                "components": components,
+                "sites": None if sites is None else len(sites),
+            },
         )
 
-    def read_theta(self) -> tuple[Theta, FitRecord, int] | None:
+    def read_theta(self) -> tuple[Theta, FitRecord, int, list[Site] | None] | None:
         """What was noted of theta, if anything was."""
         if not self.path.is_file():
             return None
         arrays, settings = self._read(self.path, "theta")
         theta = {name: torch.from_numpy(arrays[f"theta__{i}"].copy()) for i, name in enumerate(settings["theta"])}
         own: dict[str, Any] = {name: arrays[f"record__{name}"] for name in FitRecord.ARRAYS}
-        return theta, FitRecord(**settings["record"], **own), settings["components"]
+        written = {name.removeprefix("sites__"): array for name, array in arrays.items() if name.startswith("sites__")}
+        sites = archive.sites_read(written, settings["sites"])
+        return theta, FitRecord(**settings["record"], **own), settings["components"], sites
 
     def write_sums(self, total: tuple[Any, ...], parts: int) -> None:
         """Note the sums over the first `parts` parts."""

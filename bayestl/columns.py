@@ -164,6 +164,20 @@ def describe(frame: pd.DataFrame, name: str, features: Features) -> pd.DataFrame
         table = features(list(labels))
     except DataError as error:
         raise DataError(f"Input {name!r}: {error}") from error
+    if not isinstance(table, pd.DataFrame) or len(table) != len(labels) or table.shape[1] == 0:
+        made = (
+            f"{len(table)} rows and {table.shape[1]} columns"
+            if isinstance(table, pd.DataFrame)
+            else type(table).__name__
+        )
+        raise DataError(
+            f"Input {name!r}: {type(features).__name__} must give a DataFrame with a row for each of the {len(labels)} labels "
+            f"and at least one column; got {made}."
+        )
+    if odd := [str(column) for column in table if not pd.api.types.is_numeric_dtype(table[column])]:
+        raise DataError(
+            f"Input {name!r}: {type(features).__name__} must give numbers; columns {listed(odd)} hold others."
+        )
     return pd.DataFrame(
         table.to_numpy(dtype=float)[codes], columns=[f"{name} {column}" for column in table], index=frame.index
     )

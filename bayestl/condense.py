@@ -125,6 +125,12 @@ class Inducing:
         """Take some of the draws, repeatedly perhaps."""
         return replace(self, owner=draws if self.owner is None else self.owner[draws])
 
+    def apart(self) -> Inducing:
+        """Every draw with sums of its own."""
+        if (own := self.owner) is None:
+            return self
+        return replace(self, gram=self.gram[own], moment=self.moment[own], bound=self.bound[own], owner=None)
+
     def conditional(self, model: Model, theta: Theta, layout: Layout, part: slice | Tensor) -> Projected:
         """Condition on the rows under some of the draws, whose `theta` is given."""
         own = part if self.owner is None else self.owner[part]

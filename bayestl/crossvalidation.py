@@ -102,7 +102,9 @@ def left_out_scores(
         weight, k = _weights(posterior, whole, predicted, count)
     out = Scores(data)
     for part, each in zip(whole, predicted, strict=True):
-        out.put(part.rows.numpy(), mixed(each, weight[:, part.groups]), problem.rows(part.task, part.rows).y, crps=crps)
+        if wanted[part.rows.numpy()].any():  # rows of other tasks only weigh theta
+            y = problem.rows(part.task, part.rows).y
+            out.put(part.rows.numpy(), mixed(each, weight[:, part.groups]), y, crps=crps)
     scored = out.labelled()
     scored["pareto_k"] = ("row", k.numpy()[codes])
     return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
@@ -126,8 +128,9 @@ def _warn_of_lone_groups(posterior: Posterior, codes: NDArray[np.int64], wanted:
 def functions(posterior: Posterior, most: int = 256, work: float = WORK, dear: float = math.inf) -> Regression:
     """The functions under as many draws of theta as are cheap, `most` at the most.
 
-    Draws enough to be weighted are taken where they cost less than `work`, else those that predictions are made from. Where these
-    have not been worked out yet and that would cost more than `dear`, fewer (but two).
+    At least `ENOUGH`, so that importance weights can be smoothed, where that costs less than `work` operations; else the draws
+    that predictions are made from. Where the data have not been solved under these yet, and that would cost more than `dear`,
+    fewer of them, but two.
     """
     held = posterior._regression
     if posterior.inducing is not None:
@@ -143,7 +146,7 @@ def functions(posterior: Posterior, most: int = 256, work: float = WORK, dear: f
         draws = min(draws, max(2, int(dear / (SETTLING * each))))
     chosen = slice(0, draws)  # of a quasi-random sequence; of a chain, draws far apart
     if posterior.record.method == "nuts":
-        chosen = slice(None, None, max(1, posterior.draws // draws))
+        chosen = slice(None, None, -(-posterior.draws // draws))
     theta = {name: value[chosen] for name, value in posterior.theta.items()}
     return Regression(posterior._problem, theta, posterior.sites, tolerance=NEARLY)
 

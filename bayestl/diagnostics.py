@@ -114,8 +114,8 @@ def _of_theta(posterior: Posterior) -> Iterator[Finding]:
             "method", "note", 1.0, "theta is a single point: with few rows intervals are too narrow.",
             'Fit with method="variational".',
         )  # fmt: skip
-    if len(record.elbo) >= 8:
-        trace = record.elbo[np.isfinite(record.elbo)]
+    trace = record.elbo[np.isfinite(record.elbo)]
+    if len(trace) >= 8:
         last, before = trace[-len(trace) // 4 :], trace[-len(trace) // 2 : -len(trace) // 4]
         drift, noise = float(last.mean() - before.mean()), float(np.hypot(last.std(), before.std()) + 1e-9)
         steep = drift > max(0.5, 2 * noise)
@@ -192,14 +192,15 @@ def _of_noise(posterior: Posterior) -> Iterator[Finding]:
         return
     problem = posterior._problem
     first = {name: value[:1] for name, value in posterior.theta.items()}
-    for i, t in enumerate(problem.layout.noisy):
+    for t in problem.layout.noisy:
         values = [
             p.law.standardised(p.rows, problem.parameters_of(first, t))[0]
             for p in problem.pieces
             if p.task == t and p.law.noisy
         ]
         spread = float(torch.cat([v.reshape(-1) for v in values]).var(correction=0)) if values else 1.0
-        noise = float(posterior.theta["noise"][:, i].square().median())
+        future = problem.future_noise_variance(posterior.theta, t)
+        noise = 0.0 if future is None else float(future.median())
         share = min(1.0, noise / spread) if spread > 0 else 1.0
         name = posterior.data.names[t]
         if share > 0.8:

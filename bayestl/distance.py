@@ -149,7 +149,7 @@ class Memory:
         self._lock = Lock()
 
     def __call__(self, a: Tensor, b: Tensor, columns: tuple[Any, ...]) -> Tensor:
-        if a.requires_grad or b.requires_grad:
+        if a.requires_grad or b.requires_grad or a.is_inference() or b.is_inference():
             return self.compare(a, b, columns)
         key = (*_place(a), *_place(b), columns)
         with self._lock:

@@ -276,11 +276,19 @@ def describable(formulas: Iterable[str]) -> NDArray[np.bool_]:
     return np.array([known(str(formula)) for formula in formulas], dtype=bool)
 
 
+_NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
+_ADDED = re.compile(r"[·•∙⋅*]")
+_HYDRATE = re.compile(r"(?<![A-Za-z]0)\.(?=(?:\d*|\d*\.\d+)\(?H2O\)?$)")
+_BLANK = re.compile(r"\s+(?![a-z])")
+_SUBSCRIPTS = str.maketrans({"½": "0.5"} | {chr(0x2080 + digit): str(digit) for digit in range(10)})
 _TOKEN = re.compile(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?|([(\[{])|([)\]}])(\d+\.?\d*|\.\d+)?")
 
 
 def parse_formula(formula: str) -> dict[str, float]:
-    """Amounts of the elements of a formula such as ``Ca(OH)2`` or ``Ga0.5As0.5``.
+    """Amounts of the elements of a formula such as ``Ca(OH)2``, ``Ga0.5 As0.5`` or ``CuSO4·5H2O``.
+
+    Blanks between elements and subscripts (``Fe₂O₃``) are understood. What follows ``·``, ``*``, or a point before ``H2O`` at the
+    end, is added as often as the number before it says; D is H.
 
     Raises
     ------
@@ -292,31 +300,47 @@ def parse_formula(formula: str) -> dict[str, float]:
     >>> parse_formula("Ca3(PO4)2")
     {'Ca': 3.0, 'P': 2.0, 'O': 8.0}
     """
-    levels: list[dict[str, float]] = [{}]
-    position, text = 0, formula.strip()
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise ValueError(f"character {position + 1}, {text[position]!r}, is not understood")
-        symbol, amount, opening, _, times = match.groups()
-        if symbol:
-            levels[-1][symbol] = levels[-1].get(symbol, 0.0) + float(amount or 1)
-        elif opening:
-            levels.append({})
-        else:
-            if len(levels) == 1:
-                raise ValueError(f"the bracket at character {position + 1} closes nothing")
-            for symbol, amount in levels.pop().items():
-                levels[-1][symbol] = levels[-1].get(symbol, 0.0) + float(amount) * float(times or 1)
-        position = match.end()
-    if len(levels) > 1:
-        raise ValueError("a bracket is not closed")
-    found = {symbol: amount for symbol, amount in levels[0].items() if amount > 0}
+    text = _BLANK.sub("", _HYDRATE.sub("·", formula.strip().translate(_SUBSCRIPTS), count=1))
+    whole: dict[str, float] = {}
+    for part in _ADDED.split(text):
+        if not part and text:
+            raise ValueError("nothing stands beside a dot")
+        count = _NUMBER.match(part)
+        times = float(count.group()) if count and part is not text else 1.0
+        for symbol, amount in _amounts(part[count.end() :] if count and part is not text else part).items():
+            whole[symbol] = whole.get(symbol, 0.0) + times * amount
+    found = {symbol: amount for symbol, amount in whole.items() if amount > 0}
     if not found:
         raise ValueError("it holds no element")
     if max(found.values()) > 1e9:
         raise ValueError("an amount is beyond 1e9")
     return found
+
+
+def _amounts(text: str) -> dict[str, float]:
+    levels: list[dict[str, float]] = [{}]
+    position, open_ = 0, ""
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise ValueError(f"character {position + 1}, {text[position]!r}, is not understood")
+        symbol, amount, opening, closing, times = match.groups()
+        if symbol:
+            symbol = "H" if symbol == "D" else symbol
+            levels[-1][symbol] = levels[-1].get(symbol, 0.0) + float(amount or 1)
+        elif opening:
+            levels.append({})
+            open_ += opening
+        else:
+            if open_[-1:] != {")": "(", "]": "[", "}": "{"}[closing]:
+                raise ValueError(f"the bracket at character {position + 1} closes nothing")
+            open_ = open_[:-1]
+            for symbol, amount in levels.pop().items():
+                levels[-1][symbol] = levels[-1].get(symbol, 0.0) + float(amount) * float(times or 1)
+        position = match.end()
+    if open_:
+        raise ValueError("a bracket is not closed")
+    return levels[0]
 
 
 SHELLS = {"s": 2, "p": 6, "d": 10, "f": 14}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 
 import pandas as pd
 import torch
@@ -28,19 +29,39 @@ ROUNDS = 3
 BATCH_BYTES = 1e8  # of the covariances of candidates that are weighed together
 
 
+DETAILS = ("exposure", "lower", "upper")  # of a likelihood: what each task has of its own
+LEARNED = ("start", "typical", "scale")  # from the values
+
+
 def alike(data: TaskData, kind: Task | None) -> list[int]:
     """Positions of the tasks that are observed as the new one is; by default as the first task is."""
     kind = kind or data.tasks[0]
     found = [
         t for t, task in enumerate(data.tasks)
-        if type(task.likelihood) is type(kind.likelihood) and len(task.levels or ()) == len(kind.levels or ())
+        if _make(task.likelihood) == _make(kind.likelihood) and len(task.levels or ()) == len(kind.levels or ())
     ]  # fmt: skip
     if not found:
         raise DataError(
-            f"None of the tasks is observed as the new one is ({type(kind.likelihood).__name__}), so nothing is known of its "
+            f"None of the tasks is observed as the new one is ({kind.likelihood!r}), so nothing is known of its "
             "scale. Refit with the new task's rows among the data."
         )
     return found
+
+
+def named(donor: Task, name: str, kind: Task | None) -> Task:
+    """The new task: as the donor, with limits and exposures of its own."""
+    own = (
+        {} if kind is None else {key: getattr(kind.likelihood, key) for key in DETAILS if hasattr(kind.likelihood, key)}
+    )
+    return replace(donor, name=name, likelihood=replace(donor.likelihood, **own))
+
+
+def _make(law: object) -> object:
+    """What a likelihood is, without what tasks have of their own and what was learned from their values."""
+    if not is_dataclass(law):
+        return law
+    held = {f.name: _make(getattr(law, f.name)) for f in fields(law) if f.name not in (*DETAILS, *LEARNED)}
+    return type(law), held
 
 
 def extend(

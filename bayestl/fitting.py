@@ -140,7 +140,7 @@ def fit(
     notes = None if checkpoint is None else checkpoints.Checkpoint(checkpoint, model, data, options)
     if exact and isinstance(model.kernel, MaternOrRBF) and _same_materials(model, data, layout):
         model = model.with_kernel(Nugget(model.kernel))
-    theta, record, components, sites = _learned(notes) or _learn(
+    theta, record, components, sites = (notes and notes.read_theta()) or _learn(
         model, data, scaling, cost, here, method, seed, draws, warmup, progress, notes
     )
     if model.kernel.candidates and not np.isnan(record.smoother):
@@ -220,7 +220,7 @@ def _learn(
     record = dataclasses.replace(record, learned=np.flatnonzero(chosen))
     kept = {name: theta[name] for name in problem.parameters()}
     if notes is not None and not record.interrupted:
-        notes.write_theta(kept, record, components)
+        notes.write_theta(kept, record, components, sites)
     return kept, record, components, sites
 
 
@@ -246,11 +246,6 @@ def _alone(layout: Layout) -> bool:
     0.010, at three times the price (when each task's rows were still drawn on their own).
     """
     return all(family is None for family in layout.families)
-
-
-def _learned(notes: checkpoints.Checkpoint | None) -> tuple[Theta, FitRecord, int, Any] | None:
-    found = None if notes is None else notes.read_theta()
-    return None if found is None else (*found, None)
 
 
 def _finish(notes: checkpoints.Checkpoint | None, record: FitRecord) -> None:

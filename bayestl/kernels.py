@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from bayestl.distance import MATERN52, Memory, Profile, mean_absolute, of_distan
 from bayestl.errors import DataError, listed
 from bayestl.priors import Theta, family_scales, full, length_scales, normal, share
 from bayestl.scaling import Layout
+
+_IN_TURN = threading.Lock()  # threads, where they evaluate an object that holds parameters
+Labels = dict[str, tuple[str, list[str]]]  # by site, what its last dimension is of, and the labels along it
 
 
 class Kernel(ABC):
@@ -48,6 +52,10 @@ class Kernel(ABC):
     ) -> Float[Tensor, "*#draws n"]:
         """Evaluate ``k(a_i, a_i)``."""
 
+    def labels(self, name: str, layout: Layout) -> Labels:
+        """Tell of sites with an entry for each of several inputs or families which these are."""
+        return {}
+
     @property
     def unscaled(self) -> frozenset[str]:
         """Inputs that this kernel wants in the user's own units (bits and counts of a fingerprint, say)."""
@@ -59,10 +67,14 @@ class Kernel(ABC):
         return ()
 
     def __add__(self, other: Kernel | gpytorch.kernels.Kernel) -> Kernel:
-        return Sum((self, as_kernel(other)))
+        return Sum((*_parts(self, Sum), *_parts(as_kernel(other), Sum)))
 
     def __mul__(self, other: Kernel | gpytorch.kernels.Kernel) -> Kernel:
-        return Product((self, as_kernel(other)))
+        return Product((*_parts(self, Product), *_parts(as_kernel(other), Product)))
+
+
+def _parts(kernel: Kernel, kind: type[Sum | Product]) -> tuple[Kernel, ...]:
+    return kernel.parts if isinstance(kernel, kind) else (kernel,)
 
 
 def as_kernel(kernel: Kernel | gpytorch.kernels.Kernel | None) -> Kernel:
@@ -119,8 +131,9 @@ class _Stationary(Kernel):
         smooth_a, smooth_b = (a, b) if len(columns) == len(layout.groups) else (a[..., columns], b[..., columns])
         if alone:
             scale = theta[f"{name}.length_scale"]
-            if len(columns) > len(alone):
-                scale = scale[..., [alone.index(layout.groups[c]) for c in columns]]
+            order = [alone.index(layout.groups[c]) for c in columns]
+            if order != list(range(len(alone))):
+                scale = scale[..., order]
             smooth_a, smooth_b = smooth_a / scale[..., None, :], smooth_b / scale[..., None, :]
         if not families:
             return of_distance(self.profile, smooth_a, smooth_b)
@@ -129,6 +142,15 @@ class _Stationary(Kernel):
             smooth_a, smooth_b = (x.new_zeros(*weights.shape[:-1], len(x), 0) for x in (a, b))
         members = tuple(tuple(c for c, g in enumerate(layout.groups) if g in own) for own in families.values())
         return of_distance(self.profile, smooth_a, smooth_b, weights, self._apart(a, b, members))
+
+    def labels(self, name: str, layout: Layout) -> Labels:
+        alone, families = _parted(self.inputs, layout)
+        found: Labels = {}
+        if alone:
+            found[f"{name}.length_scale"] = "input", [layout.inputs[g] for g in alone]
+        if families:
+            found[f"{name}.family_scale"] = "family", list(families)
+        return found
 
     def diagonal(self, theta: Theta, name: str, a: Tensor, layout: Layout) -> Tensor:
         some = theta.get(f"{name}.length_scale", theta.get(f"{name}.family_scale"))
@@ -284,6 +306,9 @@ class Nugget(Kernel):
         site = f"{name}.nugget"
         return {site: pyro.sample(site, share(1 / (1 + math.exp(6.0)), 3.5))} | self.kernel.prior(name, layout)
 
+    def labels(self, name: str, layout: Layout) -> Labels:
+        return self.kernel.labels(name, layout)
+
     def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
         k = self.kernel(theta, name, a, b, layout)
         return torch.lerp(k, self._own(theta, name, a, b, layout), theta[f"{name}.nugget"][..., None, None])
@@ -301,7 +326,7 @@ class GPyTorchKernel(Kernel):
     takes the prior of `Matern52` on as many inputs as there are columns (`active_dims` are not counted); a parameter between
     two bounds is logit-normal, one with a single bound log-normal on its side of it, one without bounds normal, centred on the
     value that the object holds and one unit wide: a factor of e either way, which trusts that value to its order of magnitude.
-    The object itself is never changed.
+    The object itself is never changed; a parameter that does not require a gradient stays at its value.
 
     Parameters
     ----------
@@ -338,6 +363,13 @@ class GPyTorchKernel(Kernel):
         for part in self.kernel.modules():
             if not isinstance(part, gpytorch.kernels.Kernel):
                 continue
+            if part.active_dims is not None and int(part.active_dims.min()) < 0:
+                raise ValueError(f"{type(part).__name__} counts its active_dims from the end; count them from 0.")
+            if part.active_dims is not None and part.ard_num_dims not in (None, len(part.active_dims)):
+                raise ValueError(
+                    f"{type(part).__name__} has ard_num_dims={part.ard_num_dims} and {len(part.active_dims)} active_dims. Give "
+                    "as many length scales as dimensions."
+                )
             wanted = part.ard_num_dims if part.active_dims is None else int(part.active_dims.max()) + 1
             if wanted is not None and (wanted > columns or (part.active_dims is None and wanted != columns)):
                 raise ValueError(
@@ -354,10 +386,14 @@ class GPyTorchKernel(Kernel):
     def prior(self, name: str, layout: Layout) -> Theta:
         self._check(layout)
         theta = {}
-        for raw_name, raw in self.kernel.named_parameters():
+        for raw_name, raw in self._free():
             site = f"{name}.{raw_name.replace('raw_', '')}"
             theta[site] = pyro.sample(site, self._distribution(raw_name, raw.detach(), layout))
         return theta
+
+    def _free(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """The parameters that are inferred: not those that do not require a gradient."""
+        return [(name, raw) for name, raw in self.kernel.named_parameters() if raw.requires_grad]
 
     def _distribution(self, raw_name: str, raw: Tensor, layout: Layout) -> dist.TorchDistribution:
         owner_name, _, short = raw_name.rpartition(".")
@@ -365,6 +401,11 @@ class GPyTorchKernel(Kernel):
         registered = getattr(owner, short.replace("raw_", "") + "_prior", None)
         constraint = self.kernel.constraint_for_parameter_name(raw_name)
         if registered is not None:
+            if isinstance(registered, torch.distributions.MultivariateNormal):
+                raise ValueError(
+                    f"The prior {type(registered).__name__} of {raw_name!r} links its entries, which is not supported. Give each "
+                    "a prior of its own: NormalPrior or LogNormalPrior."
+                )
             if constraint is not None and registered.support is torch.distributions.constraints.real:
                 raise ValueError(
                     f"The prior {type(registered).__name__} of {raw_name!r} allows values that its constraint {constraint} "
@@ -402,7 +443,7 @@ class GPyTorchKernel(Kernel):
         chosen = positions(self.inputs, layout)
         columns = [c for c, g in enumerate(layout.groups) if g in chosen]
         a, b = a[:, columns], b[:, columns]
-        shapes = {raw_name: raw.shape for raw_name, raw in self.kernel.named_parameters()}
+        shapes = {raw_name: raw.shape for raw_name, raw in self._free()}
         raws = {}
         for raw_name in shapes:
             value = theta[f"{name}.{raw_name.replace('raw_', '')}"].double()
@@ -410,13 +451,14 @@ class GPyTorchKernel(Kernel):
             raws[f"kernel.{raw_name}"] = value if constraint is None else constraint.inverse_transform(value)
         module = _Dense(self.kernel)
         batch = next((raws[f"kernel.{n}"].shape[: -len(s) or None] for n, s in shapes.items()), torch.Size())
-        if not batch:
-            return torch.func.functional_call(module, raws, (a, b, diagonal))
-        flat = {key: raw.reshape(-1, *raw.shape[len(batch) :]) for key, raw in raws.items()}
-        draws = [
-            torch.func.functional_call(module, {key: raw[s] for key, raw in flat.items()}, (a, b, diagonal))
-            for s in range(batch.numel())
-        ]
+        with _IN_TURN:  # parameters are put into the one object for a while
+            if not batch:
+                return torch.func.functional_call(module, raws, (a, b, diagonal))
+            flat = {key: raw.reshape(-1, *raw.shape[len(batch) :]) for key, raw in raws.items()}
+            draws = [
+                torch.func.functional_call(module, {key: raw[s] for key, raw in flat.items()}, (a, b, diagonal))
+                for s in range(batch.numel())
+            ]
         return torch.stack(draws).reshape(*batch, *draws[0].shape)
 
 
@@ -445,7 +487,7 @@ def _evaluated(kernel: gpytorch.kernels.Kernel, a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Sum(Kernel):
-    """``k = sum_i w_i k_i`` with ``w = softmax(N(0, 1.5^2))``, so that the sum keeps unit variance."""
+    """``k = sum_i w_i k_i`` with ``w = softmax(N(0, 1.5^2))``, so that the sum of parts of unit variance has it too."""
 
     parts: tuple[Kernel, ...]
 
@@ -459,6 +501,9 @@ class Sum(Kernel):
         for i, part in enumerate(self.parts):
             theta |= part.prior(f"{name}.{i}", layout)
         return theta
+
+    def labels(self, name: str, layout: Layout) -> Labels:
+        return _labels_of(self.parts, name, layout)
 
     def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
         weights = theta[f"{name}.logit"].softmax(-1)[..., None, None]
@@ -489,6 +534,9 @@ class Product(Kernel):
             theta |= part.prior(f"{name}.{i}", layout)
         return theta
 
+    def labels(self, name: str, layout: Layout) -> Labels:
+        return _labels_of(self.parts, name, layout)
+
     def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
         k = self.parts[0](theta, f"{name}.0", a, b, layout)
         for i, part in enumerate(self.parts[1:], start=1):
@@ -500,6 +548,10 @@ class Product(Kernel):
         for i, part in enumerate(self.parts[1:], start=1):
             k = k * part.diagonal(theta, f"{name}.{i}", a, layout)
         return k
+
+
+def _labels_of(parts: tuple[Kernel, ...], name: str, layout: Layout) -> Labels:
+    return {site: own for i, part in enumerate(parts) for site, own in part.labels(f"{name}.{i}", layout).items()}
 
 
 def positions(names: tuple[str, ...] | None, layout: Layout) -> list[int]:

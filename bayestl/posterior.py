@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bayestl import answers, archive, cavity, export, fewshot, storage
 from bayestl.answers import QUANTILES, Function, levels_of
-from bayestl.columns import Table, as_frame
+from bayestl.columns import Table, as_frame, read_numbers
 from bayestl.condense import Inducing, condense, more_pairs
 from bayestl.errors import DataError, listed
 from bayestl.gaussian.sites import Site
@@ -119,14 +119,6 @@ class Posterior:
             return lazily(partial(self.predict, task=task, noise=noise, quantiles=quantiles), loaders)
         index, x = self._inputs(new)
         places = [self.data.index_of(name) for name in names]
-        for t in places:
-            if absent := [
-                name for name in self.data.tasks[t].likelihood.columns() if name is not None and name not in new
-            ]:
-                warnings.warn(
-                    f"The new table has no column {listed(absent)}: task {self.data.names[t]!r} is predicted as without it.",
-                    stacklevel=2,
-                )
         details = {t: self._details(new, t, len(x)) for t in places}
         laws = self._laws(x, places, details, noise)
         return answers.predictions([self.data.tasks[t] for t in places], index, levels, laws, single=single)
@@ -161,10 +153,12 @@ class Posterior:
         for part, (law,) in self._laws(x, [t], {t: self._details(new, t, len(x))}, noise):
             size = part.stop - part.start
             chance = (
-                torch.ones(size).double() if below is None else law.below(torch.full((size,), float(below)).double())
+                torch.ones(size).double()
+                if below is None
+                else law.below(torch.full((size,), float(below), dtype=torch.float64))
             )
             if above is not None:
-                chance = chance - law.cdf(torch.full((size,), float(above)).double())
+                chance = chance - law.cdf(torch.full((size,), float(above), dtype=torch.float64))
             out[part] = chance.clamp(0.0, 1.0).numpy()
         return xr.DataArray(out, dims=["row"], coords={"row": frame_index}, name="probability")
 
@@ -334,7 +328,7 @@ class Posterior:
         fresh = longer._fresh
         if self.inducing is None or len(fresh.points.output) <= FRESH:
             return longer
-        grown = more_pairs(self.inducing, fresh, self._mixed, PAIRS)
+        grown = more_pairs(self.inducing.apart(), fresh, self._mixed, PAIRS)
         inducing = condense([lambda: fresh], self.model, fresh.layout, self._mixed, grown.pairs, grown.untold, grown)
         return dataclasses.replace(longer, inducing=inducing, condensed=len(longer.data))
 
@@ -392,7 +386,7 @@ class Posterior:
             raise DataError(
                 f"`rows` are in {rows.tasks[0].unit!r}; the other tasks are in {donor.unit!r}. Convert them."
             )
-        added = dataclasses.replace(donor, name=name)
+        added = fewshot.named(donor, name, kind)
         widened = dataclasses.replace(self.data, tasks=(*self.data.tasks, added), descriptors=table)
         scaling = dataclasses.replace(
             self.scaling,
@@ -485,12 +479,13 @@ class Posterior:
             f"parameters, {self.data!r})"
         )
 
-    def law(self, new: Table, task: str, part: slice, noise: bool = True) -> Predictive:
-        """What is predicted of a task at some rows of a table: see `bayestl.likelihoods.predictive`."""
-        t = self.data.index_of(task)
-        x = self._inputs(new)[1]
-        rows = self._rows_at(t, self._details(new, t, len(x))[part])
-        return self._law(x[part], t, rows, measured=False, noise=noise)  # type: ignore[no-any-return]
+    def laws(self, new: Table, task: str, noise: bool, step: int) -> Iterator[Predictive]:
+        """What is predicted of a task at `step` rows of a table after others: see `bayestl.likelihoods.predictive`."""
+        t, x = self.data.index_of(task), self._inputs(new)[1]
+        details = self._details(new, t, len(x))
+        for start in range(0, len(x), step):
+            part = slice(start, start + step)
+            yield self._law(x[part], t, self._rows_at(t, details[part]), measured=False, noise=noise)
 
     def measured_law(self, test: TaskData, task: int, index: np.ndarray) -> tuple[Predictive, Tensor]:
         """What is predicted of some observations of one task of a test table, and what was measured."""
@@ -598,13 +593,21 @@ class Posterior:
 
     def _details(self, new: Table, task: int, rows: int) -> np.ndarray:
         """Limits and exposures of new rows: from their columns where the table has them, else those that hold for all."""
-        likelihood = self.data.tasks[task].likelihood
+        likelihood, called = self.data.tasks[task].likelihood, self.data.names[task]
         out = np.tile(np.array(likelihood.constants()), (rows, 1))
+        wanted = [name for name in likelihood.columns() if name is not None]
+        if not wanted:
+            return out
+        frame = as_frame(new, [*(column.name for column in self.data.inputs), *self.data.columns, *wanted])
+        if absent := [name for name in wanted if name not in frame]:
+            warnings.warn(
+                f"The new table has no column {listed(absent)}: task {called!r} is predicted as without it.",
+                stacklevel=4,
+            )
         for j, name in enumerate(likelihood.columns()):
-            if name is not None and name in new:
-                out[:, j] = as_frame(new, [*(column.name for column in self.data.inputs), name])[name]
-        if likelihood.kind == "count":
-            likelihood.check(np.zeros(rows), out, self.data.names[task])
+            if name in frame and name is not None:
+                out[:, j] = read_numbers(frame, name, called)
+        likelihood.check_details(out, called)
         return out
 
     def _draw(

@@ -7,13 +7,26 @@ Every parameter that is ``T(v)`` with ``v ~ N(0, 1)`` can be inferred in the coo
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 Theta = dict[str, Tensor]
+
+_ALONE = threading.RLock()
+
+
+@contextmanager
+def pyro_alone() -> Iterator[None]:
+    """Run a Pyro program: its handlers, its settings and torch's generator belong to the process, so one thread at a time."""
+    with _ALONE, pyro.validation_enabled(False):
+        yield
 
 
 def full(value: float, shape: tuple[int, ...]) -> Tensor:

@@ -117,7 +117,8 @@ class Stack:
         self._alike(task)
         index, levels = self.best._inputs(new)[0], levels_of(quantiles)
         parts = [slice(start, start + AT_A_TIME) for start in range(0, len(index), AT_A_TIME)]
-        laws = ((part, [self._law(new, task, part, noise)]) for part in parts)
+        each = [self.posteriors[name].laws(new, task, noise, AT_A_TIME) for name in self.weights]
+        laws = ((part, [mixed(own, self._shares)]) for part, *own in zip(parts, *each, strict=True))
         return predictions([self.data.tasks[self.data.index_of(task)]], index, levels, laws, single=True)
 
     def probability(
@@ -140,9 +141,8 @@ class Stack:
     def score(self, test: TaskData) -> xr.Dataset:
         """Judge the predictions of measured values, row by row: see `Posterior.score`."""
         out = Scores(test)
-        weight = torch.tensor(list(self.weights.values())).double().unsqueeze(-1)
         for index, laws, y in self._measured(test):
-            out.put(index, mixed(laws, weight), y)
+            out.put(index, mixed(laws, self._shares), y)
         return out.labelled()
 
     def sample(
@@ -151,6 +151,8 @@ class Stack:
         """Draw jointly over the rows, from each posterior its share of the draws: see `Posterior.sample`."""
         task = self.target if task is None else task
         self._alike(task)
+        if draws < 1:
+            raise ValueError(f"`draws` must be at least 1; got {draws}.")
         parts: list[Any] = [
             self.posteriors[name].sample(new, task, draws=count, seed=seed, noise=noise)
             for name, count in zip(self.weights, self._counts(draws), strict=True)
@@ -197,9 +199,9 @@ class Stack:
         ends = np.rint(np.cumsum(list(self.weights.values())) * draws).astype(int)
         return np.diff(np.r_[0, ends[:-1], draws]).tolist()
 
-    def _law(self, new: Table, task: str, part: slice, noise: bool) -> Any:
-        weight = torch.tensor(list(self.weights.values())).double().unsqueeze(-1)
-        return mixed([self.posteriors[name].law(new, task, part, noise) for name in self.weights], weight)
+    @property
+    def _shares(self) -> torch.Tensor:
+        return torch.tensor(list(self.weights.values()), dtype=torch.float64).unsqueeze(-1)
 
     def _measured(self, test: TaskData) -> Any:
         """Rows of each task of a test table, with their laws under every posterior and their values."""

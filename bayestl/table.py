@@ -32,7 +32,7 @@ from bayestl.columns import (
     warn_of_twins,
 )
 from bayestl.errors import DataError, listed
-from bayestl.features import BY_NAME, Features
+from bayestl.features import Features
 from bayestl.likelihoods import Likelihood
 from bayestl.stream import Loader, Want, loaders_of, reservoir
 
@@ -169,6 +169,8 @@ class TaskData:
         ('pbe', 'exp')
         """
         if (loaders := loaders_of(table)) is not None:
+            declared = {name: unit for name, unit in units_of(table, inputs, None).items() if unit is not None}
+            units = declared | by_name(units, "units", "'eV'")
             options = {"inputs": inputs, "value": value, "error": error, "units": units, "likelihoods": likelihoods,
                        "categorical": categorical, "task": task, "task_descriptors": task_descriptors,
                        "features": features}  # fmt: skip
@@ -345,8 +347,12 @@ class TaskData:
     def _of_parts(cls, loaders: list[Loader], shape: str, options: dict[str, Any], tasks: list[str] | None) -> TaskData:
         """Sample a table larger than memory, and note how to read the rest of it."""
         given = set(options["categorical"])
-        if any(name.lower() in BY_NAME for name in options["inputs"]) and options["features"] is None:
-            options = options | {"features": features_of(loaders[0](), options["inputs"], None, options["categorical"])}
+        if not loaders:
+            raise DataError("The table has no parts. Expected at least one.")
+        first = loaders[0]()
+        require_columns(first, options["inputs"])
+        told = features_of(first, options["inputs"], options["features"], options["categorical"])
+        options = options | {"features": told}
         described = set(options["features"] or ())
 
         def wants(frame: pd.DataFrame) -> Iterator[Want]:
@@ -578,12 +584,23 @@ class TaskData:
                         f"{listed(known.levels, 20)}."
                     )
                 values[own] = [known.levels.index(task.levels[int(code)]) for code in values[own]]
-            law = known.likelihood
-            if type(task.likelihood) is not type(law):  # the new rows were read without saying how they are observed
-                if columns := [column for column in law.columns() if column is not None]:
+            law, read = known.likelihood, task.likelihood
+            absent = np.isnan(read.constants()) if read.kind != "count" else [True, True]
+            if lost := [
+                column
+                for column, own_column, none in zip(law.columns(), read.columns(), absent, strict=True)
+                if column is not None and own_column is None and none
+            ]:
+                raise DataError(
+                    f"Task {task.name!r} is observed as {type(law).__name__}() with column {listed(lost)}, which the "
+                    f"new rows were read without. Read them with likelihoods={{{task.name!r}: ...}} too."
+                )
+            if type(read) is not type(law) and not law.kind == read.kind == "count":
+                blank = [1.0 if read.kind == "count" else np.nan, np.nan]
+                if not np.array_equal(details[own], np.tile(blank, (own.sum(), 1)), equal_nan=True):
                     raise DataError(
-                        f"Task {task.name!r} is observed as {type(law).__name__}() with column {listed(columns)}, which the "
-                        f"new rows were read without. Read them with likelihoods={{{task.name!r}: ...}} too."
+                        f"Task {task.name!r} is observed as {law!r} here, and the new rows were read as {read!r}, whose "
+                        "limits or exposures would be lost. Read both alike."
                     )
                 details[own] = law.constants()
             law.check(values[own], details[own], task.name)
@@ -591,11 +608,14 @@ class TaskData:
         return values, details
 
     def check_units(self, other: TaskData) -> None:
-        """Refuse data that declare another unit for a task than these do."""
-        for task in other.tasks:
-            known = self.tasks[self.index_of(task.name)]
-            if task.unit is not None and known.unit is not None and task.unit != known.unit:
-                raise DataError(f"Task {task.name!r} has unit {task.unit!r} in the new rows; expected {known.unit!r}.")
+        """Refuse data that declare another unit for a task or an input than these do."""
+        inputs = {column.name: column for column in self.inputs}
+        pairs: list[tuple[str, Task | Input, Task | Input]]
+        pairs = [("Task", task, self.tasks[self.index_of(task.name)]) for task in other.tasks]
+        pairs += [("Input", column, inputs[column.name]) for column in other.inputs if column.name in inputs]
+        for kind, new, known in pairs:
+            if new.unit is not None and known.unit is not None and new.unit != known.unit:
+                raise DataError(f"{kind} {new.name!r} has unit {new.unit!r} in the new rows; expected {known.unit!r}.")
 
     def summary(self) -> pd.DataFrame:
         """Rows, distinct inputs, replicates, known errors, range and overlaps, one line per task.

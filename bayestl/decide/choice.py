@@ -45,7 +45,7 @@ def _some(
     settings = ledger.settings
     pending = [{**own["inputs"], "task": own["task"]} for own in (*ledger.pending, *chosen)]
     if not settings["replicates"] and not ledger.bounded:
-        batch = min(batch, sum(int((own < BARRED).sum()) for own in offers.values()))
+        batch = min(batch, ledger.distinct(offers))
 
     def affordable(candidates: Any, costs: dict[str, Any]) -> list[Event]:
         table = suggest(

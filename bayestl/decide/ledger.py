@@ -159,6 +159,14 @@ class Ledger:
                 out[name] = np.where(barred, BARRED, costs)
         return out
 
+    def distinct(self, offers: Mapping[str, NDArray[np.float64]]) -> int:
+        """How many different measurements are on offer."""
+        marks = {name: self._offers[name][1] for name in offers}
+        return sum(
+            int((own < BARRED).sum()) if (at := marks[name]) is None else len(np.unique(at[own < BARRED]))
+            for name, own in offers.items()
+        )
+
     def check(self) -> None:
         """Refuse, at the start, what could not be asked later."""
         refuse_names(self.data, HISTORY, "the history")

@@ -70,7 +70,7 @@ class Objective:
     def at(self, value: float, worlds: int) -> Float[Tensor, "W 1"]:
         """O where the observable has a value: by bisection, for u rises."""
         if not self.rising:
-            return torch.full((worlds, 1), self.sign * value).double()
+            return torch.full((worlds, 1), self.sign * value, dtype=torch.float64)
         low, high = torch.full((worlds, 1), -1e3).double(), torch.full((worlds, 1), 1e3).double()
         for _ in range(80):
             middle = (low + high) / 2

@@ -148,6 +148,7 @@ class Updated(Conditional):
 
     def __init__(self, base: Conditional, reach: Float[Tensor, "*#draws k e"], more: Conditioned) -> None:
         self.base, self.reach, self.more = base, reach, more
+        self.jitter = max(base.jitter, more.jitter)
         own = base.alpha - base.lift((reach @ more.alpha.unsqueeze(-1)).squeeze(-1))
         self.alpha = torch.cat([own, more.alpha], -1)
 

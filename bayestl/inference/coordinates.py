@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import AbsTransform, Independent, Normal, TransformedDistribution, biject_to
 
 from bayestl.errors import FitError
-from bayestl.priors import Theta
+from bayestl.priors import Theta, pyro_alone
 
 FAR = 30.0  # prior standard deviations: where rounding, not the posterior, may rule
 MATRIX_BYTES = 16e6  # batches are cut so that one (particles, n, n) array stays near the size of the caches
@@ -46,7 +46,7 @@ class Coordinates:
         self.sites: dict[str, Site] = {}
         self.evaluations = 0
         start = 0
-        with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
+        with pyro_alone(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             try:
                 nodes: dict[str, Any] = pyro.poutine.trace(self.prior).get_trace().nodes
@@ -76,19 +76,19 @@ class Coordinates:
 
     def run(self, v: Float[Tensor, "S D"]) -> tuple[Theta, Float[Tensor, " S"]]:
         """Run the program at every row of v; returns the values of all sites and the log joint density in v."""
-        with pyro.validation_enabled(False), _Whitened(self, v) as handler:
+        with pyro_alone(), _Whitened(self, v) as handler:
             self.program()
         return handler.theta, handler.log_density
 
     def theta(self, v: Float[Tensor, "S D"]) -> Theta:
         """Values of all sites."""
-        with torch.no_grad(), pyro.validation_enabled(False), _Whitened(self, v) as handler:
+        with torch.no_grad(), pyro_alone(), _Whitened(self, v) as handler:
             self.prior()
         return handler.theta
 
     def log_prior(self, v: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:
         """Log prior density of v at every row."""
-        with torch.no_grad(), pyro.validation_enabled(False), _Whitened(self, v) as handler:
+        with torch.no_grad(), pyro_alone(), _Whitened(self, v) as handler:
             self.prior()
         return handler.log_density
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-import pyro
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from bayestl.inference.coordinates import Coordinates
 from bayestl.inference.mode import Mode
+from bayestl.priors import pyro_alone
 
 BLOCK = 50  # draws between notes, at most so many of which an interruption loses
 
@@ -82,7 +82,7 @@ def sample(
     chain = None if notes is None else notes.read_chain()
     for _ in range(0 if chain is None else warmup + 1 + len(chain["u"])):
         tick()
-    with torch.random.fork_rng(devices=[]), pyro.validation_enabled(False), warnings.catch_warnings():
+    with pyro_alone(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pyro's own notes on deprecated calls it makes itself
         if chain is None:
             start = torch.zeros(coordinates.dim, dtype=torch.float64)

@@ -91,6 +91,9 @@ class Likelihood(ABC):
     def check(self, values: NDArray[np.float64], details: NDArray[np.float64], task: str) -> None:  # noqa: B027
         """Refuse values, or details of rows, that the law does not allow."""
 
+    def check_details(self, details: NDArray[np.float64], task: str) -> None:  # noqa: B027
+        """Refuse details of rows that the law does not allow."""
+
     def observed(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.float64]:
         """Values as they are observed: those beyond a limit are at it."""
         return values

@@ -39,6 +39,9 @@ class _Count(Likelihood):
             raise DataError(
                 f"Counts must be whole numbers, zero or more; task {task!r} holds {listed(values[odd].tolist(), 3)}."
             )
+        self.check_details(details, task)
+
+    def check_details(self, details: NDArray[np.float64], task: str) -> None:
         if not (details[:, 0] > 0).all():
             raise DataError(f"The exposure of task {task!r} must be positive in every row.")
 

@@ -25,6 +25,7 @@ from bayestl.likelihoods.warps import Softplus, Warp, typical_offset, warped
 from bayestl.priors import Theta
 
 OUT = 10.0  # interquartile ranges
+LONGEST = 150.0  # of the grid of precisions beyond the usual, in its units
 NOISE_FLOOR = 1e-6  # variance, in standardised units: a thousandth of the task's spread
 
 
@@ -130,9 +131,10 @@ class Gaussian(_Numeric):
 class StudentT(_Numeric):
     """``w(y) = f + noise t``, t of Student's law with ``degrees`` of freedom: outliers are noise, not signal.
 
-    The inferred degrees have the prior ``1 + LogNormal(log 4, 1)``: Cauchy-like outliers and nearly normal noise are both
-    within two deviations. A known error of a row takes the place of its noise. On a `Log` scale the mean of a prediction does
-    not exist (that of exp(t) is infinite): use its median.
+    With two degrees or less the standard deviation does not exist: quantiles tell more. The inferred degrees have the
+    prior ``1 + LogNormal(log 4, 1)``: Cauchy-like outliers and nearly normal noise are both within two deviations. A
+    known error of a row takes the place of its noise. On a `Log` scale the mean of a prediction does not exist (that of
+    exp(t) is infinite): use its median.
 
     Parameters
     ----------
@@ -178,8 +180,13 @@ class StudentT(_Numeric):
         if noise is None:
             return plain
         # t is a normal whose precision is Gamma(nu/2, nu/2): the trapezium rule in its logarithm, whose width goes with nu.
+        # A value r deviations off is told by precisions about r^-2: as far as those that were measured need, nodes go on.
         nu = self.freedom(p).expand(len(mean), 1)
-        u = torch.arange(-20.0, 3.5, 0.5, dtype=torch.float64) * (1 + nu / 8).rsqrt()  # (S, nodes)
+        narrow = (1 + nu / 8).rsqrt()
+        off = (self.standardised(rows, p)[0] - mean[..., 0]).square() / noise
+        furthest = off.nan_to_num(0.0, 0.0, 0.0).amax().clamp_min(1.0).log() / narrow.amin()
+        lowest = -20.0 - math.ceil(min(float(furthest), LONGEST))
+        u = torch.arange(lowest, 3.5, 0.5, dtype=torch.float64) * narrow  # (S, nodes)
         log_weight = 0.5 * nu * (u - u.exp())
         weight = torch.softmax(log_weight, -1) / len(mean)  # (S, nodes)
         variance = cov[..., 0, 0].unsqueeze(1) + noise.unsqueeze(1) * torch.exp(-u).unsqueeze(-1)
@@ -250,9 +257,12 @@ class Censored(_Numeric):
         return super().resolve(_clipped(values, details), details, task, levels)
 
     def check(self, values: NDArray[np.float64], details: NDArray[np.float64], task: str) -> None:
+        self.check_details(details, task)
+        super().check(_clipped(values, details), details, task)
+
+    def check_details(self, details: NDArray[np.float64], task: str) -> None:
         if (details[:, 0] >= details[:, 1]).any():
             raise DataError(f"Task {task!r}: the lower limit must be below the upper one in every row.")
-        super().check(_clipped(values, details), details, task)
 
     def observed(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.float64]:
         return _clipped(values, details)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bayestl.gaussian import mixture
 from bayestl.likelihoods.base import normal_nodes
-from bayestl.likelihoods.warps import Warp
+from bayestl.likelihoods.warps import Sqrt, Warp
 
 WIDE = 64  # nodes for moments of warped and clipped normals
 EVEN = [(i + 0.5) / 100 for i in range(100)]
@@ -95,6 +95,7 @@ class NormalMixture:
                 first += weight * off
                 square += weight * off.square()
             first, variance = middle + first, square - first.square()
+        variance = torch.where(variance.isnan(), torch.inf, variance)  # of two infinite squares
         centre, spread = mixture.moments(first, variance.clamp_min(0.0), self.weight)
         if self.atom is None:
             return centre, spread
@@ -132,6 +133,8 @@ class NormalMixture:
     def mass(self, y: Tensor) -> Float[Tensor, " m"]:
         """Probability of exactly y."""
         total = torch.zeros_like(self.mean[0])
+        if isinstance(self.warp, Sqrt) and not isinstance(self.offset, Tensor):  # all that lies below on its scale
+            total = torch.where(y == -self.offset, mixture.cdf(*self._at(y), self.weight), total)
         if self.atom is not None:
             total = torch.where(y == 0, self.atom, total)
         if self.lower is not None:
@@ -256,9 +259,15 @@ class AnyMixture:
         return self._average([law.below(y) for law in self.laws])
 
     def log_density(self, y: Tensor) -> Float[Tensor, " m"]:
-        """Log density of y, or log probability where y has one: of the laws that agree on which it is."""
-        each = [w.log() + law.log_density(y) for w, law in zip(self.weight, self.laws, strict=True)]
-        return torch.logsumexp(torch.stack(each), 0)
+        """Log density of y; at an atom or a limit of any of the laws its log probability, to which no density adds.
+
+        The values of counts are a unit apart, so that their probabilities are densities.
+        """
+        each = torch.stack([w.log() + law.log_density(y) for w, law in zip(self.weight, self.laws, strict=True)])
+        at = torch.stack(
+            [law.mass(law.observable(y)) > 0 if isinstance(law, NormalMixture) else y < y for law in self.laws]
+        )
+        return torch.logsumexp(torch.where(at.any(0) & ~at, -torch.inf, each), 0)
 
     def crps(self, y: Tensor) -> Float[Tensor, " m"]:
         """Continuous ranked probability score, by its pinball integral."""
@@ -413,7 +422,7 @@ class CountMixture:
             slope, bend = count_slopes(y, u, self.shape)
             u = u + ((slope - (u - self.mean) / sd.square()) / (bend + 1 / sd.square())).clamp(-2.0, 2.0)
         width = (count_slopes(y, u, self.shape)[1] + 1 / sd.square()).rsqrt()
-        own = torch.tensor(1 / len(self.mean)).double() if self.weight is None else self.weight
+        own = torch.tensor(1 / len(self.mean), dtype=torch.float64) if self.weight is None else self.weight
         nodes, weights = normal_nodes(NODES // 3)
         each = torch.stack(
             [
@@ -512,7 +521,12 @@ def _own_weights(laws: Sequence[Any], weight: Tensor) -> list[Tensor]:
     """Weights (J_k, m) of the components of each law within the mixture of laws."""
     return [
         (
-            w * (torch.full((len(law.mean), 1), 1 / len(law.mean)).double() if law.weight is None else law.weight)
+            w
+            * (
+                torch.full((len(law.mean), 1), 1 / len(law.mean), dtype=torch.float64)
+                if law.weight is None
+                else law.weight
+            )
         ).expand_as(law.mean)
         for w, law in zip(weight, laws, strict=True)
     ]

@@ -76,7 +76,7 @@ class Model(ABC):
     @property
     @abstractmethod
     def dims(self) -> Mapping[str, tuple[str, ...]]:
-        """Names of the dimensions of each site, without the draws; those of kernels are known to the kernels."""
+        """Names of the dimensions of each site, without the draws; those of kernels are told by `Kernel.labels`."""
 
     def scaling(self, data: TaskData) -> Scaling:
         """Choose the standardisation of the values: per task, unless the model says otherwise."""

@@ -143,7 +143,7 @@ class Difference(Model):
         if self.rho is not None or share_a_scale(data):
             graph = self.graph(data.names)
             numeric = [o for o, task in enumerate(data.tasks) if task.likelihood.kind == "numeric"]
-            roots = [o for o in numeric if not graph[data.names[o]]] or numeric
+            roots = [o for o in numeric if not graph[data.names[o]]] or numeric or list(range(len(spreads)))
             spreads = np.full_like(spreads, np.sqrt(np.mean(spreads[roots] ** 2)))
         return Scaling.of_inputs(data, task_means(data), spreads, self.kernel.unscaled)
 

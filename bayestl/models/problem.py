@@ -21,7 +21,7 @@ from bayestl.gaussian.sites import Block, Prior, Site, Solved
 from bayestl.likelihoods.base import Likelihood, Rows
 from bayestl.likelihoods.numeric import NOISE_FLOOR
 from bayestl.models.base import Model
-from bayestl.priors import Theta
+from bayestl.priors import Theta, pyro_alone
 from bayestl.scaling import Layout, Pairs, Scaling
 from bayestl.table import TaskData
 
@@ -126,7 +126,7 @@ class Problem:
 
     def parameters(self) -> tuple[str, ...]:
         """Names of the entries of theta."""
-        with torch.random.fork_rng(devices=[]):
+        with pyro_alone(), torch.random.fork_rng(devices=[]):
             return tuple(self.prior())
 
     def parameters_of(self, theta: Theta, task: int) -> Mapping[str, Tensor]:
@@ -283,7 +283,7 @@ class Problem:
     @cached_property
     def _own(self) -> list[list[str]]:
         """Sites of each task's likelihood."""
-        with torch.random.fork_rng(devices=[]), pyro.poutine.block():
+        with pyro_alone(), torch.random.fork_rng(devices=[]), pyro.poutine.block():
             return [list(task.likelihood.prior(task.name)) for task in self.data.tasks]
 
     @cached_property
