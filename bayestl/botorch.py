@@ -15,7 +15,7 @@ from torch import Tensor
 from bayestl.errors import listed
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.likelihoods.numeric import warp_of
-from bayestl.posterior import Posterior
+from bayestl.posterior import Posterior, expect_posterior
 from bayestl.scaling import Pairs
 
 try:
@@ -97,6 +97,7 @@ def as_botorch_model(
     """
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1; got {draws}.")
+    expect_posterior(posterior)
     own = None if task is None else posterior.data.index_of(task)
     if own is not None and (reason := _refusal(posterior, own, latent)):
         raise ValueError(reason)

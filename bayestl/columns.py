@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from bayestl.errors import DataError, listed
 from bayestl.features import BY_NAME, Features
 from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
 
+FEW_LEVELS = 4  # that could be labels by chance
 LARGEST = 1e150  # the square of a value must be a number still
 
 Table = pd.DataFrame | xr.Dataset | Mapping[str, Any]
@@ -76,6 +78,8 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
                 f"table[{column!r}].astype(str)."
             )
         warn_of_twins(levels, f"Classes of task {task!r}")
+        if given is None:
+            warn_of_units(levels, f"Task {task!r}", "if they are classes, name the likelihood.")
         if isinstance(given, Ordinal) and not ordered and len(levels) > 2 and any(isinstance(v, str) for v in levels):
             raise DataError(
                 f"The order of the classes {listed([str(v) for v in levels])} of task {task!r} is not known. Give the column as "
@@ -98,7 +102,9 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
         values = cells.astype(object).map(codes).to_numpy(dtype=np.float64)
     else:
         values = read_numbers(part, column, task)
-        given = given or Gaussian()
+        if given is None:
+            warn_of_zeros(values, task)
+            given = Gaussian()
     details = np.tile(np.array(given.constants()), (len(part), 1))
     for j, name in enumerate(given.columns()):
         if name is not None:
@@ -117,6 +123,11 @@ def _with_the_other(level: Any, dtype: Any) -> tuple[Any, ...]:
     return (f"not {level}", level)
 
 
+def plain(name: object) -> str:
+    """A name as variables of a netCDF file can have it: ``T\u2215K`` for ``T/K``, whose slash would part groups."""
+    return str(name).replace("/", "\u2215")
+
+
 def warn_of_twins(labels: Sequence[Any], what: str) -> None:
     """Say which labels differ only in case or spaces: they are taken as different, and may not be."""
     found: dict[str, list[str]] = {}
@@ -127,6 +138,32 @@ def warn_of_twins(labels: Sequence[Any], what: str) -> None:
         warnings.warn(
             f"{what} differ only in case or spaces, and are taken as different: {'; '.join(twins[:5])}. Write them alike if "
             "they are one.",
+            stacklevel=6,
+        )
+
+
+_MEASURE = re.compile(r"\s*[-+]?\d[\d.,]*(?:[eE][-+]?\d+)?\s*([^\d\s.,].*?)\s*")
+
+
+def warn_of_units(labels: Sequence[Any], what: str, advice: str) -> None:
+    """Say where labels are numbers with a unit behind: they are taken as labels, and hardly meant so."""
+    found = [match.group(1) for label in labels if isinstance(label, str) and (match := _MEASURE.fullmatch(label))]
+    if len(labels) > FEW_LEVELS and len(found) == len(labels) and len(set(found)) == 1:
+        warnings.warn(
+            f"{what} holds numbers with {found[0]!r} behind them, {listed(labels, 3)}, and they are taken as labels. Take it "
+            f"away, convert the column with pandas.to_numeric, and say the unit with units={{...}}; {advice}",
+            stacklevel=6,
+        )
+
+
+def warn_of_zeros(values: NDArray[np.float64], task: str) -> None:
+    """Say where so many values are exactly zero that zero is hardly a value among others."""
+    zeros = int((values == 0).sum())
+    if zeros >= max(5, 0.2 * len(values)) and (values >= 0).all() and (values != np.floor(values)).any():
+        warnings.warn(
+            f"Task {task!r}: {zeros} of {len(values)} values are exactly 0, and none is below. If zero is a limit, or a state "
+            f"of its own as the gap of a metal, say so with likelihoods={{{task!r}: btl.Hurdle()}} or btl.Censored(lower=0.0); "
+            "if it is a value as others are, btl.Gaussian().",
             stacklevel=6,
         )
 
@@ -357,6 +394,15 @@ def read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> 
             )
         levels = sorted(present, key=lambda level: (str(type(level)), level))
     warn_of_twins(levels, f"Levels of input {name!r}")
+    if not forced and not isinstance(column.dtype, pd.CategoricalDtype):
+        warn_of_units(levels, f"Input {name!r}", f"if they are labels, say so with categorical=[{name!r}].")
+        if len(levels) > max(20, len(column) / 2):
+            warnings.warn(
+                f"Input {name!r} is text with {len(levels)} levels in {len(column)} rows, and is taken as categories: nothing "
+                f"can be predicted of others. Formulas and molecules are described by features={{{name!r}: btl.Compositions()}} "
+                f"or btl.Molecules(); a name of each row is no input. If it is meant, say so with categorical=[{name!r}].",
+                stacklevel=5,
+            )
     return Input(name, tuple(levels), unit)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bayestl.crossvalidation import Groups, left_out_scores
 from bayestl.errors import DataError
 from bayestl.export import for_plot_compare
-from bayestl.fitting import SHARED, fit
+from bayestl.fitting import SHARED, fit_whole
 from bayestl.models.base import Model
 from bayestl.models.difference import Difference
 from bayestl.models.latent import LatentTask
@@ -215,7 +215,9 @@ def fit_best(
     ['difference', 'latent', 'multitask', 'single']
     """
     chosen = dict(models) if models is not None else default_models(data, target)
-    posteriors = {name: fit(model, data, seed=seed, progress=progress, **options) for name, model in chosen.items()}
+    posteriors = {
+        name: fit_whole(model, data, seed=seed, progress=progress, **options) for name, model in chosen.items()
+    }
     found = stack(posteriors, target, by, paired=paired)
     if progress:
         table = found.comparison.drop(columns=["rank", "elpd_loo", "scale"], errors="ignore")
@@ -250,6 +252,8 @@ class TransferReport:
 
     def __str__(self) -> str:
         return "\n".join([self._title, *self.sentences, "", self.table.round(3).to_string()])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return "<p>" + "<br>".join([self._title, *self.sentences]) + "</p>" + self.table.round(3).to_html()
@@ -306,7 +310,7 @@ def transfer_report(
 
     def left(tasks: Sequence[str]) -> tuple[Posterior, xr.Dataset]:
         own = SingleTask(model.kernel) if len(tasks) == 1 else model.of_tasks(tasks)
-        posterior = fit(own, data.select(tasks), seed=seed, progress=progress)
+        posterior = fit_whole(own, data.select(tasks), seed=seed, progress=progress)
         return posterior, left_out_scores(posterior, by, target, paired, crps=False)
 
     together, whole = left(data.names)

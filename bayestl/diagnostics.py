@@ -15,7 +15,7 @@ from bayestl.archive import prior_draws
 from bayestl.crossvalidation import WORK, functions, left_out_scores
 from bayestl.errors import listed
 from bayestl.fitting import LOOSE, SHARED
-from bayestl.likelihoods import Hurdle, StudentT
+from bayestl.likelihoods import Gaussian, Hurdle, StudentT
 from bayestl.posterior import Posterior, expect_posterior
 from bayestl.psis import reliable
 from bayestl.regression import Regression
@@ -56,6 +56,8 @@ class Diagnosis:
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.findings))
+
+    __repr__ = __str__
 
     def __getitem__(self, name: str) -> Finding:
         for finding in self.findings:
@@ -267,12 +269,14 @@ def _of_rows(posterior: Posterior, regression: Regression) -> Iterator[Finding]:
         )  # fmt: skip
         own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
         law = posterior.data.tasks[posterior.data.index_of(str(name))].likelihood
-        robust = isinstance(law.positive if isinstance(law, Hurdle) else law, StudentT)
+        advice = {Gaussian: "StudentT()", Hurdle: "Hurdle(StudentT(Softplus()))"}.get(type(law), "")
+        if isinstance(law, Hurdle) and isinstance(law.positive, StudentT):
+            advice = ""
         z = np.abs(torch.special.ndtri(torch.tensor(own["pit"].values).clamp(1e-12, 1 - 1e-12)).numpy())
         far = np.flatnonzero(z > 4)
         if len(far):
             shown = ", ".join(str(own["row"].values[i]) for i in far[np.argsort(-z[far])][:5])
             yield Finding(
                 f"outliers of {name}", "note", len(far), f"Left-out values beyond four deviations: rows {shown}.",
-                "Check them" + ("." if robust else "; if they are right, observe the task with StudentT()."),
+                "Check them" + (f"; if they are right, observe the task with {advice}." if advice else "."),
             )  # fmt: skip

@@ -44,6 +44,7 @@ WORK, MORE_WORK = (
 )  # rows times draws that the pass may take; where a task is scarce, its theta uncertain
 
 
+@torch.inference_mode(False)
 def fit(
     model: Model,
     data: TaskData,
@@ -112,8 +113,10 @@ def fit(
         made = f"the class: write btl.{model.__name__}()" if isinstance(model, type) else type(model).__name__
         raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {made}.")
     expect_data(data, "data")
-    if pairs is not None and pairs < 0:
-        raise ValueError(f"`pairs` must be at least 0 (0: condition exactly on every row); got {pairs}.")
+    whole = {"pairs": pairs, "draws": draws, "warmup": warmup, "seed": seed}
+    for name, value in whole.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0):
+            raise ValueError(f"`{name}` must be a whole number, zero or more; got {value!r}.")
     gpu = torch.cuda.is_available()
     if device != "cpu" and not (gpu and device.startswith("cuda")):
         seen = "sees one" if gpu else "sees none here"
@@ -122,8 +125,6 @@ def fit(
         raise DataError(
             "A table larger than memory cannot be conditioned on exactly: leave `pairs` out, or give their number."
         )
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"`seed` must be a whole number, zero or more; got {seed!r}.")
     model.check(data)
     _warn_of_strangers(data)
     seed = int(seed)
@@ -222,6 +223,14 @@ def _learn(
     if notes is not None and not record.interrupted:
         notes.write_theta(kept, record, components, sites)
     return kept, record, components, sites
+
+
+def fit_whole(model: Model, data: TaskData, **options: Any) -> Posterior:
+    """As `fit`, for callers that go on with what it gives: the user's interrupt stops them too."""
+    posterior = fit(model, data, **options)
+    if posterior.record.interrupted:
+        raise KeyboardInterrupt
+    return posterior
 
 
 def _same_materials(model: Model, data: TaskData, layout: Layout) -> bool:

@@ -24,7 +24,7 @@ from bayestl.errors import DataError, listed
 from bayestl.priors import Theta, family_scales, full, length_scales, normal, share
 from bayestl.scaling import Layout
 
-_IN_TURN = threading.Lock()  # threads, where they evaluate an object that holds parameters
+_IN_TURN = threading.Lock()  # for threads: GPyTorch's object holds the parameters while it is evaluated
 Labels = dict[str, tuple[str, list[str]]]  # by site, what its last dimension is of, and the labels along it
 
 
@@ -434,10 +434,12 @@ class GPyTorchKernel(Kernel):
         return dist.TransformedDistribution(base, [squash, maps.AffineTransform(offset, width)]).to_event(len(shape))
 
     def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
-        return self._evaluate(theta, name, a, b, layout, diagonal=False)
+        with _IN_TURN:
+            return self._evaluate(theta, name, a, b, layout, diagonal=False)
 
     def diagonal(self, theta: Theta, name: str, a: Tensor, layout: Layout) -> Tensor:
-        return self._evaluate(theta, name, a, a, layout, diagonal=True)
+        with _IN_TURN:
+            return self._evaluate(theta, name, a, a, layout, diagonal=True)
 
     def _evaluate(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout, diagonal: bool) -> Tensor:
         chosen = positions(self.inputs, layout)
@@ -451,14 +453,13 @@ class GPyTorchKernel(Kernel):
             raws[f"kernel.{raw_name}"] = value if constraint is None else constraint.inverse_transform(value)
         module = _Dense(self.kernel)
         batch = next((raws[f"kernel.{n}"].shape[: -len(s) or None] for n, s in shapes.items()), torch.Size())
-        with _IN_TURN:  # parameters are put into the one object for a while
-            if not batch:
-                return torch.func.functional_call(module, raws, (a, b, diagonal))
-            flat = {key: raw.reshape(-1, *raw.shape[len(batch) :]) for key, raw in raws.items()}
-            draws = [
-                torch.func.functional_call(module, {key: raw[s] for key, raw in flat.items()}, (a, b, diagonal))
-                for s in range(batch.numel())
-            ]
+        if not batch:
+            return torch.func.functional_call(module, raws, (a, b, diagonal))
+        flat = {key: raw.reshape(-1, *raw.shape[len(batch) :]) for key, raw in raws.items()}
+        draws = [
+            torch.func.functional_call(module, {key: raw[s] for key, raw in flat.items()}, (a, b, diagonal))
+            for s in range(batch.numel())
+        ]
         return torch.stack(draws).reshape(*batch, *draws[0].shape)
 
 

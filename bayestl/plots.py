@@ -61,15 +61,21 @@ def plot_pit(scored: xr.Dataset, task: str | None = None, ax: Any = None, bins: 
     spread = 2 * np.sqrt(expected * (1 - 1 / bins))
     ax.axhspan(max(0, expected - spread), expected + spread, color=LIGHT, alpha=0.3, linewidth=0)
     ax.axhline(expected, color=LIGHT, linewidth=1)
-    ax.hist(pit, bins=np.linspace(0, 1, bins + 1), color=DARK, rwidth=0.9)
+    # A value y of probability mass takes the place of all of [F(y-), F(y)] (Czado, Gneiting & Held 2009, as `scoring.covered`).
+    half = own["mass"].values / 2 + 1e-9
+    edges = np.linspace(0, 1, bins + 1)
+    upto = ((edges[:, None] - (pit - half)) / (2 * half)).clip(0, 1)
+    upto[0], upto[-1] = 0.0, 1.0
+    ax.bar((edges[1:] + edges[:-1]) / 2, np.diff(upto, axis=0).sum(1), 0.9 / bins, color=DARK)
     ax.set(xlabel="probability below the measured value", ylabel="rows", xlim=(0, 1), title=_title(own))
     return ax
 
 
 def plot_parity(scored: xr.Dataset, task: str | None = None, ax: Any = None, unit: str = "") -> Any:
-    """Measured against predicted values, with 90 % intervals of the predictive standard deviation."""
+    """Measured against predicted values, with 90 % intervals of the predictive standard deviation; `unit` by default theirs."""
     ax = axes(ax)
     own = _of_task(scored, task)
+    unit = unit or str(own["unit"].values[0])
     predicted, measured = own["mean"].values, own["mean"].values + own["error"].values
     ax.errorbar(
         predicted,

@@ -46,7 +46,8 @@ class Scores:
         }
         rows = np.array([str(row) for row in self.data.rows])
         tasks = np.array(self.data.names)[self.data.task_index]
-        return xr.Dataset(kept, coords={"row": rows, "task": ("row", tasks)})
+        units = np.array([task.unit or "" for task in self.data.tasks])[self.data.task_index]
+        return xr.Dataset(kept, coords={"row": rows, "task": ("row", tasks), "unit": ("row", units)})
 
 
 def _judged(law: Predictive, y: Tensor, crps: bool) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayestl.errors import listed
 from bayestl.features import Features
-from bayestl.fitting import fit
+from bayestl.fitting import fit_whole
 from bayestl.inference.infer import Method
 from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
 from bayestl.models.base import Model
@@ -85,7 +85,7 @@ class _TransferEstimator(BaseEstimator):
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(2**31 - 1)
         model = (SingleTask() if len(names) == 1 else MultiTask()) if self.model is None else self.model
-        self.posterior_ = fit(model, data, method=self.method, seed=int(seed), progress=False)
+        self.posterior_ = fit_whole(model, data, method=self.method, seed=int(seed), progress=False)
         return self
 
     def _likelihoods(self, names: list[str], default: Likelihood) -> dict[str, Likelihood]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -341,7 +342,18 @@ class TaskData:
             features=tuple(features.items()),
         )
         whole = pd.concat([frame.drop(columns=list(made)), *made.values()], axis=1) if made else frame
-        return replace(data, x=data.encode(whole)[position])
+        x = data.encode(whole)
+        if frame.index.has_duplicates:
+            kinds = pd.DataFrame({"label": frame.index, "x": np.unique(x, axis=0, return_inverse=True)[1].ravel()})
+            each = kinds.groupby("label", sort=False)["x"].agg(["min", "max"])
+            mixed = int((each["min"] != each["max"]).sum())
+            if mixed:
+                warnings.warn(
+                    f"{mixed} labels of rows stand for rows with different inputs, as after pandas.concat. leave_out(by='row') "
+                    "takes them for one. Number the rows anew, table.reset_index(drop=True), if they are not.",
+                    stacklevel=4,
+                )
+        return replace(data, x=x[position])
 
     @classmethod
     def _of_parts(cls, loaders: list[Loader], shape: str, options: dict[str, Any], tasks: list[str] | None) -> TaskData:
@@ -654,7 +666,8 @@ class TaskData:
             )
             inputs.append(name + told)
         shown = ", ".join(inputs[:8]) + (f" and {len(inputs) - 8} more" if len(inputs) > 8 else "")
-        return f"TaskData({self.counts.sum()} observations of {len(self.tasks)} tasks ({tasks}); inputs: {shown})"
+        count = f"{len(self.tasks)} task" + "s" * (len(self.tasks) > 1)
+        return f"TaskData({self.counts.sum()} observations of {count} ({tasks}); inputs: {shown})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,7 @@ def judge(model: btl.Posterior | btl.Stack, test: np.ndarray, truth: np.ndarray)
     weights = [1.0] if isinstance(model, btl.Posterior) else list(model.weights.values())
     from bayestl.likelihoods.predictive import mixed
 
-    laws = [p.law(frame, "target", slice(0, len(frame)), noise=False) for p in posteriors]
+    laws = [next(p.laws(frame, "target", False, len(frame))) for p in posteriors]
     law = mixed(laws, torch.tensor(weights).double().unsqueeze(-1))
     y = torch.from_numpy(truth)
     pit = law.cdf(y)

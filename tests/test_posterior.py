@@ -665,3 +665,212 @@ def test_a_limit_that_is_not_given_is_pointed_out():
     posterior = btl.fit(btl.SingleTask(), data, seed=0, method="map")
     with pytest.warns(UserWarning, match="no column 'lod': task 'y' is predicted as without it"):
         posterior.predict({"x": [0.5]})
+
+
+@pytest.mark.parametrize("kernel", ["own order", "nugget", "sum", "product"])
+def test_length_scales_keep_the_names_of_their_inputs(kernel):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"T": 300 + 600 * rng.random(24), "x": rng.random(24)})
+    frame["y.exp"] = np.sin(6 * frame["x"]) + 0.02 * rng.standard_normal(24)
+    data = btl.TaskData.from_wide(frame, inputs=["T", "x"], tasks=["y.exp"], units={"T": "K", "x": "nm"})
+    x, both = btl.Matern52(["x"]), btl.Matern52(["x", "T"])
+    made = {"own order": both, "nugget": btl.Nugget(both, inputs=["T"]), "sum": x + btl.Matern52(["T"]),
+            "product": btl.Matern52(["T"]) * x}[kernel]  # fmt: skip
+    posterior = btl.fit(btl.SingleTask(kernel=made), data, method="map", progress=False)
+    found = posterior.to_arviz()["posterior"]
+    scales = {}
+    for name, array in found.data_vars.items():
+        if name.endswith("length_scale"):
+            own = array.mean(("chain", "draw"))
+            named = zip(own[own.dims[0]].values.tolist(), own.values.tolist(), strict=True)
+            scales |= dict(zip(named, array.attrs["units"].split(", "), strict=True))
+    assert {(name, unit) for (name, _), unit in scales.items()} == {("T", "K"), ("x", "nm")}
+    by_name = dict(scales)
+    assert by_name["x"] < 2
+    assert by_name["T"] > 100
+
+
+def test_sums_of_three_kernels_weigh_them_alike():
+    three = btl.Matern52() + btl.RBF() + btl.Identity()
+    assert [type(part).__name__ for part in three.parts] == ["Matern52", "RBF", "Identity"]
+    assert len((btl.Matern52() * btl.RBF() * btl.Matern52()).parts) == 3
+
+
+def test_the_mean_of_a_model_is_in_its_prior_predictions():
+    class Lifted(btl.SingleTask):
+        def mean(self, theta, a, layout):
+            return a.x.new_full(a.output.shape, 50.0)
+
+    data = btl.TaskData.from_wide(pd.DataFrame({"x": [0.0, 0.5, 1.0], "y": [1.0, 2.0, 3.0]}), inputs=["x"], tasks=["y"])
+    posterior = btl.fit(Lifted(), data, method="map", progress=False)
+    prior = posterior.to_arviz()["prior_predictive"]["y"]
+    assert float(prior.median()) > 20
+
+
+def test_what_arviz_is_handed_is_a_copy(data):
+    posterior = btl.fit(btl.MultiTask(), data, seed=0, method="map", progress=False)
+    before = {name: value.clone() for name, value in posterior.theta.items()}
+    handed = posterior.to_arviz()["posterior"]
+    for array in handed.data_vars.values():
+        if array.values.flags.writeable:
+            array.values[...] = -1.0
+    assert all(torch.equal(before[name], value) for name, value in posterior.theta.items())
+
+
+def test_thresholds_are_taken_as_they_are():
+    """A total energy has more digits than single precision."""
+    rng = np.random.default_rng(0)
+    x = rng.random(30)
+    energy = -12345 + 0.001 * (np.sin(5 * x) + 0.2 * rng.standard_normal(30))
+    data = btl.TaskData.from_wide(pd.DataFrame({"x": x, "E": energy}), inputs=["x"], tasks=["E"])
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    new, draws = {"x": [0.5, 0.7, 0.9]}, 20_000
+    drawn = posterior.sample(new, "E", draws=draws, noise=True)
+    for value in (-12345.0003, -12344.9995):
+        expected = (drawn > value).mean("draw")
+        np.testing.assert_allclose(posterior.probability(new, "E", above=value), expected, atol=4 * 0.5 / draws**0.5)
+
+
+def test_nothing_lies_below_the_end_of_a_scale():
+    rng = np.random.default_rng(0)
+    x = rng.random(30)
+    frame = pd.DataFrame({"x": x, "y": (0.5 + 0.5 * np.sin(6 * x) + 0.1 * rng.standard_normal(30)) ** 2 + 1e-3})
+    laws = {"y": btl.Gaussian(btl.Sqrt(0.0)), "z": btl.Censored(0.7, 2.0, btl.Log())}
+    frame["z"] = np.clip(np.exp(np.sin(5 * x)), 0.7, 2.0)
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y", "z"], likelihoods=laws)
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    new = {"x": np.linspace(0, 1, 9)}
+    assert (posterior.probability(new, "y", below=0.0) == 0).all()
+    assert posterior.probability(new, "y", below=1e-12).max() > 0.01  # what the scale says lies at its end
+    told = posterior.predict(new, "z")
+    np.testing.assert_allclose(posterior.probability(new, "z", above=0.7), 1 - told["probability_lower"], atol=1e-9)
+    assert (posterior.probability(new, "z", below=0.7) == 0).all()
+
+
+def test_a_new_task_keeps_its_own_exposure():
+    rng = np.random.default_rng(0)
+    parts = []
+    for t in range(3):
+        x = rng.random(15)
+        parts.append(
+            pd.DataFrame({"x": x, "task": f"t{t}", "y": rng.poisson(np.exp(1.5 + 0.7 * np.sin(4 * x + 0.3 * t)))})
+        )
+    law = {f"t{t}": btl.Poisson() for t in range(3)}
+    told = {"inputs": ["x"], "task": "task", "value": "y"}
+    data = btl.TaskData.from_long(pd.concat(parts, ignore_index=True), likelihoods=law, **told)
+    posterior = btl.fit(btl.LatentTask(), data, seed=0, method="map", progress=False)
+    x = rng.random(20)
+    frame = pd.DataFrame(
+        {"x": x, "hours": 10.0, "task": "new", "y": rng.poisson(10 * np.exp(1.5 + 0.7 * np.sin(4 * x + 0.3)))}
+    )
+    rows = btl.TaskData.from_long(frame, likelihoods={"new": btl.Poisson(exposure="hours")}, **told)
+    grown = posterior.new_task("new", rows, seed=0)
+    np.testing.assert_allclose(grown.predict(frame[["x", "hours"]], "new")["mean"], grown.score(rows)["mean"])
+    with pytest.raises(btl.DataError, match="observed as the new one"):
+        posterior.new_task(
+            "new", btl.TaskData.from_long(frame, likelihoods={"new": btl.Gaussian(btl.Log(1.0))}, **told)
+        )
+
+
+def test_how_new_rows_are_observed_is_not_forgotten():
+    frame = pd.DataFrame(
+        {"x": [0.0, 0.3, 0.6, 1.0], "y": [1.0, 2.0, 3.0, 5.0], "n": [1, 4, 2, 9], "hours": [1.0, 2.0, 1.0, 3.0]}
+    )
+
+    def read(**laws):
+        return btl.TaskData.from_wide(frame, inputs=["x"], tasks=list(laws), likelihoods=laws)
+
+    plain = btl.fit(btl.SingleTask(), read(y=btl.Gaussian(), n=btl.Poisson("hours")), method="map", progress=False)
+    for lost in ({"y": btl.Censored(upper=5.0)}, {"n": btl.Poisson()}, {"n": btl.NegativeBinomial()}):
+        for take in (plain.condition, plain.score):
+            with pytest.raises(btl.DataError, match=r"would be lost|were read without"):
+                take(read(**lost))
+    assert len(plain.condition(read(y=btl.StudentT(), n=btl.NegativeBinomial("hours"))).data) == 16
+
+
+def test_units_of_inputs_are_minded_too():
+    frame = pd.DataFrame({"x": [0.0, 0.3, 0.6, 1.0], "y": [1.0, 2.0, 3.0, 5.0]})
+    data, other = (
+        btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], units={"x": unit}) for unit in ("nm", "angstrom")
+    )
+    posterior = btl.fit(btl.SingleTask(), data, method="map", progress=False)
+    for take in (posterior.condition, posterior.score):
+        with pytest.raises(btl.DataError, match="Input 'x' has unit 'angstrom'"):
+            take(other)
+
+
+def test_limits_of_new_rows_are_checked(recwarn):
+    frame = pd.DataFrame({"x": [0.0, 0.3, 0.6, 1.0], "y": [1.0, 2.0, 3.0, 5.0], "low": 1.0, "high": 5.0})
+    law = {"y": btl.Censored("low", "high")}
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods=law)
+    posterior = btl.fit(btl.SingleTask(), data, method="map", progress=False)
+    for asked in (posterior.predict, posterior.sample, lambda new, task: posterior.probability(new, task, above=2.0)):
+        with pytest.raises(btl.DataError, match="must hold numbers"):
+            asked({"x": [0.5], "low": ["<3"], "high": [4.0]}, "y")
+        with pytest.raises(btl.DataError, match="below the upper one"):
+            asked({"x": [0.5], "low": [2.0], "high": [1.0]}, "y")
+        with pytest.warns(UserWarning, match="no column 'high'"):
+            asked({"x": [0.5], "low": [1.0]}, "y")
+
+
+def test_names_with_a_slash_can_be_written(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"T/K": rng.random(20), "ok/nok": rng.random(20) > 0.5})
+    data = btl.TaskData.from_wide(frame, inputs=["T/K"], tasks=["ok/nok"])
+    posterior = btl.fit(btl.SingleTask(), data, method="map", progress=False)
+    posterior.to_arviz().to_netcdf(tmp_path / "a.nc")
+    posterior.predict(frame[["T/K"]], ["ok/nok"]).drop_vars(["class_ok\u2215nok", "label_ok\u2215nok"]).to_netcdf(
+        tmp_path / "b.nc"
+    )
+
+
+def test_everything_runs_where_tensors_are_for_inference():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 8)}).assign(
+        a=lambda t: np.sin(5 * t["x"]), b=lambda t: np.cos(5 * t["x"])
+    )
+    frame["a"] += 0.1 * rng.standard_normal(8)
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["a", "b"])
+    fits = []
+    for mode in (torch.inference_mode(False), torch.inference_mode(True)):
+        with mode:
+            posterior = btl.fit(btl.MultiTask(), data, seed=0, progress=False)
+            fits.append((posterior, posterior.predict({"x": [0.1, 0.2]})))
+    assert type(fits[0][0].model.kernel).__name__ == "Nugget"
+    xr.testing.assert_identical(fits[0][1], fits[1][1])
+
+
+def test_samples_of_several_tasks_keep_their_units():
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 8)}).assign(gap=lambda t: t["x"] + 1, ok=lambda t: t["x"] > 0.4)
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["gap", "ok"], units={"gap": "eV"})
+    posterior = btl.fit(btl.SingleTask(), data, method="map", progress=False)
+    assert posterior.sample({"x": [0.5]}, draws=3)["gap"].attrs["units"] == "eV"
+
+
+@pytest.mark.parametrize("option", [{"draws": 1.5}, {"pairs": True}, {"pairs": "8"}, {"seed": -1}, {"warmup": 0.5}])
+def test_options_that_are_no_whole_numbers_are_refused(option, data):
+    with pytest.raises(ValueError, match="must be a whole number"):
+        btl.fit(btl.SingleTask(), data, **option)
+
+
+def test_several_threads_fit_and_predict_as_one():
+    """Pyro's handlers and the parameters of a GPyTorch object belong to the process."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import gpytorch
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.random((14, 2)), columns=["x", "z"]).assign(a=lambda t: np.sin(5 * t["x"]) + t["z"])
+    data = btl.TaskData.from_wide(frame, inputs=["x", "z"], tasks=["a"])
+    model = btl.SingleTask(kernel=gpytorch.kernels.MaternKernel(nu=1.5, ard_num_dims=2))
+    posterior = btl.fit(model, data, seed=0, progress=False)
+    new = pd.DataFrame(rng.random((400, 2)), columns=["x", "z"])
+    whole = posterior.predict(new)["mean"].values
+    parts = [new.iloc[start : start + 50] for start in range(0, 400, 50)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda part: posterior.predict(part)["mean"].values, parts))
+        fits = list(pool.map(lambda seed: btl.fit(model, data, seed=seed, method="map", progress=False), range(4)))
+    np.testing.assert_allclose(np.concatenate(found), whole)
+    for seed, fitted in enumerate(fits):
+        alone = btl.fit(model, data, seed=seed, method="map", progress=False)
+        assert all(torch.equal(alone.theta[name], value) for name, value in fitted.theta.items())

@@ -605,7 +605,7 @@ def test_information_in_other_observations_against_refits():
             x = p._inputs(region)[1]
             return float(p._marginals(x, 0)[1].mean())
 
-        law = posterior.law(new.iloc[[2]], name, slice(0, 1))
+        (law,) = posterior.laws(new.iloc[[2]], name, True, 1)
         chance = [float(law.log_density(torch.tensor([float(v)]).double()).exp()) for v in values]
         later = 0.0
         for value, weight in zip(values, chance, strict=True):

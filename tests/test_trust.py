@@ -862,6 +862,7 @@ def test_both_ways_of_leaving_out_agree(by_row):
 
 
 @pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
+@pytest.mark.filterwarnings("ignore:Task 'y'. 12 of 30 values are exactly 0")
 def test_values_beyond_a_limit_count_as_the_limit():
     rng = np.random.default_rng(1)
     x = np.linspace(0, 1, 30)

@@ -20,7 +20,7 @@ from bayestl.decide.ledger import FORMAT, Event, Ledger
 from bayestl.decide.progress import plot_history
 from bayestl.decide.suggest import _constraints
 from bayestl.errors import DataError, FitError, listed
-from bayestl.fitting import fit
+from bayestl.fitting import fit_whole
 from bayestl.inference.infer import Method
 from bayestl.models.base import Model
 from bayestl.posterior import Posterior
@@ -309,13 +309,13 @@ class Campaign:
         ledger, count = self._ledger, len(self._ledger.measured)
         options: Any = {name: ledger.settings[name] for name in ("method", "draws", "seed")} | {"progress": False}
         if self._fits is None or self._fits[0] != ledger.fitted:
-            self._fits = ledger.fitted, fit(ledger.model, ledger.upto(ledger.fitted), **options)
+            self._fits = ledger.fitted, fit_whole(ledger.model, ledger.upto(ledger.fitted), **options)
         if self._now is None or self._now[0] != count:
             fitted, more = self._fits[1], ledger.measured[ledger.fitted :]
             try:
                 now = fitted.condition(ledger.observations(more)) if more else fitted
             except (DataError, FitError):  # what came cannot be taken in with theta as it is
-                now = fit(ledger.model, ledger.upto(count), **options)
+                now = fit_whole(ledger.model, ledger.upto(count), **options)
             self._now = count, now
         return self._now[1]
 

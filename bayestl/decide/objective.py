@@ -38,7 +38,7 @@ class Objective:
     sign : 1, or -1 where less is better
     rising : whether u rises with the only function
     unit : of u
-    name : of the target, to be said
+    name, verb : of the target, and what is wanted of it, to be said
     """
 
     outputs: list[int]
@@ -47,6 +47,7 @@ class Objective:
     rising: bool = True
     unit: str = ""
     name: str = ""
+    verb: str = "raise"
 
     def linear(
         self, mean: Float[Tensor, "W R k"], cov: Float[Tensor, "W R k k"]
@@ -187,17 +188,16 @@ def objective_of(
         name = getattr(target, "__name__", "the target").replace("<lambda>", "the target")
         return Objective(list(range(problem.layout.first[-1])), combined, sign, rising=False, name=name)
     t = data.index_of(target)
-    task = data.tasks[t]
+    task, verb = data.tasks[t], "raise" if sign > 0 else "lower"
     outputs = problem.layout.contrasts(t)
     count = len(task.levels or ())
     if label is not None:
-        which = list(task.levels or ()).index(label)
-        if count == 2 and len(outputs) == 1:  # one falls as the other rises
-            sign, which = sign * (1.0 if which == 1 else -1.0), 1
-            name = f"the probability of {task.name} = {(task.levels or ())[which]}"
-            return Objective(outputs, lambda f: values(f, t)[..., 1], sign, name=name)
-        name = f"the probability of {task.name} = {label}"
-        return Objective(outputs, lambda f: values(f, t)[..., which], sign, rising=False, name=name)
+        wanted = list(task.levels or ()).index(label)
+        rising = count == 2 and len(outputs) == 1
+        if rising and wanted == 0:  # it falls as the function rises
+            sign = -sign
+        name = f"probability of {task.name} = {label}"
+        return Objective(outputs, lambda f: values(f, t)[..., wanted], sign, rising=rising, name=name, verb=verb)
     code = torch.arange(count).double()  # of ordered classes, the mean place
     function: Callable[[Tensor], Tensor] = (lambda f: values(f, t) @ code) if count else (lambda f: values(f, t))
-    return Objective(outputs, function, sign, rising=len(outputs) == 1, unit=task.unit or "", name=task.name)
+    return Objective(outputs, function, sign, rising=len(outputs) == 1, unit=task.unit or "", name=task.name, verb=verb)

@@ -52,7 +52,7 @@ class Report:
         match search.score:
             case "knowledge_gradient" | "expected_improvement":
                 gain *= self.scale
-                what = f"expected to {'raise' if objective.sign > 0 else 'lower'} the best {objective.name} by {gain:.3g}{unit}"
+                what = f"expected to {objective.verb} the best {objective.name} by {gain:.3g}{unit}"
                 if search.hit:
                     what = f"expected to bring {objective.name} {gain:.3g}{unit} closer to what is wanted"
             case "variance":

@@ -83,6 +83,11 @@ def replay(
     >>> sorted(done["strategy"].unique())
     ['bayestl', 'random']
     """
+    if isinstance(strategies, str) or isinstance(seeds, int):
+        raise ValueError(
+            f"`strategies` must be a list of names and `seeds` of numbers; got {strategies!r} and {seeds!r}. Write "
+            'strategies=["bayestl"], seeds=range(5).'
+        )
     if odd := [name for name in strategies if name not in STRATEGIES]:
         raise ValueError(f"`strategies` must be of {listed(STRATEGIES)}; got {listed(odd)}.")
     if target not in costs:

@@ -194,6 +194,7 @@ class Search:
                 best = np.argsort(-values.max(1), kind="stable")[:REFINED]
                 assert pool.cube is not None
                 near = pool.box.around(pool.cube[best], width, REFINED, self.costs, rng)
+                near = dataclasses.replace(near, offered=near.offered & pool.offered.any(0))
                 values = np.concatenate([values, self._screened(near, judge, anchors, fixed)])
                 pool = pool.plus(near)
         order, kept = rng.permutation(len(pool)), []

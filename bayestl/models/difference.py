@@ -126,6 +126,18 @@ class Difference(Model):
                 f"The fidelity graph names tasks that the data do not hold: {listed(unknown)}. "
                 f"The data hold {listed(data.names, 20)}."
             )
+        graph = self.graph(data.names)
+        between = [name for name in data.names if graph[name] and any(name in of for of in graph.values())]
+        lone = [
+            name for name in between
+            if data.parts is None and len(np.unique(data.x[data.task_index == data.index_of(name)], axis=0)) == 1
+        ]  # fmt: skip
+        if lone and self.rho is None:
+            warnings.warn(
+                f"Tasks {listed(lone)} lie between others in the fidelity graph and were observed at a single input, which does "
+                "not tell whether they rise or fall with their parents: the fit takes one side. Leave them out, or fix rho.",
+                stacklevel=3,
+            )
         if self.parents is not None and (alone := [name for name in data.names if name not in named]):
             warnings.warn(
                 f"Tasks {listed(alone)} are not in the fidelity graph: they share nothing with the others. Put them in, or leave "
