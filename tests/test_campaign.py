@@ -61,7 +61,7 @@ def remembered(fit, found={}):  # noqa: B006
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(module, "fit", remembered(btl.fit))
+    monkeypatch.setattr(module, "fit_whole", remembered(btl.fit))
 
 
 def finish(campaign, log=lambda text: None, rounds=5):
@@ -720,3 +720,41 @@ def test_telling_what_cannot_be_meant(tmp_path):
 
 if __name__ == "__main__":
     print(json.dumps(murders(Path(sys.argv[1]), int(sys.argv[2]))))
+
+
+def test_what_was_told_by_mistake_is_corrected(tmp_path):
+    """As if the right thing had been told at once, but for the order of what was told."""
+    path, other = tmp_path / "c.jsonl", tmp_path / "other.jsonl"
+    with begin(path) as campaign, begin(other) as right:
+        for own in (campaign, right):
+            own.ask(batch=3)
+        with pytest.raises(btl.DataError, match="nothing to correct"):
+            campaign.tell(1, 0.5, correct=True)
+        campaign.tell(1, 80.0)
+        campaign.tell(task="exp", inputs={"x": 0.31}, value=12.0)
+        campaign.tell(2, failed="cracked")
+        assert campaign.history()["best"].iloc[-1] >= 12.0
+        with pytest.raises(btl.DataError, match="correct=True"):
+            campaign.tell(1, 0.5)
+        campaign.tell(1, 0.5, correct=True)
+        campaign.tell(task="exp", inputs={"x": 0.31}, value=1.2, correct=True)
+        campaign.tell(2, 0.7, correct=True)
+        right.tell(1, 0.5)
+        right.tell(task="exp", inputs={"x": 0.31}, value=1.2)
+        right.tell(2, 0.7)
+        expected = right.posterior.predict({"x": [0.1, 0.6]})
+        assert right.spent == campaign.spent
+        assert campaign.posterior.predict({"x": [0.1, 0.6]}).equals(expected)
+        after = campaign.history()
+        assert after["event"].tolist() == ["asked"] * 3 + ["withdrawn"] * 3 + ["told"] * 3
+        assert after["best"].iloc[-1] == right.history()["best"].iloc[-1]
+    with Campaign.open(path) as campaign:
+        assert campaign.posterior.predict({"x": [0.1, 0.6]}).equals(expected)
+        pd.testing.assert_frame_equal(campaign.history(), after)
+
+
+def test_candidates_alike_are_asked_for_once():
+    frame = pd.DataFrame({"x": [0.2, 0.2, 0.2]}, index=["a", "b", "c"])
+    campaign = begin(None, candidates=frame)
+    assert len(campaign.ask(batch=5)) == 2  # in either task
+    assert len(campaign.ask(batch=1)) == 0

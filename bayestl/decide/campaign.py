@@ -63,8 +63,8 @@ class Campaign:
 
     def __init__(self, ledger: Ledger, journal: Journal | None = None) -> None:
         self._ledger, self._journal = ledger, journal
-        self._fits: tuple[int, Posterior] | None = None
-        self._now: tuple[int, Posterior] | None = None
+        self._fits: tuple[tuple[int, int], Posterior] | None = None
+        self._now: tuple[tuple[int, int], Posterior] | None = None
 
     # -- beginning and going on ---------------------------------------------------------------------------------------
 
@@ -211,6 +211,7 @@ class Campaign:
         cost: float | None = None,
         task: str | None = None,
         inputs: Mapping[str, Any] | None = None,
+        correct: bool = False,
     ) -> None:
         """Tell what came of a suggestion, or of a measurement that was never suggested.
 
@@ -224,6 +225,8 @@ class Campaign:
         task : of a measurement that was not suggested
         inputs : of such a measurement, a value for each input column, and for those of limits and exposures; of a suggestion,
             what came out otherwise than was suggested
+        correct : take it in the place of what was told before of this suggestion, or of this task at these inputs. The journal
+            keeps both; the history calls the former ``"withdrawn"``
 
         Raises
         ------
@@ -269,16 +272,24 @@ class Campaign:
             "value": plain.plain(value, "`value`"), "error": None if error is None else float(error),
             "failed": None if failed is False else "failed" if failed is True else str(failed), "cost": float(cost),
         }  # fmt: skip
-        if id is not None and id in self._ledger.told:
-            before = self._ledger.told[id]
+        former = self._ledger.before(event)
+        if correct:
+            if former is None:
+                raise DataError(f"There is nothing to correct: nothing was told of {'this' if id is None else id} yet.")
+            event["corrects"] = True
+            if not said & {"cost"}:
+                event["cost"] = former["cost"]
+        elif id is not None and former is not None:
+            before = former
             differs = {name for name in {"value", "error"} | said if before[name] != event[name]}
             if differs or (before["failed"] is None) != (event["failed"] is None):
                 was = f"value {before['value']!r}" if before["failed"] is None else f"failed ({before['failed']})"
                 if differs & said:
                     was += f" (cost {before['cost']:g}, at {before['inputs']})"
                 raise DataError(
-                    f"Suggestion {id} was told already: {was}; now it would be {value!r}{' failed' if failed else ''}. Tell of "
-                    "a repetition as a measurement of its own: tell(task=..., inputs=..., value=...)."
+                    f"Suggestion {id} was told already: {was}; now it would be {value!r}{' failed' if failed else ''}. If that "
+                    "was wrong, tell it with correct=True; tell of a repetition as a measurement of its own: tell(task=..., "
+                    "inputs=..., value=...)."
                 )
             return
         if event["failed"] is None:
@@ -308,15 +319,16 @@ class Campaign:
         """What is believed now."""
         ledger, count = self._ledger, len(self._ledger.measured)
         options: Any = {name: ledger.settings[name] for name in ("method", "draws", "seed")} | {"progress": False}
-        if self._fits is None or self._fits[0] != ledger.fitted:
-            self._fits = ledger.fitted, fit_whole(ledger.model, ledger.upto(ledger.fitted), **options)
-        if self._now is None or self._now[0] != count:
+        known = ledger.fitted, ledger.corrected
+        if self._fits is None or self._fits[0] != known:
+            self._fits = known, fit_whole(ledger.model, ledger.upto(ledger.fitted), **options)
+        if self._now is None or self._now[0] != (count, ledger.corrected):
             fitted, more = self._fits[1], ledger.measured[ledger.fitted :]
             try:
                 now = fitted.condition(ledger.observations(more)) if more else fitted
             except (DataError, FitError):  # what came cannot be taken in with theta as it is
                 now = fit_whole(ledger.model, ledger.upto(count), **options)
-            self._now = count, now
+            self._now = (count, ledger.corrected), now
         return self._now[1]
 
     @property

@@ -37,6 +37,7 @@ class Ledger:
     asked, told : by number, what was suggested and what came of it
     measured : what was told with a value, in the order in which it came
     fitted : how many of these the last refit that was due takes in
+    corrected : how often something was told in the place of what had been told before
     """
 
     def __init__(self, events: Sequence[Event], model: Model | None = None) -> None:
@@ -61,7 +62,7 @@ class Ledger:
         self.told: dict[int, Event] = {}
         self.measured: list[Event] = []
         self.failed: list[Event] = []
-        self.spent, self.asks, self.fitted = 0.0, 0, 0
+        self.spent, self.asks, self.fitted, self.corrected = 0.0, 0, 0, 0
         self._offers = self._priced()
         for event in events:
             self.apply(event)
@@ -73,6 +74,8 @@ class Ledger:
             self.asks += 1
             self.asked |= {own["id"]: own for own in event["chosen"]}
         elif event["event"] == "tell":
+            if event.get("corrects"):
+                self._withdraw(self.before(event))
             self.spent += event["cost"]
             if event["id"] is not None:
                 self.told[event["id"]] = event
@@ -83,6 +86,28 @@ class Ledger:
             new, every, growth = len(self.measured) - self.fitted, self.settings["refit_every"], self.settings["growth"]
             if new >= min(every, max(1, math.ceil(growth * (len(self.data) + self.fitted)))):
                 self.fitted = len(self.measured)
+
+    def before(self, event: Event) -> Event | None:
+        """What was told last of the suggestion that an event is of, or of the same task at the same inputs."""
+        if event["id"] is not None:
+            return self.told.get(event["id"])
+        alike = [
+            own for own in (*self.measured, *self.failed)
+            if own["id"] is None and (own["task"], own["inputs"]) == (event["task"], event["inputs"])
+        ]  # fmt: skip
+        return alike[-1] if alike else None
+
+    def _withdraw(self, event: Event | None) -> None:
+        if event is None:
+            raise DataError("The journal corrects what was never told: it was damaged, or put together by hand.")
+        event["withdrawn"] = True
+        self.corrected += 1
+        self.spent -= event["cost"]
+        place = [own is event for own in self.measured]
+        if any(place):
+            self.fitted -= place.index(True) < self.fitted
+        self.measured = [own for own in self.measured if own is not event]
+        self.failed = [own for own in self.failed if own is not event]
 
     # -- money --------------------------------------------------------------------------------------------------------
 
@@ -241,7 +266,7 @@ class Ledger:
             if event["event"] == "ask":
                 lines += [{"time": event["time"], "event": "asked", **_shown(own)} for own in event["chosen"]]
             else:
-                kind = "told" if event["failed"] is None else "failed"
+                kind = "withdrawn" if "withdrawn" in event else "told" if event["failed"] is None else "failed"
                 lines.append({"time": event["time"], "event": kind, **_shown(event), "value": event["value"],
                               "error": event["error"], "reason": event["failed"]})  # fmt: skip
         names = dict.fromkeys(
@@ -250,7 +275,7 @@ class Ledger:
         columns = ["time", "event", "id", "row", "task", *names, "value", "error", "reason", "cost", "spent", "best"]
         frame = pd.DataFrame(lines, columns=columns).astype({"id": "Int64"})
         frame["time"] = pd.to_datetime(frame["time"], utc=True)
-        frame["spent"] = frame["cost"].astype(float).where(frame["event"] != "asked", 0.0).cumsum()
+        frame["spent"] = frame["cost"].astype(float).where(~frame["event"].isin(["asked", "withdrawn"]), 0.0).cumsum()
         return frame.assign(best=self.bests(frame)[1:])
 
     def bests(self, history: pd.DataFrame) -> NDArray[np.float64]:
