@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl.errors import DataError, listed
 from bayestl.features import BY_NAME, Features
-from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
+from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal, Warp
+from bayestl.likelihoods.warps import typical_offset
 
+BENT = 1.3  # of the slope of a warp, within a known error
 FEW_LEVELS = 4  # that could be labels by chance
 LARGEST = 1e150  # the square of a value must be a number still
 
@@ -165,6 +169,20 @@ def warn_of_zeros(values: NDArray[np.float64], task: str) -> None:
             f"of its own as the gap of a metal, say so with likelihoods={{{task!r}: btl.Hurdle()}} or btl.Censored(lower=0.0); "
             "if it is a value as others are, btl.Gaussian().",
             stacklevel=6,
+        )
+
+
+def warn_of_errors(values: NDArray[np.float64], errors: NDArray[np.float64], warp: Warp, task: str) -> None:
+    """Say where known errors are so large that a warp bends within them: they are taken over to first order."""
+    offset = typical_offset(warp)
+    here, beyond = (warp.log_slope(torch.from_numpy(at), offset) for at in (values, values + errors))
+    bent = int(((here - beyond).abs().nan_to_num(0.0, 0.0) > math.log(BENT)).sum())
+    if bent > 0.1 * len(values):
+        warnings.warn(
+            f"Task {task!r}: known errors of {bent} of {len(values)} rows are so large that {type(warp).__name__} bends within them. "
+            "They are taken over to first order, at the value that was measured: small values then count too little, and scores "
+            "do not compare with those on another scale. Observe the task without a warp, or leave the errors out.",
+            stacklevel=5,
         )
 
 

@@ -278,7 +278,7 @@ def describable(formulas: Iterable[str]) -> NDArray[np.bool_]:
 
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
 _ADDED = re.compile(r"[·•∙⋅*]")
-_HYDRATE = re.compile(r"(?<![A-Za-z]0)\.(?=(?:\d*|\d*\.\d+)\(?H2O\)?$)")
+_HYDRATE = re.compile(r"(?<![A-Za-z·•∙⋅*]0)\.(?=(?:\d*|\d*\.\d+)\(?H2O\)?$)")
 _BLANK = re.compile(r"\s+(?![a-z])")
 _SUBSCRIPTS = str.maketrans({"½": "0.5"} | {chr(0x2080 + digit): str(digit) for digit in range(10)})
 _TOKEN = re.compile(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?|([(\[{])|([)\]}])(\d+\.?\d*|\.\d+)?")

@@ -44,7 +44,6 @@ WORK, MORE_WORK = (
 )  # rows times draws that the pass may take; where a task is scarce, its theta uncertain
 
 
-@torch.inference_mode(False)
 def fit(
     model: Model,
     data: TaskData,
@@ -109,99 +108,104 @@ def fit(
     >>> posterior.predict({"x": [0.5]}, task="exp")["quantile"].sizes["quantile_level"]
     3
     """
-    if not isinstance(model, Model):
-        made = f"the class: write btl.{model.__name__}()" if isinstance(model, type) else type(model).__name__
-        raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {made}.")
-    expect_data(data, "data")
-    whole = {"pairs": pairs, "draws": draws, "warmup": warmup, "seed": seed}
-    for name, value in whole.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0):
-            raise ValueError(f"`{name}` must be a whole number, zero or more; got {value!r}.")
-    gpu = torch.cuda.is_available()
-    if device != "cpu" and not (gpu and device.startswith("cuda")):
-        seen = "sees one" if gpu else "sees none here"
-        raise ValueError(f'`device` must be "cpu", or "cuda" where PyTorch sees a GPU (it {seen}); got {device!r}.')
-    if pairs == 0 and data.parts is not None:
-        raise DataError(
-            "A table larger than memory cannot be conditioned on exactly: leave `pairs` out, or give their number."
-        )
-    model.check(data)
-    _warn_of_strangers(data)
-    seed = int(seed)
-    began = time.perf_counter()
-    scaling = model.scaling(data)
-    layout = scaling.layout(data)
-    cost = np.array([len(layout.contrasts(t)) for t in range(len(data.tasks))])
-    size = int((data.counts * cost).sum())
-    exact = pairs == 0 or (pairs is None and size <= EXACT and data.parts is None)
-    here = int((np.bincount(data.task_index, minlength=len(cost)) * cost).sum())
-    most = 0 if exact else min(PAIRS if pairs is None else pairs, here)
-    foresee(size, most, draws, exact, memory)
-    options = (method, seed, draws, warmup, pairs, device)
-    notes = None if checkpoint is None else checkpoints.Checkpoint(checkpoint, model, data, options)
-    if exact and isinstance(model.kernel, MaternOrRBF) and _same_materials(model, data, layout):
-        model = model.with_kernel(Nugget(model.kernel))
-    theta, record, components, sites = (notes and notes.read_theta()) or _learn(
-        model, data, scaling, cost, here, method, seed, draws, warmup, progress, notes
-    )
-    if model.kernel.candidates and not np.isnan(record.smoother):
-        model = model.with_kernel(model.kernel.candidates[record.took_smoother])
-    if exact:
-        _finish(notes, record)
-        if draws is None and size > LEARN and Problem.of(model, data, scaling).sites:
-            components = min(components, max(4, int(SITE_WORK / size**3)))
-        return Posterior(model, data, scaling, theta, record, components, sites if size <= LEARN else None)
-    if draws is None:
-        components = min(components, max(4, (MORE_WORK if data.counts.min() <= SCARCE else WORK) // size))
-    mixed = {name: value[:components] for name, value in theta.items()}
-    try:
-        lap = time.perf_counter()
-        sample = Problem.of(model, data, scaling)
-        held, untold = choose_pairs(sample, typical(mixed), most, seed, all_of_them=pairs is not None)
-        record.seconds["pairs"] = time.perf_counter() - lap
-        lap = time.perf_counter()
-        learned = np.bincount(data.task_index[record.learned], minlength=len(cost))
-        theta = relearn_noise(model, data, scaling, theta, held, learned, seed)
-        mixed = {name: value[:components] for name, value in theta.items()}
-        record.seconds["noise"] = time.perf_counter() - lap
-        if progress:
-            print(
-                f"{data.counts.sum():,} observations: parameters learned from {record.learned_from:,} of them; all condensed "
-                f"onto {len(held.output):,} inducing pairs, which leave {100 * untold:.2g} % of the functions' variance untold."
+    with torch.inference_mode(False):  # what is made here shall serve outside it too
+        if not isinstance(model, Model):
+            made = f"the class: write btl.{model.__name__}()" if isinstance(model, type) else type(model).__name__
+            raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {made}.")
+        expect_data(data, "data")
+        whole = {"pairs": pairs, "draws": draws, "warmup": warmup, "seed": seed}
+        for name, value in whole.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0):
+                raise ValueError(f"`{name}` must be a whole number, zero or more; got {value!r}.")
+        gpu = torch.cuda.is_available()
+        if device != "cpu" and not (gpu and device.startswith("cuda")):
+            seen = "sees one" if gpu else "sees none here"
+            raise ValueError(f'`device` must be "cpu", or "cuda" where PyTorch sees a GPU (it {seen}); got {device!r}.')
+        if pairs == 0 and data.parts is not None:
+            raise DataError(
+                "A table larger than memory cannot be conditioned on exactly: leave `pairs` out, or give their number."
             )
-        sources = _sources(model, data, scaling, sample, apart=client is not None or notes is not None)
-        lap = time.perf_counter()
-        with tqdm(
-            desc="fit: all rows", unit=" parts", leave=False, delay=2.0, disable=not (progress and sys.stderr.isatty())
-        ) as bar:
-            total = partial(_in_turn, bar=bar, notes=notes)
-            if client is not None:
-                total = partial(_on_cluster, bar=bar, client=client)
-            inducing = condense(sources, model, layout, mixed, held, untold, device=device, total=total)
-    except KeyboardInterrupt:
-        again = (
-            "With checkpoint=PATH the same call would go on from there."
-            if notes is None
-            else "The same call goes on from here."
+        model.check(data)
+        _warn_of_strangers(data)
+        seed = int(seed)
+        began = time.perf_counter()
+        scaling = model.scaling(data)
+        layout = scaling.layout(data)
+        cost = np.array([len(layout.contrasts(t)) for t in range(len(data.tasks))])
+        size = int((data.counts * cost).sum())
+        exact = pairs == 0 or (pairs is None and size <= EXACT and data.parts is None)
+        here = int((np.bincount(data.task_index, minlength=len(cost)) * cost).sum())
+        most = 0 if exact else min(PAIRS if pairs is None else pairs, here)
+        foresee(size, most, draws, exact, memory)
+        options = (method, seed, draws, warmup, pairs, device)
+        notes = None if checkpoint is None else checkpoints.Checkpoint(checkpoint, model, data, options)
+        if exact and isinstance(model.kernel, MaternOrRBF) and _same_materials(model, data, layout):
+            model = model.with_kernel(Nugget(model.kernel))
+        theta, record, components, sites = (notes and notes.read_theta()) or _learn(
+            model, data, scaling, cost, here, method, seed, draws, warmup, progress, notes
         )
-        raise KeyboardInterrupt(
-            f"The fit was interrupted before all rows were condensed: there is no posterior. {again}"
-        ) from None
-    record.seconds["all rows"] = time.perf_counter() - lap
-    record.seconds["total"] = time.perf_counter() - began
-    if untold > LOOSE or inducing.blur > 1.0:
-        warnings.warn(
-            f"The {len(held.output)} inducing pairs leave {100 * untold:.2g} % of the variance of the functions untold, "
-            f"{inducing.blur:.2g} times that of the noise: predictions are smoother, and their intervals wider, than the data "
-            f"allow. Give more, fit(..., pairs={2 * len(held.output)}), or fewer inputs.",
-            stacklevel=2,
-        )
-    _finish(notes, record)
-    kept = data if data.parts is None else dataclasses.replace(data, parts=None)
-    return Posterior(model, kept, scaling, theta, record, components, None, inducing, len(data))
+        if model.kernel.candidates and not np.isnan(record.smoother):
+            model = model.with_kernel(model.kernel.candidates[record.took_smoother])
+        if exact:
+            _finish(notes, record)
+            if draws is None and size > LEARN and Problem.of(model, data, scaling).sites:
+                components = min(components, max(4, int(SITE_WORK / size**3)))
+            return Posterior(model, data, scaling, theta, record, components, sites if size <= LEARN else None)
+        if draws is None:
+            components = min(components, max(4, (MORE_WORK if data.counts.min() <= SCARCE else WORK) // size))
+        mixed = {name: value[:components] for name, value in theta.items()}
+        try:
+            lap = time.perf_counter()
+            sample = Problem.of(model, data, scaling)
+            held, untold = choose_pairs(sample, typical(mixed), most, seed, all_of_them=pairs is not None)
+            record.seconds["pairs"] = time.perf_counter() - lap
+            lap = time.perf_counter()
+            learned = np.bincount(data.task_index[record.learned], minlength=len(cost))
+            theta = relearn_noise(model, data, scaling, theta, held, learned, seed)
+            mixed = {name: value[:components] for name, value in theta.items()}
+            record.seconds["noise"] = time.perf_counter() - lap
+            if progress:
+                print(
+                    f"{data.counts.sum():,} observations: parameters learned from {record.learned_from:,} of them; all "
+                    f"condensed onto {len(held.output):,} inducing pairs, which leave {100 * untold:.2g} % of "
+                    "the functions' variance untold."
+                )
+            sources = _sources(model, data, scaling, sample, apart=client is not None or notes is not None)
+            lap = time.perf_counter()
+            with tqdm(
+                desc="fit: all rows",
+                unit=" parts",
+                leave=False,
+                delay=2.0,
+                disable=not (progress and sys.stderr.isatty()),
+            ) as bar:
+                total = partial(_in_turn, bar=bar, notes=notes)
+                if client is not None:
+                    total = partial(_on_cluster, bar=bar, client=client)
+                inducing = condense(sources, model, layout, mixed, held, untold, device=device, total=total)
+        except KeyboardInterrupt:
+            again = (
+                "With checkpoint=PATH the same call would go on from there."
+                if notes is None
+                else "The same call goes on from here."
+            )
+            raise KeyboardInterrupt(
+                f"The fit was interrupted before all rows were condensed: there is no posterior. {again}"
+            ) from None
+        record.seconds["all rows"] = time.perf_counter() - lap
+        record.seconds["total"] = time.perf_counter() - began
+        if untold > LOOSE or inducing.blur > 1.0:
+            warnings.warn(
+                f"The {len(held.output)} inducing pairs leave {100 * untold:.2g} % of the variance of the functions untold, "
+                f"{inducing.blur:.2g} times that of the noise: predictions are smoother, and their intervals wider, than the "
+                f"data allow. Give more, fit(..., pairs={2 * len(held.output)}), or fewer inputs.",
+                stacklevel=2,
+            )
+        _finish(notes, record)
+        kept = data if data.parts is None else dataclasses.replace(data, parts=None)
+        return Posterior(model, kept, scaling, theta, record, components, None, inducing, len(data))
 
-
-# -- theta ------------------------------------------------------------------------------------------------------------
+    # -- theta ------------------------------------------------------------------------------------------------------------
 
 
 def _learn(

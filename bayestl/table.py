@@ -30,11 +30,13 @@ from bayestl.columns import (
     read_task,
     require_columns,
     units_of,
+    warn_of_errors,
     warn_of_twins,
 )
 from bayestl.errors import DataError, listed
 from bayestl.features import Features
 from bayestl.likelihoods import Likelihood
+from bayestl.likelihoods.numeric import warp_of
 from bayestl.stream import Loader, Want, loaders_of, reservoir
 
 RESERVED = frozenset(
@@ -301,6 +303,8 @@ class TaskData:
                     f"Task {name!r} is observed as {type(column.likelihood).__name__}(), which knows no measurement errors; "
                     "leave its errors empty."
                 )
+            if (warp := warp_of(column.likelihood)) is not None and (there := ~np.isnan(known)).any():
+                warn_of_errors(column.values[there], known[there], warp, name)
         position = np.concatenate([np.flatnonzero(mask) for mask in masks])
         order = np.argsort(position, kind="stable") if by_row else np.arange(len(position))
         position = position[order]

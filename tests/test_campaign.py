@@ -758,3 +758,10 @@ def test_candidates_alike_are_asked_for_once():
     campaign = begin(None, candidates=frame)
     assert len(campaign.ask(batch=5)) == 2  # in either task
     assert len(campaign.ask(batch=1)) == 0
+
+
+@pytest.mark.parametrize("option", [{"seeds": 2}, {"strategies": "bayestl"}])
+def test_one_of_what_is_a_list_is_refused_with_its_form(option):
+    data, _ = toy()
+    with pytest.raises(ValueError, match=r"Write strategies=\["):
+        replay(data, MODEL, target="exp", costs=COSTS, initial={"pbe": 2, "exp": 2}, **option)

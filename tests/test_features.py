@@ -250,3 +250,49 @@ def test_a_parquet_file_of_formulas(tmp_path):
     GAPS.to_parquet(tmp_path / "gaps.parquet")
     data = btl.TaskData.from_wide(tmp_path / "gaps.parquet", inputs=["formula"], tasks=["pbe", "exp"])
     assert data.x.shape[1] == 132
+
+
+@pytest.mark.parametrize(
+    "formula, same",
+    [
+        ("CuSO4.5H2O", "CuSO4(H2O)5"),
+        ("CuSO4·5H2O", "CuSO4(H2O)5"),
+        ("MgCl2*6H2O", "MgCl2(H2O)6"),
+        ("CaSO4.0.5H2O", "CaSO4(H2O)0.5"),
+        ("CaSO4·½H2O", "CaSO4(H2O)0.5"),
+        ("NaCl.H2O", "NaClH2O"),
+        ("Na0.5H2O", "(Na0.5)(H2O)"),  # no hydrate of nothing
+        ("Ga 0.5 As 0.5", "Ga0.5As0.5"),
+        ("Al0.25 Co1 Fe1 Ni1", "Al0.25CoFeNi"),
+        ("Fe₂O₃", "Fe2O3"),
+        ("D2O", "H2O"),
+    ],
+)
+def test_formulas_as_people_write_them(formula, same):
+    assert parse_formula(formula) == pytest.approx(parse_formula(same))
+
+
+@pytest.mark.parametrize("formula", ["Ca(OH]2", "CuSO4·", "2H2O", "A l"])
+def test_what_cannot_be_meant_is_refused(formula):
+    with pytest.raises(ValueError, match=r"bracket|beside a dot|not understood|no element"):
+        btl.ElementFractions()([formula])
+
+
+@pytest.mark.parametrize(
+    "made, message",
+    [
+        (lambda n: pd.DataFrame({"p": range(n + 2)}), "a row for each of the 3 labels"),
+        (lambda n: pd.DataFrame({"p": range(n - 1)}), "a row for each of the 3 labels"),
+        (lambda n: np.zeros((n, 2)), "got ndarray"),
+        (lambda n: pd.DataFrame(index=range(n)), "at least one column"),
+        (lambda n: pd.DataFrame({"p": ["a"] * n}), "must give numbers; columns 'p'"),
+    ],
+)
+def test_features_that_do_not_fit_the_labels_are_refused(made, message):
+    class Own(btl.features.Features):
+        def __call__(self, labels):
+            return made(len(labels))
+
+    frame = pd.DataFrame({"what": ["u", "v", "w"], "y": [1.0, 2.0, 3.0]})
+    with pytest.raises(btl.DataError, match=message):
+        btl.TaskData.from_wide(frame, inputs=["what"], tasks=["y"], features={"what": Own()})

@@ -420,7 +420,7 @@ def test_the_choice_of_a_kernel_survives_a_file_and_an_interruption(tmp_path):
     assert type(again.model.kernel) is btl.RBF
     assert again.record.smoother == posterior.record.smoother
     notes = Checkpoint(tmp_path / "notes", btl.Difference.chain("a", "b"), data, ("map", 0, None, 300, None, "cpu"))
-    notes.write_theta(posterior.theta, posterior.record, posterior.components)
+    notes.write_theta(posterior.theta, posterior.record, posterior.components, posterior.sites)
     resumed = btl.fit(
         btl.Difference.chain("a", "b"), data, seed=0, method="map", progress=False, checkpoint=tmp_path / "notes"
     )
@@ -548,3 +548,19 @@ def test_rounding_is_no_variation_of_an_input():
     at = pd.DataFrame({"x": [0.3, 0.3], "c": [14.0, 14 * (1 + 1e-12)]})
     mean = posterior.predict(at, "y")["mean"].to_numpy().ravel()
     assert mean[0] == pytest.approx(mean[1], rel=1e-9)
+
+
+def test_an_interrupt_stops_the_loops_around_a_fit(monkeypatch, data):
+    """They would go on with an unfinished posterior as if nothing had been."""
+    from bayestl.sklearn import TransferRegressor
+
+    monkeypatch.setattr("bayestl.inference.infer._log_ratios", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    frame = data.to_frame().query("task == 'a'")
+    calls = [
+        lambda: btl.fit_best(data, target="a"),
+        lambda: btl.transfer_report(data, "a"),
+        lambda: TransferRegressor().fit(frame[["x0", "x1"]], frame["value"]),
+    ]
+    for call in calls:
+        with pytest.warns(UserWarning, match="interrupted"), pytest.raises(KeyboardInterrupt):
+            call()

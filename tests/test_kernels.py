@@ -353,3 +353,44 @@ def test_gradients_of_distances_apart_with_one_set_of_weights():
     both = torch.stack([weights, 2 * weights]).detach().requires_grad_()
     nones = torch.zeros(2, 4, 0).double()
     assert torch.autograd.gradcheck(lambda w, d: of_distance(MATERN52, nones, nones, w, d), (both, apart))
+
+
+def test_frozen_hyperparameters_stay_where_they_are():
+    kernel = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel())
+    kernel.base_kernel.lengthscale = 0.05
+    kernel.base_kernel.raw_lengthscale.requires_grad_(False)
+    own = GPyTorchKernel(kernel)
+    theta = prior(own)
+    assert list(theta) == ["k.outputscale"]
+    found = own(theta, "k", X, Z, LAYOUT)
+    expected = theta["k.outputscale"][:, None, None] * torch.exp(-0.5 * torch.cdist(X, Z).square() / 0.05**2)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-9)  # the value was set in single precision
+
+
+@pytest.mark.parametrize(
+    "kernel, message",
+    [
+        (lambda: gpytorch.kernels.RBFKernel(active_dims=[0], ard_num_dims=2), "as many length scales"),
+        (lambda: gpytorch.kernels.RBFKernel(active_dims=[-1]), "count them from 0"),
+        (
+            lambda: gpytorch.kernels.RBFKernel(
+                ard_num_dims=3, lengthscale_prior=gpytorch.priors.MultivariateNormalPrior(torch.zeros(3), torch.eye(3))
+            ),
+            "links its entries",
+        ),
+    ],
+)
+def test_kernels_that_cannot_work_are_refused(kernel, message):
+    with pytest.raises(ValueError, match=message):
+        GPyTorchKernel(kernel()).prior("k", LAYOUT)
+
+
+def test_what_a_kernel_holds_is_told_apart():
+    from bayestl.archive import describe
+
+    found = []
+    for value in (0.1, 5.0):
+        kernel = gpytorch.kernels.RBFKernel()
+        kernel.lengthscale = value
+        found.append(describe(GPyTorchKernel(kernel)))
+    assert found[0] != found[1]

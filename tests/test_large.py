@@ -971,3 +971,59 @@ def test_the_pass_keeps_to_its_device(problem):
     for term in problem.model.terms(away, problem.layout):
         if term.kernel is not None:
             assert term.kernel(away, term.name, x, held.x, problem.layout).device.type == "meta"
+
+
+@pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
+@pytest.mark.parametrize("draws", [4, 16])
+def test_new_rows_after_a_new_task_are_condensed_for_every_draw(draws, monkeypatch):
+    """Draws that share their sums of old rows have sums of their own after new ones."""
+    import bayestl.posterior
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(240), "t": np.tile(["a", "b", "c"], 80)})
+    frame["y"] = np.sin(5 * frame["x"]) + 0.3 * (frame["t"] == "b") + 0.05 * rng.standard_normal(240)
+    told = {"inputs": ["x"], "task": "t", "value": "y"}
+    data = btl.TaskData.from_long(frame, units=dict.fromkeys("abc", "eV"), **told)
+    posterior = btl.fit(btl.LatentTask(), data, seed=0, pairs=30, draws=4, progress=False)
+    grown = posterior.new_task("new", draws=draws)
+    more = pd.DataFrame(
+        {"x": [0.1, 0.3, 0.5, 0.7, 0.9], "t": "new", "y": np.sin(5 * np.array([0.1, 0.3, 0.5, 0.7, 0.9]))}
+    )
+    rows = btl.TaskData.from_long(more, units={"new": "eV"}, **told)
+    new = {"x": np.linspace(0, 1, 7)}
+    exactly = grown.condition(rows).predict(new, "new")
+    monkeypatch.setattr(bayestl.posterior, "FRESH", 3)
+    condensed_too = grown.condition(rows).predict(new, "new")
+    np.testing.assert_allclose(condensed_too["mean"], exactly["mean"], atol=0.02)
+    np.testing.assert_allclose(condensed_too["std"], exactly["std"], rtol=0.1)
+
+
+def test_a_fit_of_classes_resumes_to_the_same_sites(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(80)}).assign(
+        y=lambda t: np.sin(6 * t["x"]) + 0.3 * rng.standard_normal(80) > 0
+    )
+    data, notes = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"]), tmp_path / "notes.nc"
+    whole = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "_finish", lambda *_: _stop())
+        with pytest.raises(KeyboardInterrupt):
+            btl.fit(btl.SingleTask(), data, seed=0, progress=False, checkpoint=notes)
+    assert notes.is_file()
+    resumed = btl.fit(btl.SingleTask(), data, seed=0, progress=False, checkpoint=notes)
+    assert resumed.predict(frame[["x"]]).equals(whole.predict(frame[["x"]]))
+
+
+def test_described_columns_of_a_table_in_parts(tmp_path):
+    pytest.importorskip("pyarrow")
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"formula": rng.choice(["GaAs", "AlAs", "InP"], 60), "phase": rng.choice(["cubic", "wurtzite"], 60)}
+    )
+    frame["gap"] = rng.random(60)
+    frame.to_parquet(tmp_path / "a.parquet")
+    told = {"inputs": ["formula", "phase"], "tasks": ["gap"], "features": {"formula": btl.ElementFractions()}}
+    assert len(btl.TaskData.from_wide(str(tmp_path / "a.parquet"), **told)) == 60
+    frame.drop(columns="formula").to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(btl.DataError, match="lacks columns 'formula'"):
+        btl.TaskData.from_wide(str(tmp_path / "a.parquet"), **told)

@@ -331,3 +331,16 @@ def test_ordered_classes_have_a_plain_program_too():
     data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.Ordinal()})
     trace = pyro.poutine.trace(btl.SingleTask().pyro_model(data)).get_trace()
     assert np.isfinite(float(trace.log_prob_sum()))
+
+
+def test_a_middle_fidelity_seen_once_is_pointed_out():
+    x = np.linspace(0, 1, 8)
+    frame = pd.DataFrame({"x": x, "a": x, "b": x, "c": x})
+    frame.loc[1:, "b"] = np.nan
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["a", "b", "c"])
+    with pytest.warns(UserWarning, match=r"Tasks 'b' lie between others.*single input"):
+        btl.Difference.chain("a", "b", "c").check(data)
+    btl.Difference.chain("a", "c", "b").check(data)
+    btl.Difference.chain("a", "b", "c", rho=1.0).check(data)
+    classes = btl.TaskData.from_wide(frame[["x"]].assign(a=x > 0.5, c=x > 0.3), inputs=["x"], tasks=["a", "c"])
+    assert np.isfinite(btl.Difference.chain("a", "c", rho=1.0).scaling(classes).scale).all()

@@ -20,7 +20,7 @@ from bayestl.decide import suggest as suggest_module
 from bayestl.decide.judge import Judge
 from bayestl.decide.lookahead import joint_of, worlds
 from bayestl.decide.objective import objective_of
-from bayestl.decide.suggest import SCORES, suggest
+from bayestl.decide.suggest import OF_TARGET, SCORES, suggest
 from bayestl.scaling import Pairs
 
 COSTS = {"cheap": 1.0, "exp": 5.0}
@@ -847,3 +847,41 @@ def test_classes_without_an_order_have_no_largest():
         with pytest.raises(ValueError, match="Say which is wanted"):
             btl.Campaign.create(None, btl.SingleTask(), data, frame[["x"]], target="colour", goal=goal)
     assert len(suggest(one, frame[["x"]], target="colour", goal="b", batch=1)) == 1
+
+
+@pytest.mark.parametrize("score", SCORES["optimum"])
+@pytest.mark.parametrize("costs", [None, {"cheap": 1.0, "exp": 20.0}, {"exp": 20.0}])
+def test_every_score_works_within_bounds(posterior, score, costs):
+    bounds = {"x0": (0.0, 1.0), "x1": (0.0, 1.0)}
+    chosen = suggest(posterior, bounds, target="exp", score=score, costs=costs, batch=2)
+    assert len(chosen) == 2
+    assert set(chosen["task"]) <= ({"exp"} if score in OF_TARGET or costs == {"exp": 20.0} else {"cheap", "exp"})
+
+
+@pytest.mark.parametrize("wanted", ["cubic", "monoclinic"])
+def test_the_class_that_is_wanted_is_spoken_of(wanted):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(30)}).assign(phase=lambda t: np.where(t["x"] > 0.5, "monoclinic", "cubic"))
+    frame.loc[[0, 1], "phase"] = ["monoclinic", "cubic"]
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["phase"])
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, method="map", progress=False)
+    new = pd.DataFrame({"x": np.linspace(0, 1, 11)})
+    line = suggest(posterior, new, target="phase", goal=wanted, batch=1).iloc[0]
+    assert f"raise the best probability of phase = {wanted}" in line["why"]
+    chosen = suggest(posterior, new, target="phase", goal=wanted, score="upper_confidence_bound", batch=1).iloc[0]
+    chance = posterior.predict(new, "phase")["probability"].sel({"class": wanted})
+    assert float(chance[int(chosen["row"])]) > 0.5
+    said = [float(part) for part in chosen["why"].split("thought to be ")[1].rstrip(".").split(" to ")]
+    assert said[0] <= float(chance[int(chosen["row"])]) <= said[1]
+
+
+def test_levels_are_in_double_precision():
+    rng = np.random.default_rng(0)
+    x = rng.random(30)
+    frame = pd.DataFrame({"x": x, "E": -12345 + 0.001 * (np.sin(5 * x) + 0.2 * rng.standard_normal(30))})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["E"])
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, method="map", progress=False)
+    new, goal = pd.DataFrame({"x": np.linspace(0, 1, 11)}), {"above": -12345.0003}
+    named = suggest(posterior, new, target="E", goal=goal, batch=1)
+    derived = suggest(posterior, new, target=lambda v: v["E"] + 0 * v["E"], goal=goal, batch=1)
+    np.testing.assert_allclose(derived["gain"], named["gain"], rtol=1e-3)

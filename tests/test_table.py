@@ -314,3 +314,53 @@ def test_classes_are_text_numbers_or_truth():
 def test_a_csv_is_to_be_read_first():
     with pytest.raises(btl.DataError, match=r"read this one first: pandas.read_csv\('alloys.csv'\)"):
         wide("alloys.csv")
+
+
+def test_text_that_is_hardly_a_label_is_pointed_out():
+    x = np.linspace(0, 1, 30)
+    frame = pd.DataFrame({"x": x, "T": [f"{300 + 10 * i} K" for i in range(30)], "gap": 2 * x})
+    with (
+        pytest.warns(UserWarning, match="holds numbers with 'K' behind them"),
+        pytest.warns(UserWarning, match="30 levels in 30"),
+    ):
+        btl.TaskData.from_wide(frame, inputs=["T"], tasks=["gap"])
+    frame["gap"] = [f"{v:.2f} eV" for v in x]
+    with pytest.warns(UserWarning, match="Task 'gap' holds numbers with 'eV' behind them"):
+        btl.TaskData.from_wide(frame, inputs=["x"], tasks=["gap"])
+    frame["Compound"] = [f"GaAs{i}" for i in range(30)]
+    with pytest.warns(UserWarning, match=r"30 levels in 30 rows.*features=\{'Compound'"):
+        btl.TaskData.from_wide(frame.assign(gap=x), inputs=["Compound"], tasks=["gap"])
+    btl.TaskData.from_wide(frame.assign(gap=x), inputs=["T"], tasks=["gap"], categorical=["T"])
+    polytypes = frame.assign(gap=x, stack=np.resize(["2H", "4H", "6H", "8H"], 30))
+    btl.TaskData.from_wide(polytypes, inputs=["stack"], tasks=["gap"])
+
+
+def test_many_zeros_are_pointed_out_where_nothing_is_said():
+    x = np.linspace(0, 1, 30)
+    frame = pd.DataFrame({"x": x, "gap": np.where(x < 0.5, 0.0, 2 * x)})
+    with pytest.warns(UserWarning, match="15 of 30 values are exactly 0"):
+        btl.TaskData.from_wide(frame, inputs=["x"], tasks=["gap"])
+    btl.TaskData.from_wide(frame, inputs=["x"], tasks=["gap"], likelihoods={"gap": btl.Gaussian()})
+    btl.TaskData.from_wide(
+        frame.assign(gap=frame["gap"] - 5 * (x > 0.9)), inputs=["x"], tasks=["gap"]
+    )  # some are below
+
+
+def test_labels_of_rows_that_stand_for_several_are_pointed_out():
+    x = np.linspace(0, 1, 20)
+    frame = pd.DataFrame({"x": x, "y": x**2})
+    twice = pd.concat([frame.iloc[:10], frame.iloc[10:].reset_index(drop=True)])
+    with pytest.warns(UserWarning, match="10 labels of rows stand for rows with different inputs"):
+        btl.TaskData.from_wide(twice, inputs=["x"], tasks=["y"])
+    btl.TaskData.from_wide(pd.concat([frame, frame]), inputs=["x"], tasks=["y"])  # replicates
+
+
+@pytest.mark.parametrize("warp", [btl.Log(), btl.Sqrt(0.0), btl.Softplus()])
+def test_errors_within_which_a_scale_bends_are_pointed_out(warp):
+    x = np.linspace(0, 1, 20)
+    frame = pd.DataFrame({"x": x, "y": 1 + 0.3 * np.sin(5 * x)})
+    told = {"inputs": ["x"], "tasks": ["y"], "errors": {"y": "e"}}
+    with pytest.warns(UserWarning, match="within them. They are taken over to first order"):
+        btl.TaskData.from_wide(frame.assign(e=0.9), likelihoods={"y": btl.Gaussian(warp)}, **told)
+    btl.TaskData.from_wide(frame.assign(e=0.05), likelihoods={"y": btl.Gaussian(warp)}, **told)
+    btl.TaskData.from_wide(frame.assign(e=0.9), **told)

@@ -1001,3 +1001,105 @@ def test_data_and_models_are_told_from_what_holds_them(helped):
         btl.fit(btl.MultiTask, posterior.data)
     with pytest.raises(ValueError, match=r"got the class: write RBF\(\)"):
         btl.MultiTask(kernel=btl.RBF)
+
+
+@pytest.mark.parametrize("by", ["row", "inputs"])
+def test_classes_are_compared_where_groups_hold_numbers_too(by):
+    rng = np.random.default_rng(0)
+    x = rng.random(30)
+    frame = pd.DataFrame({"x": x, "gap": np.sin(5 * x) + 0.05 * rng.standard_normal(30)})
+    frame["colour"] = np.where(frame["gap"] + 0.1 * rng.standard_normal(30) > 0.2, "red", "white")
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["gap", "colour"])
+    posterior = btl.fit(btl.MultiTask(), data, seed=0, method="map", progress=False)
+    scored = btl.leave_out(posterior, by, task="colour")
+    assert "error" not in scored
+    assert scored.sizes["row"] == 30
+    posteriors = {"a": posterior, "b": btl.fit(btl.SingleTask(), data, seed=0, method="map", progress=False)}
+    table = btl.compare(posteriors, target="colour", by=by)
+    assert table[["elpd", "accuracy"]].notna().all(axis=None)
+    report = btl.transfer_report(data, "colour", by=by)
+    assert report.table["elpd"].notna().all()
+
+
+def test_atoms_are_not_mixed_with_densities():
+    """Where one law gives a value a probability, the density of another adds nothing."""
+    rng = np.random.default_rng(0)
+    x = rng.random(30)
+    frame = pd.DataFrame({"x": x, "y": np.maximum(np.sin(5 * x), 0.0)})
+    laws = {"plain": btl.Gaussian(), "limited": btl.Censored(lower=0.0)}
+    fits = {
+        name: btl.fit(
+            btl.SingleTask(),
+            btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": law}), seed=0, progress=False,
+        )
+        for name, law in laws.items()
+    }  # fmt: skip
+    laws = [next(posterior.laws({"x": [0.8]}, "y", True, 1)) for posterior in fits.values()]
+    both = mixed(laws, torch.tensor([[0.5], [0.5]]).double())
+    zero, positive = torch.zeros(1).double(), torch.full((1,), 0.3).double()
+    chance = float(fits["limited"].predict({"x": [0.8]}, "y")["probability_lower"][0])
+    assert float(both.log_density(zero).exp()) == pytest.approx(0.5 * chance)
+    each = [float(law.log_density(positive).exp()) for law in laws]
+    assert float(both.log_density(positive).exp()) == pytest.approx(sum(each) / 2)
+
+
+def test_known_errors_are_the_noise_that_is_reported():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(30), "e": 3.0}).assign(
+        y=lambda t: np.sin(5 * t["x"]) + 3 * rng.standard_normal(30)
+    )
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], errors={"y": "e"})
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    assert btl.diagnose(posterior)["noise of y"].value > 0.7
+
+
+@pytest.mark.parametrize("degrees", [1.5, 4.0, 10.0, None])
+def test_how_far_a_value_is_off_is_told_however_far_it_is(degrees):
+    """Of nearly certain functions the density is that of Student's law."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 200)})
+    frame["y"] = np.sin(5 * frame["x"]) + 0.1 * rng.standard_t(4, 200)
+    law = {"y": btl.StudentT(degrees=degrees)}
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods=law)
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    off = np.array([1.0, 30.0, 1e3, 1e5, -1e7])
+    test = btl.TaskData.from_wide(pd.DataFrame({"x": 0.5, "y": off}), inputs=["x"], tasks=["y"], likelihoods=law)
+    ((mean, cov),) = posterior._regression.marginals(posterior._inputs({"x": [0.5]})[1], [[0]])
+    scale, location = posterior.scaling.scale[0], posterior.scaling.location[0]
+    noise = posterior._mixed["noise"][:, 0].numpy()
+    nu = posterior._mixed["y.degrees"].numpy() if degrees is None else np.full(len(noise), degrees)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(30)
+    f = mean[:, 0, 0, None].numpy() + cov[:, 0, 0, 0, None].sqrt().numpy() * nodes
+    z = ((off - location) / scale)[:, None, None] - f
+    each = scipy.stats.t.pdf(z, nu[:, None], scale=np.sqrt(noise**2 + 1e-6)[:, None]) @ (weights / weights.sum())
+    expected = np.log(each.mean(1) / scale)
+    np.testing.assert_allclose(posterior.score(test)["log_density"], expected, atol=0.05)
+
+
+def test_pictures_of_values_with_probability_are_flat_where_predictions_are_right():
+    rng = np.random.default_rng(0)
+    x = rng.random(150)
+    frame = pd.DataFrame({"x": x, "y": np.maximum(np.sin(6 * x) + 0.2 * rng.standard_normal(150), 0.0)})
+    data = btl.TaskData.from_wide(
+        frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.Censored(lower=0.0)}, units={"y": "eV"}
+    )
+    scored = btl.leave_out(btl.fit(btl.SingleTask(), data, seed=0, progress=False))
+    heights = [bar.get_height() for bar in plots.plot_pit(scored).patches if bar.get_width() < 0.1]
+    assert len(heights) == 10
+    assert sum(heights) == pytest.approx(150)
+    assert max(heights) < 30
+    assert plots.plot_parity(scored).get_xlabel() == "predicted (eV)"
+    plt.close("all")
+
+
+def test_advice_on_outliers_is_one_that_can_be_taken():
+    rng = np.random.default_rng(0)
+    x = rng.random(60)
+    y = np.where(x < 0.4, 0.0, 2 + np.sin(6 * x))
+    x[-1], y[-1] = 0.7, 40.0
+    frame = pd.DataFrame({"x": x, "gap": y})
+    for law, advised in ((btl.Hurdle(), "Hurdle(StudentT(Softplus()))"), (btl.Censored(lower=0.0), None)):
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["gap"], likelihoods={"gap": law})
+        found = btl.diagnose(btl.fit(btl.SingleTask(), data, seed=0, progress=False))["outliers of gap"]
+        assert (advised or "StudentT") in found.advice if advised else "StudentT" not in found.advice
+        assert repr(found) != ""
