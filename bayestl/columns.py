@@ -20,7 +20,7 @@ from bayestl.features import BY_NAME, Features
 from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal, Warp
 from bayestl.likelihoods.warps import typical_offset
 
-BENT = 1.3  # of the slope of a warp, within a known error
+BENT = 1.3  # times that an error is larger one error away
 FEW_LEVELS = 4  # that could be labels by chance
 LARGEST = 1e150  # the square of a value must be a number still
 
@@ -173,15 +173,20 @@ def warn_of_zeros(values: NDArray[np.float64], task: str) -> None:
 
 
 def warn_of_errors(values: NDArray[np.float64], errors: NDArray[np.float64], warp: Warp, task: str) -> None:
-    """Say where known errors are so large that a warp bends within them: they are taken over to first order."""
-    offset = typical_offset(warp)
-    here, beyond = (warp.log_slope(torch.from_numpy(at), offset) for at in (values, values + errors))
-    bent = int(((here - beyond).abs().nan_to_num(0.0, 0.0) > math.log(BENT)).sum())
+    """Say where known errors on a warped scale, where they are taken to first order, depend much on the value itself."""
+    offset, y = typical_offset(warp), torch.from_numpy(values)
+    z, noise = warp.forward(y, offset).numpy(), (warp.log_slope(y, offset).exp() * torch.from_numpy(errors)).numpy()
+    fine = np.isfinite(z) & np.isfinite(noise) & (noise > 0)
+    z, noise = z[fine], noise[fine]
+    if len(z) < 5 or not np.ptp(z) > 0:
+        return
+    trend = np.polyfit(z - z.mean(), np.log(noise), 1)[0]  # none where errors are relative and the scale is logarithmic
+    bent = int((np.abs(trend) * noise > math.log(BENT)).sum())
     if bent > 0.1 * len(values):
         warnings.warn(
-            f"Task {task!r}: known errors of {bent} of {len(values)} rows are so large that {type(warp).__name__} bends within them. "
-            "They are taken over to first order, at the value that was measured: small values then count too little, and scores "
-            "do not compare with those on another scale. Observe the task without a warp, or leave the errors out.",
+            f"Task {task!r}: on the scale of {type(warp).__name__}, the known errors of {bent} of {len(values)} rows depend much "
+            "on the very value that was measured, to which they are taken to first order: small values then count too little, and "
+            "scores do not compare with those on another scale. Observe the task without a warp, or leave the errors out.",
             stacklevel=5,
         )
 

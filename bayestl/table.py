@@ -395,6 +395,8 @@ class TaskData:
                         yield Want(("level", name, level), (frame[name] == level).to_numpy(), 1)
 
         sample, found = reservoir(loaders, wants)
+        if sample.index.has_duplicates:  # each part counts its own
+            sample = sample.reset_index(drop=True)
         build: Any = cls.from_long if shape == "long" else cls.from_wide
         data = build(sample, tasks=tasks, **options)
         counts = tuple(found.get(("task", name), 0) for name in data.names)

@@ -486,7 +486,7 @@ def test_new_task_on_a_condensed_table():
             pd.DataFrame({"x": x, "t": f"t{t}", "y": (1 + 0.3 * t) * np.sin(5 * x) + 0.05 * rng.standard_normal(700)})
         )
     data = btl.TaskData.from_long(
-        pd.concat(rows), inputs=["x"], task="t", value="y", units={f"t{t}": "eV" for t in range(6)}
+        pd.concat(rows, ignore_index=True), inputs=["x"], task="t", value="y", units={f"t{t}": "eV" for t in range(6)}
     )
     posterior = btl.fit(btl.LatentTask(), data, seed=0, progress=False)
     assert posterior.inducing is not None

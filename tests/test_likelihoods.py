@@ -840,7 +840,9 @@ def test_new_tasks_of_classes_and_counts():
         x = rng.random(12)
         frames.append(pd.DataFrame({"x": x, "task": f"t{t}", "y": (np.sin(6 * x) + 0.3 * rng.standard_normal(12) > 0)}))
     kinds = {f"t{t}": btl.Bernoulli() for t in range(5)}
-    data = btl.TaskData.from_long(pd.concat(frames), inputs=["x"], task="task", value="y", likelihoods=kinds)
+    data = btl.TaskData.from_long(
+        pd.concat(frames, ignore_index=True), inputs=["x"], task="task", value="y", likelihoods=kinds
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
         posterior = btl.fit(btl.LatentTask(), data, seed=0)

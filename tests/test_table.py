@@ -356,11 +356,12 @@ def test_labels_of_rows_that_stand_for_several_are_pointed_out():
 
 
 @pytest.mark.parametrize("warp", [btl.Log(), btl.Sqrt(0.0), btl.Softplus()])
-def test_errors_within_which_a_scale_bends_are_pointed_out(warp):
+def test_errors_that_depend_on_what_was_measured_are_pointed_out(warp):
     x = np.linspace(0, 1, 20)
     frame = pd.DataFrame({"x": x, "y": 1 + 0.3 * np.sin(5 * x)})
     told = {"inputs": ["x"], "tasks": ["y"], "errors": {"y": "e"}}
-    with pytest.warns(UserWarning, match="within them. They are taken over to first order"):
-        btl.TaskData.from_wide(frame.assign(e=0.9), likelihoods={"y": btl.Gaussian(warp)}, **told)
+    with pytest.warns(UserWarning, match="depend much on the very value"):
+        btl.TaskData.from_wide(frame.assign(e=1.2), likelihoods={"y": btl.Gaussian(warp)}, **told)
     btl.TaskData.from_wide(frame.assign(e=0.05), likelihoods={"y": btl.Gaussian(warp)}, **told)
-    btl.TaskData.from_wide(frame.assign(e=0.9), **told)
+    btl.TaskData.from_wide(frame.assign(e=1.2), **told)
+    btl.TaskData.from_wide(frame.assign(e=0.3 * frame["y"]), likelihoods={"y": btl.Gaussian(btl.Log())}, **told)
