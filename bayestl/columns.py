@@ -185,7 +185,7 @@ def warn_of_errors(values: NDArray[np.float64], errors: NDArray[np.float64], war
     if bent > 0.1 * len(values):
         warnings.warn(
             f"Task {task!r}: on the scale of {type(warp).__name__}, the known errors of {bent} of {len(values)} rows depend much "
-            "on the very value that was measured, to which they are taken to first order: small values then count too little, and "
+            "on the very value that was measured, where they are taken to first order: small values count too little, and "
             "scores do not compare with those on another scale. Observe the task without a warp, or leave the errors out.",
             stacklevel=5,
         )
