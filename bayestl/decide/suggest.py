@@ -86,8 +86,9 @@ def suggest(
         one are not offered. By default all tasks, at the same cost
     batch : number of measurements
     pending : table of measurements that are running: the inputs, and a column ``task``
-    constraints : by task, the class that is wanted, or ``(low, high)`` for a number, None leaving a side open. Gains are weighted
-        by the probability that all hold (Gardner et al. 2014, proceedings.mlr.press/v32/gardner14.html)
+    constraints : by task, the class that is wanted, or ``(low, high)`` for a number, None leaving a side open. Gains are
+        weighted by the probability that all hold, as if they were independent of one another and of the target (Gardner et
+        al. 2014, proceedings.mlr.press/v32/gardner14.html)
     region : table of the points at which the target shall be known; by default 100 of its candidates
     replicates : whether a pair may be chosen twice. It is where noise makes that worthwhile
 
