@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -222,6 +223,11 @@ def fit_best(
     if progress:
         table = found.comparison.drop(columns=["rank", "elpd_loo", "scale"], errors="ignore")
         print(f"Left-out observations of {target!r}, the best model first:\n{table.round(3).to_string()}")
+        if (found.comparison["pareto_k"] > 1.0).any():
+            print(
+                "A pareto_k above 1: single rows are far from what is expected of them, or theta hangs on them. Which they are, "
+                f"and what they decide, btl.pointwise(stack.posteriors, {target!r}) tells."
+            )
         if by is None and data.shared_inputs >= SHARED:
             print(
                 "What other tasks observed at the same inputs was not left out: so are materials predicted of which it is known. "
@@ -308,7 +314,8 @@ def transfer_report(
             "observations do not fit selections of tasks."
         )
 
-    def left(tasks: Sequence[str]) -> tuple[Posterior, xr.Dataset]:
+    @cache
+    def left(tasks: tuple[str, ...]) -> tuple[Posterior, xr.Dataset]:
         own = SingleTask(model.kernel) if len(tasks) == 1 else model.of_tasks(tasks)
         posterior = fit_whole(own, data.select(tasks), seed=seed, progress=progress)
         return posterior, left_out_scores(posterior, by, target, paired, crps=False)
@@ -320,7 +327,7 @@ def transfer_report(
     if ALL in sources:
         raise DataError(f"A source is called {ALL!r}, as the line of the report is that compares all. Rename it.")
     for source in [*sources, ALL]:
-        rest = [name for name in data.names if name != source] if source != ALL else [target]
+        rest = tuple(name for name in data.names if name != source) if source != ALL else (target,)
         _, without = left(rest)
         gain = whole["log_density"].values - without["log_density"].values
         se = len(gain) * standard_error(gain, whole["group"].values)
@@ -346,9 +353,19 @@ def transfer_report(
         verb = {"helps": "helped", "harms": "did harm", "no clear effect": "had no clear effect"}[line["verdict"]]
         if source == ALL and len(sources) == 1:
             continue
-        sentences.append(f"{name} {verb}: log density {gain.sum():+.1f} +- {se:.1f}; {words}.")
+        sentences.append(
+            f"{name} {verb}: log density {gain.sum():+.1f} +- {se:.1f}{_decisive(gain, whole['row'].values)}; {words}."
+        )
     table = pd.DataFrame(lines).T.infer_objects().rename_axis("source")
     return TransferReport(target, data.tasks[t].unit, table, tuple(sentences), type(model).__name__)
+
+
+def _decisive(gain: NDArray[np.float64], rows: NDArray[Any]) -> str:
+    """Say which row decides, where one does: its value may be wrong."""
+    most = int(np.abs(gain).argmax())
+    if abs(gain[most]) <= max(CLEAR, 0.4 * np.abs(gain).sum()):
+        return ""
+    return f", of which {gain[most]:+.1f} from row {rows[most]} alone (check its value)"
 
 
 def _rmse_change(error: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[Any]) -> tuple[float, float]:

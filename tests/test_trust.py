@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 import warnings
 
 import arviz as az
@@ -1103,3 +1104,26 @@ def test_advice_on_outliers_is_one_that_can_be_taken():
         found = btl.diagnose(btl.fit(btl.SingleTask(), data, seed=0, progress=False))["outliers of gap"]
         assert (advised or "StudentT") in found.advice if advised else "StudentT" not in found.advice
         assert repr(found) != ""
+
+
+def test_one_source_is_fitted_with_and_without_and_a_row_that_decides_is_named(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = np.linspace(0, 1, 24)
+    frame = pd.DataFrame({"x": x, "a": np.sin(5 * x)}, index=[f"m{i}" for i in range(24)])
+    frame["b"] = frame["a"] + 0.05 * rng.standard_normal(24)
+    frame.loc["m7", "b"] = 9.0
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["a", "b"])
+    fits = []
+    monkeypatch.setattr(
+        sys.modules["bayestl.compare"], "fit_whole", lambda *a, **k: (fits.append(1), btl.fit(*a, **k))[1]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = btl.transfer_report(data, "b", progress=False)
+    assert len(fits) == 2  # with the source and without
+    assert "check its value" not in report.sentences[0]  # it is far off with the source as without
+    decisive = sys.modules["bayestl.compare"]._decisive
+    rows = frame.index.to_numpy()
+    assert decisive(np.where(rows == "m7", -56.0, 0.8), rows) == ", of which -56.0 from row m7 alone (check its value)"
+    assert decisive(np.where(rows == "m7", 3.0, 0.01), rows) == ""  # not worth a word
+    assert decisive(np.full(24, 5.0), rows) == ""
