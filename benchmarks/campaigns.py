@@ -163,7 +163,7 @@ def botorch(problem: Problem, seed: int, budget: float, kind: str) -> pd.DataFra
     fidelity = torch.tensor([0.5, 1.0]).double()[torch.from_numpy(data.task_index.copy())]
     whole = torch.cat([torch.from_numpy(data.x.copy()), fidelity[:, None]], -1)
     y, price = torch.from_numpy(data.values.copy()), torch.where(fidelity == 1.0, 1.0, 0.1)
-    seen = torch.from_numpy(_start(data, problem.initial, problem.target, seed))
+    seen = torch.from_numpy(_start(data, problem.initial, seed))
     order, first = seen.nonzero().squeeze(-1).tolist(), float(price[seen].sum())
     top, spent, lines = y[fidelity == 1.0].max(), 0.0, []
     bounds = torch.tensor([[0.0] * (dim + 1), [1.0] * (dim + 1)]).double()
@@ -224,7 +224,7 @@ def baybe(problem: Problem, seed: int, budget: float) -> pd.DataFrame:
     data = problem.data
     table = data.to_frame().rename(columns={"value": "yield"})[[*(c.name for c in data.inputs), "task", "yield"]]
     given = {
-        "known": table[_start(data, problem.initial, problem.target, seed)].to_dict("records"),
+        "known": table[_start(data, problem.initial, seed)].to_dict("records"),
         "table": table[table["task"] == problem.target].to_dict("records"),
         "target": problem.target, "most": int(budget), "seed": seed,
     }  # fmt: skip
@@ -235,7 +235,7 @@ def baybe(problem: Problem, seed: int, budget: float) -> pd.DataFrame:
         done = subprocess.run([python, script, file.name], check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
     own = table[table["task"] == problem.target]["yield"]
-    first = table[_start(data, problem.initial, problem.target, seed)].query("task == @problem.target")["yield"]
+    first = table[_start(data, problem.initial, seed)].query("task == @problem.target")["yield"]
     best = np.maximum.accumulate([first.max(), *found])
     return pd.DataFrame(
         {"step": range(len(best)), "cost": len(first) + np.arange(len(best)), "regret": own.max() - best}

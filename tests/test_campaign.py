@@ -760,8 +760,15 @@ def test_candidates_alike_are_asked_for_once():
     assert len(campaign.ask(batch=1)) == 0
 
 
-@pytest.mark.parametrize("option", [{"seeds": 2}, {"strategies": "bayestl"}])
-def test_one_of_what_is_a_list_is_refused_with_its_form(option):
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ({"seeds": 2}, r"Write strategies=\["),
+        ({"strategies": "bayestl"}, r"Write strategies=\["),
+        ({"initial": {"pbe": 2, "exp": 90}}, "asks for 90 observations of task 'exp', which has 2"),
+    ],
+)
+def test_what_a_replay_cannot_be_asked(option, message):
     data, _ = toy()
-    with pytest.raises(ValueError, match=r"Write strategies=\["):
-        replay(data, MODEL, target="exp", costs=COSTS, initial={"pbe": 2, "exp": 2}, **option)
+    with pytest.raises(ValueError, match=message):
+        replay(data, MODEL, target="exp", costs=COSTS, **({"initial": {"pbe": 2, "exp": 2}} | option))

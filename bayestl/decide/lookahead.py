@@ -133,9 +133,8 @@ def worlds(
         blocks = cov[:, place.unsqueeze(-1), place.unsqueeze(-2)]
         noise = observation_noise(posterior, theta, t, mean[:, place], blocks, details, generator)
         added[:, place.unsqueeze(-1), place.unsqueeze(-2)] += noise
-    more = Conditioned(added, torch.zeros_like(mean))
     z = torch.randn(mean.shape, dtype=torch.float64, generator=generator)
-    more = Conditioned(added, (more.factor @ z.unsqueeze(-1)).squeeze(-1))
+    more = Conditioned(added, (robust_cholesky(added)[0] @ z.unsqueeze(-1)).squeeze(-1))
     support = joined(regression.support, at)
     reach = [w.solved.whiten(problem.model.covariance(w.theta, at, w.support, problem.layout)) for w in found]
     return theta, [

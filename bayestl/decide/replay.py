@@ -112,7 +112,7 @@ def replay(
     options |= {"method": method, "replicates": False, "goal": goal}
     lines: list[dict[str, Any]] = []
     for seed in seeds:
-        known = _start(data, initial, target, seed)
+        known = _start(data, initial, seed)
         table = _Table(data, prices, data.index_of(target), goal, known)
         for strategy in strategies:
             for line in _run(table, model, strategy, seed, budget, steps, batch, every, options):
@@ -201,7 +201,7 @@ def _once(data: TaskData, prices: NDArray[np.float64]) -> tuple[TaskData, NDArra
     return data.where(~again), prices[~again]
 
 
-def _start(data: TaskData, initial: Mapping[str, Any], target: str, seed: int) -> NDArray[np.bool_]:
+def _start(data: TaskData, initial: Mapping[str, Any], seed: int) -> NDArray[np.bool_]:
     """What is known at the start (n)."""
     for name, count in initial.items():
         data.index_of(name)
@@ -214,6 +214,10 @@ def _start(data: TaskData, initial: Mapping[str, Any], target: str, seed: int) -
         count = initial.get(name, 0)
         own = np.flatnonzero(data.task_index == data.index_of(name))
         own = own[np.argsort(order[own], kind="stable")]
+        if not isinstance(count, str) and count > len(own):
+            raise ValueError(
+                f"`initial` asks for {count} observations of task {name!r}, which has {len(own)}. Say 'all'."
+            )
         known[own if isinstance(count, str) else own[: int(count)]] = True
     if none := [name for name in data.names if not known[data.task_index == data.index_of(name)].any()]:
         raise DataError(

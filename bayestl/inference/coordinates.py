@@ -143,7 +143,7 @@ class _Whitened(Messenger):
             transform = biject_to(fn.support)
             value = transform(free)
             jacobian = transform.log_abs_det_jacobian(free, value)
-            extra = fn.log_prob(value) - _normal_log_density(u, len(site.shape))
+            extra = fn.log_prob(value) - _normal_log_density(u)
             self.log_density = self.log_density + extra + jacobian.reshape(len(u), -1).sum(-1) + width.log().sum()
         msg["value"], msg["done"] = value, True
 
@@ -154,7 +154,7 @@ class _Whitened(Messenger):
             self.log_density = self.log_density + msg["fn"].log_prob(msg["value"])
 
 
-def _normal_log_density(u: Tensor, dims: int) -> Tensor:
+def _normal_log_density(u: Tensor) -> Tensor:
     return -0.5 * (u.square() + math.log(2 * math.pi)).reshape(len(u), -1).sum(-1)
 
 
