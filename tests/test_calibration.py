@@ -100,8 +100,11 @@ def mixed_trial(model, trial):
         "yes": btl.Bernoulli(), "rating": btl.Ordinal(), "count": btl.Poisson(), "number": btl.StudentT(degrees=4.0),
     }  # fmt: skip
     frame = pd.concat(
-        pd.DataFrame({"x": rng.random(n), "task": task, "y": np.arange(n) % (3 if task == "rating" else 2)})
-        for task, n in sizes.items()
+        (
+            pd.DataFrame({"x": rng.random(n), "task": task, "y": np.arange(n) % (3 if task == "rating" else 2)})
+            for task, n in sizes.items()
+        ),
+        ignore_index=True,
     )
     empty = btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y", tasks=list(sizes), likelihoods=laws)
     scaling = Scaling.of_inputs(empty, np.zeros(4), np.ones(4))
