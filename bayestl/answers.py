@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayestl.columns import Task, plain
+from bayestl.columns import Task, without_slash
 from bayestl.errors import DataError, listed
 from bayestl.likelihoods import Censored, Hurdle
 from bayestl.likelihoods.predictive import AnyMixture, Classes, NormalMixture, Predictive
@@ -67,7 +67,7 @@ def predictions(
         out = in_units(out, numeric, single)
     for task in tasks:
         if task.name in chances:
-            known, suffix = np.array(task.levels, dtype=object), "" if single else f"_{plain(task.name)}"
+            known, suffix = np.array(task.levels, dtype=object), "" if single else f"_{without_slash(task.name)}"
             out = out.assign_coords({f"class{suffix}": known})
             out[f"probability{suffix}"] = (["row", f"class{suffix}"], chances[task.name])
             out[f"label{suffix}"] = ("row", known[chances[task.name].argmax(-1)])
@@ -87,7 +87,7 @@ def draws(
             if noise:
                 values = known[values.astype(int)]
             else:
-                dims.append("class" if single else f"class_{plain(task.name)}")
+                dims.append("class" if single else f"class_{without_slash(task.name)}")
                 own[dims[-1]] = known
         arrays[task.name] = xr.DataArray(values, dims=dims, coords=own, name=task.name)
         if task.unit is not None and task.levels is None:

@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl import features, kernels, likelihoods
-from bayestl.columns import Input, Task, plain
+from bayestl.columns import Input, Task, without_slash
 from bayestl.condense import Inducing
 from bayestl.errors import DataError
 from bayestl.gaussian.exact import robust_cholesky
@@ -270,7 +270,7 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
     log_likelihood = posterior.log_likelihood().values
     frame = data.decode(data.x)
     constant = xr.Dataset(
-        {plain(name): ("obs", frame[name].to_numpy()) for name in frame}
+        {without_slash(name): ("obs", frame[name].to_numpy()) for name in frame}
         | {"known_error": ("obs", data.errors, attributes), "task_index": ("obs", data.task_index)},
         coords=obs | {"unit": observed(data.values)["unit"]},
     )
@@ -278,7 +278,7 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
         if task.levels is not None:
             constant.attrs[f"levels of {task.name}"] = [str(level) for level in task.levels]
     for column in data.inputs:
-        constant[plain(column.name)].attrs["units"] = column.unit or ""
+        constant[without_slash(column.name)].attrs["units"] = column.unit or ""
     return {
         "posterior": _parameters(posterior, theta),
         "prior": _parameters(posterior, prior_theta),
@@ -402,20 +402,20 @@ def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
                 dims = ("whole_task",)  # one for all functions of a task
         elif name in labels:
             kind, along = labels[name]
-            dim = "input" if kind == "input" and along == list(layout.inputs) else f"{kind}_{plain(name)}"
+            dim = "input" if kind == "input" and along == list(layout.inputs) else f"{kind}_{without_slash(name)}"
             coords[dim], dims = along, (dim,)
             if kind == "input":
                 array = array * np.array([widths[i] for i in along])
                 attributes = {"units": ", ".join(units[i] or "1" for i in along)}
         else:
-            dims = tuple(f"{plain(name)}_{i}" for i in range(array.ndim - 1))
+            dims = tuple(f"{without_slash(name)}_{i}" for i in range(array.ndim - 1))
         if name == "noise":  # the numeric function of a task is its last
             array = array * scaling.scale[[layout.first[t + 1] - 1 for t in layout.noisy]]
             attributes = {"units": ", ".join(data.tasks[t].unit or "1" for t in layout.noisy)}
             if any(likelihoods.numeric.warp_of(data.tasks[t].likelihood) is not None for t in layout.noisy):
                 attributes["note"] = "of a task with a warp, on the warped scale"
             dims = ("task",) if noisy == list(layout.outputs) else ("noisy_task",)
-        variables[plain(name)] = xr.Variable(("chain", "draw", *dims), array[None], attributes)
+        variables[without_slash(name)] = xr.Variable(("chain", "draw", *dims), array[None], attributes)
     first, second = np.triu_indices(len(layout.outputs), 1)  # each pair once: plots of what is constant fail
     if len(first) and not isinstance(posterior.model, SingleTask):
         correlation = posterior.model.task_correlation(theta, posterior._problem.points.x, layout).numpy()

@@ -30,13 +30,12 @@ from bayestl.columns import (
     read_task,
     require_columns,
     units_of,
-    warn_of_errors,
-    warn_of_twins,
 )
 from bayestl.errors import DataError, listed
 from bayestl.features import Features
 from bayestl.likelihoods import Likelihood
 from bayestl.likelihoods.numeric import warp_of
+from bayestl.notices import warn_of_errors, warn_of_twins
 from bayestl.stream import Loader, Want, loaders_of, reservoir
 
 RESERVED = frozenset(

@@ -2,6 +2,7 @@ import dataclasses
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -799,7 +800,7 @@ def test_units_of_inputs_are_minded_too():
             take(other)
 
 
-def test_limits_of_new_rows_are_checked(recwarn):
+def test_limits_of_new_rows_are_checked():
     frame = pd.DataFrame({"x": [0.0, 0.3, 0.6, 1.0], "y": [1.0, 2.0, 3.0, 5.0], "low": 1.0, "high": 5.0})
     law = {"y": btl.Censored("low", "high")}
     data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods=law)
@@ -853,7 +854,7 @@ def test_options_that_are_no_whole_numbers_are_refused(option, data):
         btl.fit(btl.SingleTask(), data, **option)
 
 
-def test_several_threads_fit_and_predict_as_one():
+def test_several_threads_fit_and_predict_as_one(request):
     """Pyro's handlers and the parameters of a GPyTorch object belong to the process."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -867,6 +868,8 @@ def test_several_threads_fit_and_predict_as_one():
     new = pd.DataFrame(rng.random((400, 2)), columns=["x", "z"])
     whole = posterior.predict(new)["mean"].values
     parts = [new.iloc[start : start + 50] for start in range(0, 400, 50)]
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-5)  # threads take turns often
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda part: posterior.predict(part)["mean"].values, parts))
         fits = list(pool.map(lambda seed: btl.fit(model, data, seed=seed, method="map", progress=False), range(4)))
