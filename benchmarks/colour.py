@@ -49,6 +49,7 @@ class Fold:
     def __init__(self, table: pd.DataFrame, inputs: list[str], test: pd.Index, known: bool, seed: int) -> None:
         self.table = table.assign(colour=pd.Categorical(table["colour"], ORDER, ordered=True))
         self.inputs, self.test, self.known, self.seed = inputs, test, known, seed
+        self.posteriors: dict[str, btl.Posterior] = {}  # the stack is of models that are also scored alone
 
     def chances(self, name: str) -> np.ndarray:
         """Probabilities of the classes, in their order."""
@@ -61,7 +62,12 @@ class Fold:
         return posterior.predict(new, task="colour")["probability"].to_pandas()[ORDER].to_numpy()
 
     def fitted(self, name: str) -> btl.Posterior:
-        """Fit the model of that name."""
+        """Fit the model of that name, once."""
+        if name not in self.posteriors:
+            self.posteriors[name] = self._fit(name)
+        return self.posteriors[name]
+
+    def _fit(self, name: str) -> btl.Posterior:
         plain = name.removesuffix(ORDERED)
         law = (
             btl.Ordinal(lapse=None) if name.endswith(ORDERED) else btl.Categorical(lapse=None)
