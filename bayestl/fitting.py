@@ -108,33 +108,17 @@ def fit(
     >>> posterior.predict({"x": [0.5]}, task="exp")["quantile"].sizes["quantile_level"]
     3
     """
+    _check_arguments(model, data, device, {"pairs": pairs, "draws": draws, "warmup": warmup, "seed": seed})
     with torch.inference_mode(False):  # what is made here shall serve outside it too
-        if not isinstance(model, Model):
-            made = f"the class: write btl.{model.__name__}()" if isinstance(model, type) else type(model).__name__
-            raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {made}.")
-        expect_data(data, "data")
-        whole = {"pairs": pairs, "draws": draws, "warmup": warmup, "seed": seed}
-        for name, value in whole.items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0):
-                raise ValueError(f"`{name}` must be a whole number, zero or more; got {value!r}.")
-        gpu = torch.cuda.is_available()
-        if device != "cpu" and not (gpu and device.startswith("cuda")):
-            seen = "sees one" if gpu else "sees none here"
-            raise ValueError(f'`device` must be "cpu", or "cuda" where PyTorch sees a GPU (it {seen}); got {device!r}.')
-        if pairs == 0 and data.parts is not None:
-            raise DataError(
-                "A table larger than memory cannot be conditioned on exactly: leave `pairs` out, or give their number."
-            )
         model.check(data)
         _warn_of_strangers(data)
-        seed = int(seed)
-        began = time.perf_counter()
+        seed, began = int(seed), time.perf_counter()
         scaling = model.scaling(data)
         layout = scaling.layout(data)
-        cost = np.array([len(layout.contrasts(t)) for t in range(len(data.tasks))])
-        size = int((data.counts * cost).sum())
+        functions = np.array([len(layout.contrasts(t)) for t in range(len(data.tasks))])
+        size = int((data.counts * functions).sum())
         exact = pairs == 0 or (pairs is None and size <= EXACT and data.parts is None)
-        here = int((np.bincount(data.task_index, minlength=len(cost)) * cost).sum())
+        here = int((np.bincount(data.task_index, minlength=len(functions)) * functions).sum())
         most = 0 if exact else min(PAIRS if pairs is None else pairs, here)
         foresee(size, most, draws, exact, memory)
         options = (method, seed, draws, warmup, pairs, device)
@@ -142,70 +126,55 @@ def fit(
         if exact and isinstance(model.kernel, MaternOrRBF) and _same_materials(model, data, layout):
             model = model.with_kernel(Nugget(model.kernel))
         theta, record, components, sites = (notes and notes.read_theta()) or _learn(
-            model, data, scaling, cost, here, method, seed, draws, warmup, progress, notes
+            model, data, scaling, functions, here, method, seed, draws, warmup, progress, notes
         )
         if model.kernel.candidates and not np.isnan(record.smoother):
             model = model.with_kernel(model.kernel.candidates[record.took_smoother])
         if exact:
-            _finish(notes, record)
             if draws is None and size > LEARN and Problem.of(model, data, scaling).sites:
                 components = min(components, max(4, int(SITE_WORK / size**3)))
-            return Posterior(model, data, scaling, theta, record, components, sites if size <= LEARN else None)
-        if draws is None:
-            components = min(components, max(4, (MORE_WORK if data.counts.min() <= SCARCE else WORK) // size))
-        mixed = {name: value[:components] for name, value in theta.items()}
-        try:
-            lap = time.perf_counter()
-            sample = Problem.of(model, data, scaling)
-            held, untold = choose_pairs(sample, typical(mixed), most, seed, all_of_them=pairs is not None)
-            record.seconds["pairs"] = time.perf_counter() - lap
-            lap = time.perf_counter()
-            learned = np.bincount(data.task_index[record.learned], minlength=len(cost))
-            theta = relearn_noise(model, data, scaling, theta, held, learned, seed)
-            mixed = {name: value[:components] for name, value in theta.items()}
-            record.seconds["noise"] = time.perf_counter() - lap
-            if progress:
-                print(
-                    f"{data.counts.sum():,} observations: parameters learned from {record.learned_from:,} of them; all "
-                    f"condensed onto {len(held.output):,} inducing pairs, which leave {100 * untold:.2g} % of "
-                    "the functions' variance untold."
-                )
-            sources = _sources(model, data, scaling, sample, apart=client is not None or notes is not None)
-            lap = time.perf_counter()
-            with tqdm(
-                desc="fit: all rows",
-                unit=" parts",
-                leave=False,
-                delay=2.0,
-                disable=not (progress and sys.stderr.isatty()),
-            ) as bar:
-                total = partial(_in_turn, bar=bar, notes=notes)
-                if client is not None:
-                    total = partial(_on_cluster, bar=bar, client=client)
-                inducing = condense(sources, model, layout, mixed, held, untold, device=device, total=total)
-        except KeyboardInterrupt:
-            again = (
-                "With checkpoint=PATH the same call would go on from there."
-                if notes is None
-                else "The same call goes on from here."
-            )
-            raise KeyboardInterrupt(
-                f"The fit was interrupted before all rows were condensed: there is no posterior. {again}"
-            ) from None
-        record.seconds["all rows"] = time.perf_counter() - lap
-        record.seconds["total"] = time.perf_counter() - began
-        if untold > LOOSE or inducing.blur > 1.0:
-            warnings.warn(
-                f"The {len(held.output)} inducing pairs leave {100 * untold:.2g} % of the variance of the functions untold, "
-                f"{inducing.blur:.2g} times that of the noise: predictions are smoother, and their intervals wider, than the "
-                f"data allow. Give more, fit(..., pairs={2 * len(held.output)}), or fewer inputs.",
-                stacklevel=2,
-            )
-        _finish(notes, record)
-        kept = data if data.parts is None else dataclasses.replace(data, parts=None)
-        return Posterior(model, kept, scaling, theta, record, components, None, inducing, len(data))
+            posterior = Posterior(model, data, scaling, theta, record, components, sites if size <= LEARN else None)
+        else:
+            if draws is None:
+                components = min(components, max(4, (MORE_WORK if data.counts.min() <= SCARCE else WORK) // size))
+            total = _in_turn if client is None else partial(_on_cluster, client=client)
+            posterior = _condensed(
+                model, data, scaling, theta, record, components, most, pairs is not None, device,
+                total, notes, client is not None or notes is not None, progress,
+            )  # fmt: skip
+            record.seconds["total"] = time.perf_counter() - began
+        if notes is not None and not record.interrupted:  # what was interrupted goes on from its notes
+            notes.remove()
+        return posterior
 
-    # -- theta ------------------------------------------------------------------------------------------------------------
+
+def fit_whole(model: Model, data: TaskData, **options: Any) -> Posterior:
+    """As `fit`, for callers that go on with what it gives: the user's interrupt stops them too."""
+    posterior = fit(model, data, **options)
+    if posterior.record.interrupted:
+        raise KeyboardInterrupt
+    return posterior
+
+
+def _check_arguments(model: Model, data: TaskData, device: str, numbers: dict[str, Any]) -> None:
+    if not isinstance(model, Model):
+        made = f"the class: write btl.{model.__name__}()" if isinstance(model, type) else type(model).__name__
+        raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {made}.")
+    expect_data(data, "data")
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0):
+            raise ValueError(f"`{name}` must be a whole number, zero or more; got {value!r}.")
+    gpu = torch.cuda.is_available()
+    if device != "cpu" and not (gpu and device.startswith("cuda")):
+        seen = "sees one" if gpu else "sees none here"
+        raise ValueError(f'`device` must be "cpu", or "cuda" where PyTorch sees a GPU (it {seen}); got {device!r}.')
+    if numbers["pairs"] == 0 and data.parts is not None:
+        raise DataError(
+            "A table larger than memory cannot be conditioned on exactly: leave `pairs` out, or give their number."
+        )
+
+
+# -- theta ------------------------------------------------------------------------------------------------------------
 
 
 def _learn(
@@ -227,14 +196,6 @@ def _learn(
     if notes is not None and not record.interrupted:
         notes.write_theta(kept, record, components, sites)
     return kept, record, components, sites
-
-
-def fit_whole(model: Model, data: TaskData, **options: Any) -> Posterior:
-    """As `fit`, for callers that go on with what it gives: the user's interrupt stops them too."""
-    posterior = fit(model, data, **options)
-    if posterior.record.interrupted:
-        raise KeyboardInterrupt
-    return posterior
 
 
 def _same_materials(model: Model, data: TaskData, layout: Layout) -> bool:
@@ -261,13 +222,61 @@ def _alone(layout: Layout) -> bool:
     return all(family is None for family in layout.families)
 
 
-def _finish(notes: checkpoints.Checkpoint | None, record: FitRecord) -> None:
-    """Remove the notes of what is done; what was interrupted goes on from them."""
-    if notes is not None and not record.interrupted:
-        notes.remove()
-
-
 # -- the pass ---------------------------------------------------------------------------------------------------------
+
+
+def _condensed(
+    model: Model, data: TaskData, scaling: Scaling, theta: Theta, record: FitRecord, components: int, most: int,
+    all_of_them: bool, device: str, total: Callable[..., tuple[Any, ...]], notes: checkpoints.Checkpoint | None, apart: bool,
+    progress: bool,
+) -> Posterior:  # fmt: skip
+    """Condition on all rows at once, condensed onto inducing pairs; `total` sums over their parts."""
+    mixed = {name: value[:components] for name, value in theta.items()}
+    lap = time.perf_counter()
+
+    def took(stage: str) -> None:
+        nonlocal lap
+        lap, record.seconds[stage] = time.perf_counter(), time.perf_counter() - lap
+
+    try:
+        sample = Problem.of(model, data, scaling)
+        held, untold = choose_pairs(sample, typical(mixed), most, record.seed, all_of_them=all_of_them)
+        took("pairs")
+        learned = np.bincount(data.task_index[record.learned], minlength=len(data.tasks))
+        theta = relearn_noise(model, data, scaling, theta, held, learned, record.seed)
+        mixed = {name: value[:components] for name, value in theta.items()}
+        took("noise")
+        if progress:
+            print(
+                f"{data.counts.sum():,} observations: parameters learned from {record.learned_from:,} of them; all "
+                f"condensed onto {len(held.output):,} inducing pairs, which leave {100 * untold:.2g} % of "
+                "the functions' variance untold."
+            )
+        shown = progress and sys.stderr.isatty()
+        with tqdm(desc="fit: all rows", unit=" parts", leave=False, delay=2.0, disable=not shown) as bar:
+            inducing = condense(
+                _sources(model, data, scaling, sample, apart), model, scaling.layout(data), mixed, held, untold,
+                device=device, total=partial(total, bar=bar, notes=notes),
+            )  # fmt: skip
+        took("all rows")
+    except KeyboardInterrupt:
+        again = (
+            "With checkpoint=PATH the same call would go on from there."
+            if notes is None
+            else "The same call goes on from here."
+        )
+        raise KeyboardInterrupt(
+            f"The fit was interrupted before all rows were condensed: there is no posterior. {again}"
+        ) from None
+    if untold > LOOSE or inducing.blur > 1.0:
+        warnings.warn(
+            f"The {len(held.output)} inducing pairs leave {100 * untold:.2g} % of the variance of the functions untold, "
+            f"{inducing.blur:.2g} times that of the noise: predictions are smoother, and their intervals wider, than the "
+            f"data allow. Give more, fit(..., pairs={2 * len(held.output)}), or fewer inputs.",
+            stacklevel=3,
+        )
+    kept = data if data.parts is None else dataclasses.replace(data, parts=None)
+    return Posterior(model, kept, scaling, theta, record, components, None, inducing, len(data))
 
 
 def _sources(model: Model, data: TaskData, scaling: Scaling, whole: Problem, apart: bool) -> Sequence[Source]:
@@ -313,9 +322,13 @@ def _in_turn(
 
 
 def _on_cluster(
-    function: Callable[[Problem], tuple[Any, ...]], sources: Sequence[Source], bar: tqdm, client: Any
+    function: Callable[[Problem], tuple[Any, ...]],
+    sources: Sequence[Source],
+    bar: tqdm,
+    notes: checkpoints.Checkpoint | None,
+    client: Any,
 ) -> tuple[Any, ...]:
-    """Sum a function over the sources on the workers of a cluster.
+    """Sum a function over the sources on the workers of a cluster, without notes.
 
     Parts are pure functions of what they are sent, so one that is lost with its worker is simply made again; they are added
     in an order of their own, so the answer does not depend on who was first.

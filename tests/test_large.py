@@ -1006,7 +1006,7 @@ def test_a_fit_of_classes_resumes_to_the_same_sites(tmp_path, monkeypatch):
     data, notes = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"]), tmp_path / "notes.nc"
     whole = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "_finish", lambda *_: _stop())
+        patch.setattr(fitting, "Posterior", lambda *_: _stop())
         with pytest.raises(KeyboardInterrupt):
             btl.fit(btl.SingleTask(), data, seed=0, progress=False, checkpoint=notes)
     assert notes.is_file()
