@@ -329,7 +329,7 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
             column = X[..., j : j + 1]
             if count:
                 codes = _codes(column, count, f"codes of the input {data.inputs[j].name!r}")
-                blocks.append((codes == torch.arange(count)) / math.sqrt(2.0))
+                blocks.append((codes == torch.arange(count)).double() / math.sqrt(2.0))
             else:
                 blocks.append((column - scaling.centre[j]) / scaling.width[j])
         if self.task is None:

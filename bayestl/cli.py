@@ -16,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bayestl", description=bayestl.__doc__)
     parser.add_argument("--version", action="version", version=f"bayestl {bayestl.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    demo = commands.add_parser("demo", help="fit four models to real data and write a picture and a posterior file")
+    told = "fit four models to real data, then colours beside gaps; write pictures and posterior files (a minute)"
+    demo = commands.add_parser("demo", help=told)
     demo.add_argument("--folder", default="bayestl-demo", help="where the files go (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="of the choice of the measured dozen (default: %(default)s)")
     options = parser.parse_args(arguments)

@@ -200,6 +200,8 @@ class Molecules(Features):
             }
             rows.append(row)
         table = pd.DataFrame(rows).astype(float)
+        # Of a star, which has no paths of three bonds, it is a quotient by almost nothing: 9508 of tert-butanol.
+        table["physical: Kappa3"] = table["physical: Kappa3"].clip(0.0, table["physical: HeavyAtomCount"])
         return table.where(np.isfinite(table), 0.0)  # partial charges of atoms that have none
 
 

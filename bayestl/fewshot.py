@@ -45,6 +45,8 @@ def alike(data: TaskData, kind: Task | None) -> list[int]:
             f"None of the tasks is observed as the new one is ({kind.likelihood!r}), so nothing is known of its "
             "scale. Refit with the new task's rows among the data."
         )
+    if kind.levels is not None:
+        found = [t for t in found if set(data.tasks[t].levels or ()) == set(kind.levels)] or found
     return found
 
 
@@ -129,7 +131,8 @@ def extend(
             "Refit with the task among the data for a better answer.",
             stacklevel=4,
         )
-    chosen = resampled(weight, draws)
+    chosen = resampled(weight, draws)  # in order of what was resampled; any beginning of them shall be a good sample
+    chosen = chosen[torch.randperm(draws, generator=torch.Generator().manual_seed(seed))]
     return grown(_take(theta, owner[chosen]), white[chosen]), owner[chosen]
 
 

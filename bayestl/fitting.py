@@ -133,6 +133,12 @@ def fit(
         if exact:
             if draws is None and size > LEARN and Problem.of(model, data, scaling).sites:
                 components = min(components, max(4, int(SITE_WORK / size**3)))
+            if progress and record.learned_from < len(data):
+                moved = ", moved to the mode of all" if "mode of all rows" in record.seconds else ""
+                print(
+                    f"{len(data):,} observations: parameters learned from {record.learned_from:,} of them{moved}; all "
+                    "conditioned on exactly."
+                )
             posterior = Posterior(model, data, scaling, theta, record, components, sites if size <= LEARN else None)
         else:
             if draws is None:
@@ -162,8 +168,9 @@ def _check_arguments(model: Model, data: TaskData, device: str, numbers: dict[st
         raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {made}.")
     expect_data(data, "data")
     for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0):
-            raise ValueError(f"`{name}` must be a whole number, zero or more; got {value!r}.")
+        least = int(name == "draws")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least):
+            raise ValueError(f"`{name}` must be a whole number, {'one' if least else 'zero'} or more; got {value!r}.")
     gpu = torch.cuda.is_available()
     if device != "cpu" and not (gpu and device.startswith("cuda")):
         seen = "sees one" if gpu else "sees none here"
@@ -357,22 +364,28 @@ def _apply(function: Callable[[Problem], tuple[Any, ...]], source: Source) -> tu
 
 
 def foresee(size: int, pairs: int, draws: int | None, exact: bool, memory: float | None) -> None:
-    """Refuse, before it is begun, a fit that would not fit into memory."""
+    """Refuse, before it is begun, a fit that would not fit into memory, and say what would."""
     available = free_memory() if memory is None else float(memory)
-    components = draws or 64
+    need = _bytes(size, pairs, draws, exact)
+    if need <= available:
+        return
+    fewer = [count for count in (2**k for k in range(12, 4, -1)) if count < (512 if exact else pairs)]
+    cheaper = [("draws=4", _bytes(size, pairs, 4, exact))]
+    cheaper += [(f"pairs={count}", _bytes(size, count, draws, False)) for count in fewer]
+    cheaper += [(f"pairs={count}, draws=4", _bytes(size, count, 4, False)) for count in fewer]
+    advice = next((f"fit(..., {how}) would do." for how, much in cheaper if much <= available), "")
+    raise FitError(
+        f"This fit needs about {need / 1e9:.2g} GB of memory beside the data; {available / 1e9:.2g} GB are available. "
+        f"{advice or 'Give fewer rows, or use a machine with more memory.'}"
+    )
+
+
+def _bytes(size: int, pairs: int, draws: int | None, exact: bool) -> float:
     if exact:
-        need = 8.0 * (6 * size**2 + min(components * size**2, 125_000_000))
-        advice = "Give fit(..., pairs=256), which condenses the rows."
-    else:
-        components = draws or min(32, max(4, MORE_WORK // size))
-        # The sums, their copies on the way and the factors; candidates of the choice of pairs; chunks of features.
-        need = 8.0 * (8 * components * pairs**2 + 3 * pairs * max(8192, 8 * pairs) + 12 * 2048 * pairs)
-        advice = f"Give fewer inducing pairs, fit(..., pairs={max(1, pairs // 2)}), or fewer draws, fit(..., draws=4)."
-    if need > available:
-        raise FitError(
-            f"This fit needs about {need / 1e9:.2g} GB of memory beside the data; {available / 1e9:.2g} GB are available. "
-            f"{advice}"
-        )
+        return 8.0 * (6 * size**2 + min((draws or 64) * size**2, 125_000_000))
+    components = draws or min(32, max(4, MORE_WORK // size))
+    # The sums, their copies on the way and the factors; candidates of the choice of pairs; chunks of features.
+    return 8.0 * (8 * components * pairs**2 + 3 * pairs * max(8192, 8 * pairs) + 12 * 2048 * pairs)
 
 
 def free_memory() -> float:

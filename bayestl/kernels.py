@@ -180,12 +180,12 @@ class Matern52(_Stationary):
 
     Parameters
     ----------
-    inputs : the inputs it depends on; all of them by default
+    inputs : the inputs it depends on, where a column that is described stands for all its descriptors; all of them by default
 
     Examples
     --------
     >>> import bayestl as btl
-    >>> kernel = btl.Matern52(["composition"]) * btl.Matern52(["temperature", "pressure"])
+    >>> kernel = btl.Matern52(["formula"]) * btl.Matern52(["temperature", "pressure"])  # all that describes the formula
     >>> model = btl.MultiTask(kernel=kernel)
     """
 
@@ -204,7 +204,7 @@ class RBF(_Stationary):
 
     Parameters
     ----------
-    inputs : the inputs it depends on; all of them by default
+    inputs : the inputs it depends on, where a column that is described stands for all its descriptors; all of them by default
 
     Examples
     --------
@@ -226,7 +226,7 @@ class MaternOrRBF(Matern52):
 
     Parameters
     ----------
-    inputs : the inputs it depends on; all of them by default
+    inputs : the inputs it depends on, where a column that is described stands for all its descriptors; all of them by default
     """
 
     @property
@@ -331,7 +331,7 @@ class GPyTorchKernel(Kernel):
     Parameters
     ----------
     kernel : the GPyTorch kernel, built for the columns of `inputs`
-    inputs : the inputs it depends on; all of them by default
+    inputs : the inputs it depends on, where a column that is described stands for all its descriptors; all of them by default
     scaled : whether it wants the inputs scaled to unit range (False for counts and bits, Tanimoto kernels for example)
     """
 
@@ -556,9 +556,16 @@ def _labels_of(parts: tuple[Kernel, ...], name: str, layout: Layout) -> Labels:
 
 
 def positions(names: tuple[str, ...] | None, layout: Layout) -> list[int]:
-    """Positions of the named inputs; all of them when None."""
+    """Positions of the named inputs, a described column standing for all that describes it; all of them when None."""
     if names is None:
         return list(range(len(layout.inputs)))
-    if unknown := [name for name in names if name not in layout.inputs]:
-        raise DataError(f"The kernel names inputs {listed(unknown)}; the data have {listed(layout.inputs, 20)}.")
-    return [layout.inputs.index(name) for name in names]
+    if unknown := [name for name in names if name not in (*layout.inputs, *layout.columns)]:
+        known = list(dict.fromkeys(layout.columns or layout.inputs))
+        raise DataError(f"The kernel names inputs {listed(unknown)}; the data have {listed(known, 20)}.")
+    found = [
+        [layout.inputs.index(name)]
+        if name in layout.inputs
+        else [g for g, own in enumerate(layout.columns) if own == name]
+        for name in names
+    ]
+    return list(dict.fromkeys(g for own in found for g in own))

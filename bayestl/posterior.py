@@ -56,8 +56,8 @@ class Posterior:
     scaling : the standardisation learned from the data
     theta : draws of the parameters, in standardised units, the draws first
     record : how the fit went
-    components : how many of the draws, the first, make up the mixture that predicts; 0 means all. The draws of a
-        variational posterior are a quasi-random sequence, whose beginnings are good samples too.
+    components : how many of the draws, the first, make up the mixture that predicts; 0 means all. Those of a
+        variational posterior are antithetic and orthogonal; the others are a quasi-random sequence, its beginning last.
     sites : for observations that are not normal, the Gaussian sites at the mode, from which those of every draw are found
     inducing : of a large table, the first `condensed` rows of the data (or all rows of a table that was never in memory)
         condensed onto inducing pairs; the rest is conditioned on exactly

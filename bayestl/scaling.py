@@ -80,6 +80,7 @@ class Layout:
     counts : rows of the task of each output
     contrast : (contrasts, outputs) matrix, None for the identity
     descriptors : (outputs, p) standardised task descriptors as nested tuples, or None
+    columns : for each input the caller's column that it is, or that it describes
     """
 
     tasks: tuple[str, ...]
@@ -93,6 +94,7 @@ class Layout:
     counts: tuple[int, ...]
     contrast: Tensor | None = field(default=None, compare=False)
     descriptors: tuple[tuple[float, ...], ...] | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def by_count(self) -> list[int]:
@@ -146,7 +148,8 @@ class Scaling:
         varies = high - low > 16 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high))
         width = np.where(varies, width, np.where(centre != 0, np.abs(centre), 1.0))
         of_tasks = np.empty((1, 0)) if data.descriptors is None else data.descriptors.to_numpy(dtype=float)
-        raw = np.array([column.levels is None and column.name in unscaled for column in data.inputs])
+        named = [not unscaled.isdisjoint((column.name, column.source)) for column in data.inputs]
+        raw = np.array([column.levels is None for column in data.inputs]) & named
         return cls(
             levels=tuple(0 if column.levels is None else len(column.levels) for column in data.inputs),
             centre=np.where(raw, 0.0, centre),
@@ -199,6 +202,7 @@ class Scaling:
             counts=tuple(int(data.counts[t]) for t in owner),
             contrast=None if whole else torch.from_numpy(scipy.linalg.block_diag(*blocks)),
             descriptors=descriptors,
+            columns=tuple(column.source or column.name for column in data.inputs),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,14 @@ class Parts:
     def sources(self) -> list[Callable[[], TaskData]]:
         """Give the parts, each read when it is called for."""
         return [PartSource(loader, self.read) for loader in self.loaders]
+
+    def select(self, tasks: list[int], names: tuple[str, ...]) -> Parts:
+        """Give the same of some tasks alone."""
+        return Parts(self.loaders, partial(_read_some, self.read, names), tuple(self.counts[t] for t in tasks))
+
+
+def _read_some(read: Callable[[pd.DataFrame], TaskData], names: tuple[str, ...], frame: pd.DataFrame) -> TaskData:
+    return read(frame).select(names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -519,6 +528,8 @@ class TaskData:
     def where(self, mask: NDArray[np.bool_], *, empty: bool = False) -> TaskData:
         """Keep the observations for which `mask` (n,) is true; unless `empty`, every task must keep at least one.
 
+        Of a table larger than memory these are observations of the sample.
+
         Examples
         --------
         >>> import pandas as pd, bayestl as btl
@@ -546,10 +557,13 @@ class TaskData:
         renumber = np.full(len(self.tasks), -1)
         renumber[old] = np.arange(len(old))
         mask = renumber[self.task_index] >= 0
+        parts = None if self.parts is None else self.parts.select(old, tuple(names))
+        if parts is not None and sum(parts.counts) == mask.sum():
+            parts = None  # all of them are in the sample
         return replace(
             self, tasks=tuple(self.tasks[i] for i in old), x=self.x[mask],
             task_index=renumber[self.task_index[mask]], values=self.values[mask], errors=self.errors[mask],
-            rows=self.rows[mask], details=self.details[mask], parts=None,
+            rows=self.rows[mask], details=self.details[mask], parts=parts,
             descriptors=None if self.descriptors is None else self.descriptors.iloc[old],
         )  # fmt: skip
 

@@ -617,3 +617,19 @@ def test_without_botorch(monkeypatch):
     monkeypatch.delitem(sys.modules, "bayestl.botorch")
     with pytest.raises(ImportError, match=r"pip install 'bayestl\[botorch\]'"):
         importlib.import_module("bayestl.botorch")
+
+
+def test_what_a_material_of_a_category_has_of_its_own():
+    """Levels that were off by a rounding of single precision were others than those measured."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(20), "phase": rng.choice(["fcc", "bcc"], 20)})
+    frame["a"] = np.sin(4 * frame["x"]) + 0.4 * rng.normal(size=20)
+    frame["b"] = frame["a"] + 0.05 * rng.normal(size=20)
+    data = btl.TaskData.from_wide(frame, inputs=["x", "phase"], tasks=["a", "b"])
+    posterior = btl.fit(btl.MultiTask(kernel=btl.Nugget()), data, method="map")
+    at = as_botorch_model(posterior, "a").posterior(tensor(posterior, frame).unsqueeze(1))
+    said = posterior.predict(frame, "a", noise=False)
+    np.testing.assert_allclose(at.mixture_mean.detach().numpy().ravel(), said["mean"].values.ravel(), atol=1e-9)
+    np.testing.assert_allclose(
+        at.mixture_variance.detach().sqrt().numpy().ravel(), said["std"].values.ravel(), atol=1e-7
+    )

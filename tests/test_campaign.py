@@ -672,6 +672,39 @@ def test_replays_know_limits_and_exposures():
     assert len(done) >= 4
 
 
+def test_a_correction_of_the_value_alone_leaves_the_rest_as_it_was_told():
+    campaign = begin(None)
+    campaign.ask(batch=2)
+    campaign.tell(1, 0.9, inputs={"x": 0.515}, error=0.1, cost=7.0)
+    campaign.tell(1, 0.7, correct=True)
+    assert (campaign.data.x[-1], campaign.data.values[-1], campaign.data.errors[-1]) == (0.515, 0.7, 0.1)
+    assert campaign.spent == 7.0
+    campaign.tell(1, 0.7, inputs={"x": 0.6}, error=0.2, correct=True)
+    assert (campaign.data.x[-1], campaign.data.errors[-1]) == (0.6, 0.2)
+
+
+def test_measurements_that_were_not_suggested_have_labels_of_their_own():
+    campaign = begin(None, refit_every=2)
+    for x in (0.21, 0.47, 0.93):
+        campaign.tell(task="exp", inputs={"x": x}, value=1.0)
+    assert campaign.posterior.data.rows.tolist() == campaign.data.rows.tolist()
+    assert len(set(campaign.data.rows[-3:])) == 3
+
+
+def test_a_replay_that_learns_knows_exposures():
+    x, hours = np.linspace(0, 1, 30), np.where(np.arange(30) % 2, 10.0, 1.0)
+    frame = pd.DataFrame({"x": x, "hours": hours, "s": np.sin(5 * x)})
+    frame["n"] = np.random.default_rng(18).poisson(np.exp(1 + frame["s"]) * hours)
+    data = btl.TaskData.from_wide(
+        frame, inputs=["x"], tasks=["s", "n"], likelihoods={"n": btl.Poisson(exposure="hours")}
+    )
+    done = replay(
+        data, btl.MultiTask(), target="n", costs={"s": 1, "n": 1}, initial={"s": "all", "n": 12}, goal="learn",
+        strategies=["target-only"], seeds=[0], steps=1,
+    )  # fmt: skip
+    assert (done["rmse"] < 0.5 * frame["n"].std()).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -394,3 +394,16 @@ def test_what_a_kernel_holds_is_told_apart():
         kernel.lengthscale = value
         found.append(describe(GPyTorchKernel(kernel)))
     assert found[0] != found[1]
+
+
+def test_a_column_that_is_described_may_be_named():
+    frame = pd.DataFrame({"formula": ["GaAs", "InP", "ZnO", "GaN", "InAs", "ZnS"], "t": np.linspace(0, 1, 6)})
+    frame["y"] = np.arange(6.0)
+    data = btl.TaskData.from_wide(frame, inputs=["formula", "t"], tasks=["y"])
+    described = [name.name for name in data.inputs if name.source == "formula"]
+    by_column = btl.SingleTask(kernel=btl.Matern52(["formula"]) * btl.Matern52(["t"]))
+    by_inputs = btl.SingleTask(kernel=btl.Matern52(described) * btl.Matern52(["t"]))
+    means = [btl.fit(own, data, method="map").predict(frame)["mean"].values for own in (by_column, by_inputs)]
+    np.testing.assert_array_equal(*means)
+    with pytest.raises(btl.DataError, match="names inputs 'composition'; the data have 'formula', 't'"):
+        btl.fit(btl.SingleTask(kernel=btl.Matern52(["composition"])), data)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -607,6 +609,19 @@ def test_a_parquet_folder_is_a_table(folder):
         stream.append(memory)
 
 
+def test_some_tasks_of_a_table_larger_than_memory(folder):
+    """The rest of the rows used to be lost."""
+    stream = btl.TaskData.from_long(folder, inputs=["x0", "x1"], task="task", value="value", tasks=["cheap", "dear"])
+    turned = stream.select(["dear", "cheap"])
+    assert turned.counts.tolist() == [40, 9000]
+    assert stream.select(["dear"]).parts is None  # all of them are in the sample
+    alone, both = (
+        btl.fit(btl.SingleTask(), data, seed=0, method="map", progress=False).inducing
+        for data in (stream.select(["cheap"]), stream)
+    )
+    assert (alone.rows, both.rows) == (9000, 9040)
+
+
 def test_streams_of_mixed_tables(tmp_path):
     rng = np.random.default_rng(0)
     n = 12_000
@@ -896,11 +911,38 @@ def test_a_fit_that_is_killed_resumes(tmp_path):
 
 
 def test_a_fit_that_would_not_fit_is_refused(monkeypatch):
-    with pytest.raises(btl.FitError, match=r"needs about .* GB .* are available.*pairs=256"):
+    with pytest.raises(btl.FitError, match=r"needs about .* GB .* are available.*pairs=\d+\) would do"):
         btl.fit(btl.MultiTask(), big(), memory=2e7)
     monkeypatch.setattr(fitting, "free_memory", lambda: 1e3)
-    with pytest.raises(btl.FitError, match="condenses"):
+    with pytest.raises(btl.FitError, match="fewer rows"):
         btl.fit(btl.MultiTask(), table())
+
+
+def test_what_is_advised_where_memory_is_short_would_fit():
+    """Condensing a few hundred rows takes more than conditioning on them."""
+    with pytest.raises(btl.FitError) as refusal:
+        fitting.foresee(2400, 0, 256, True, 8e8)
+    assert "draws=4" in str(refusal.value)
+    fitting.foresee(2400, 0, 4, True, 8e8)
+    with pytest.raises(btl.FitError, match="fewer rows"):
+        fitting.foresee(540, 0, None, True, 1e7)
+    with pytest.raises(btl.FitError) as refusal:
+        fitting.foresee(100_000, 512, None, False, 1e8)
+    fitting.foresee(100_000, int(re.search(r"pairs=(\d+)", str(refusal.value))[1]), None, False, 1e8)
+
+
+def test_a_row_more_of_a_middle_fidelity_is_no_lone_row():
+    rng = np.random.default_rng(0)
+    x = rng.random(300)
+    frame = pd.DataFrame({"x": x, "task": np.arange(300) % 3, "y": np.sin(5 * x) + 0.1 * rng.normal(size=300)})
+    frame["task"] = frame["task"].map({0: "a", 1: "b", 2: "c"})
+    columns = {"inputs": ["x"], "task": "task", "value": "y"}
+    data = btl.TaskData.from_long(frame, **columns)
+    posterior = btl.fit(btl.Difference.chain("a", "b", "c"), data, method="map", pairs=40, progress=False)
+    more = btl.TaskData.from_long(pd.DataFrame({"x": [0.5], "task": ["b"], "y": [0.6]}), **columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        posterior.condition(more).predict({"x": [0.5]})
 
 
 @pytest.mark.slow

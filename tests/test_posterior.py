@@ -284,6 +284,30 @@ def test_a_new_task_is_wide_without_rows_and_narrows_with_them(family):
     assert len(few.data) == len(family.data) + 3
 
 
+def test_the_first_draws_of_a_new_task_are_a_sample_of_all(family):
+    """Decisions look at a few of the draws, the first."""
+    few = family.new_task("new", rows_of(0.8, 2), draws=256)
+    owners = [len(few.theta["common"][:k].unique()) for k in (16, 256)]
+    assert owners[1] > 16
+    assert owners[0] > 8
+
+
+def test_a_new_task_of_classes_takes_after_the_task_that_has_them():
+    rng = np.random.default_rng(0)
+    x = rng.random(30)
+    frame = pd.DataFrame({"x": x, "phase": np.where(x > 0.5, "p", "q")})
+    for name in ("first", "second"):
+        frame[name] = np.where(x + 0.2 * rng.normal(size=30) > 0.5, "good", "bad")
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["phase", "first", "second"])
+    rows = btl.TaskData.from_wide(
+        pd.DataFrame({"x": [0.1, 0.9, 0.8], "third": ["bad", "good", "good"]}), inputs=["x"], tasks=["third"]
+    )
+    grown = btl.fit(btl.LatentTask(dim=1), data, method="map").new_task("third", rows)
+    chance = grown.predict({"x": [0.05, 0.95]}, "third")["probability"]
+    assert chance["class"].values.tolist() == ["bad", "good"]
+    assert float(chance[0, 0]) > 0.5 > float(chance[1, 0])
+
+
 def test_new_task_agrees_with_weighing_by_brute_force(family):
     """Moments of the prediction, from plain importance sampling of many prior draws of the new task."""
     rows, at = rows_of(0.8, 2), {"x": [0.3, 0.95]}

@@ -1127,3 +1127,17 @@ def test_one_source_is_fitted_with_and_without_and_a_row_that_decides_is_named(m
     assert decisive(np.where(rows == "m7", -56.0, 0.8), rows) == ", of which -56.0 from row m7 alone (check its value)"
     assert decisive(np.where(rows == "m7", 3.0, 0.01), rows) == ""  # not worth a word
     assert decisive(np.full(24, 5.0), rows) == ""
+
+
+def test_what_would_be_refused_is_not_advised():
+    """Of theta that was moved to the mode of more rows there are no weights."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(700)})
+    frame["y"] = np.sin(5 * frame["x"]) + 0.1 * rng.normal(size=700)
+    posterior = btl.fit(btl.SingleTask(), btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"]), progress=False)
+    between = dataclasses.replace(posterior.record, pareto_k=0.9)
+    advice = {f.name: f.advice for f in btl.diagnose(dataclasses.replace(posterior, record=between)).findings}
+    assert "nuts" in advice["k-hat"]
+    assert "reweighted" not in advice["k-hat"]
+    with pytest.raises(ValueError, match="moved to the mode of all"):
+        posterior.reweighted()

@@ -247,7 +247,9 @@ class Campaign:
         said = {name for name, given in (("cost", cost), ("inputs", inputs)) if given is not None}
         if id is not None:
             own = self._suggested(id)
-            task, inputs = own["task"], {**own["inputs"], **(inputs or {})}
+            task = own["task"]
+            before = self._ledger.before({"id": int(id)}) if correct else None
+            inputs = {**(before or own)["inputs"], **(inputs or {})}
         else:
             own = {"row": None, "cost": 0.0}
         cost = own["cost"] if cost is None else cost
@@ -277,15 +279,16 @@ class Campaign:
             if former is None:
                 raise DataError(f"There is nothing to correct: nothing was told of {'this' if id is None else id} yet.")
             event["corrects"] = True
+            if error is None and event["failed"] is None:
+                event["error"] = former["error"]
             if not said & {"cost"}:
                 event["cost"] = former["cost"]
         elif id is not None and former is not None:
-            before = former
-            differs = {name for name in {"value", "error"} | said if before[name] != event[name]}
-            if differs or (before["failed"] is None) != (event["failed"] is None):
-                was = f"value {before['value']!r}" if before["failed"] is None else f"failed ({before['failed']})"
+            differs = {name for name in {"value", "error"} | said if former[name] != event[name]}
+            if differs or (former["failed"] is None) != (event["failed"] is None):
+                was = f"value {former['value']!r}" if former["failed"] is None else f"failed ({former['failed']})"
                 if differs & said:
-                    was += f" (cost {before['cost']:g}, at {before['inputs']})"
+                    was += f" (cost {former['cost']:g}, at {former['inputs']})"
                 raise DataError(
                     f"Suggestion {id} was told already: {was}; now it would be {value!r}{' failed' if failed else ''}. If that "
                     "was wrong, tell it with correct=True; tell of a repetition as a measurement of its own: tell(task=..., "
@@ -352,9 +355,9 @@ class Campaign:
         Returns
         -------
         pandas.DataFrame
-            ``time``, ``event`` (asked, told, failed), ``id``, ``row``, ``task``, the inputs, ``value``, ``error``, ``reason`` of
-            a failure, ``cost``, ``spent`` so far, and ``best`` value of the target so far, not counting those at whose inputs a
-            constraint is known not to hold; NaN where there is none, or the goal has no best.
+            ``time``, ``event`` (asked, told, failed, withdrawn), ``id``, ``row``, ``task``, the inputs, ``value``, ``error``,
+            ``reason`` of a failure, ``cost``, ``spent`` so far, and ``best`` value of the target so far, not counting those at
+            whose inputs a constraint is known not to hold; NaN where there is none, or the goal has no best.
         """
         return self._ledger.history()
 

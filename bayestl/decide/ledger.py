@@ -238,7 +238,8 @@ class Ledger:
             values[mask] = [task.levels.index(cell) for cell in cells]
             details[mask] = task.likelihood.constants()
         rows = np.empty(len(events), dtype=object)
-        rows[:] = [f"told {i}" if own["row"] is None else own["row"] for i, own in enumerate(events, 1)]
+        place = {id(own): f"told {i}" for i, own in enumerate(self.measured, 1)}
+        rows[:] = [place.get(id(own), "told") if own["row"] is None else own["row"] for own in events]
         return dataclasses.replace(
             data, x=data.encode(frame), task_index=index, values=values, details=details, rows=rows,
             errors=np.array([own["error"] for own in events], dtype=float) if len(events) else empty,

@@ -150,12 +150,17 @@ class _Table:
             if not np.isnan(self.prices[self.data.task_index == t]).all()
         }
         names = self.data.names
-        tables = {names[t]: self.data.decode(self.data.x[rows]).set_axis(rows) for t, rows in own.items()}
-        for t, rows in own.items():
-            for place, column in enumerate(self.data.tasks[t].likelihood.columns()):
-                if column is not None:
-                    tables[names[t]][column] = self.data.details[rows, place]
-        return tables, {names[t]: self.prices[rows] for t, rows in own.items()}
+        return {names[t]: self.table(t, rows) for t, rows in own.items()}, {
+            names[t]: self.prices[rows] for t, rows in own.items()
+        }
+
+    def table(self, task: int, rows: NDArray[np.int64]) -> pd.DataFrame:
+        """Inputs of some rows, and the limits and exposures that a task has there."""
+        table = self.data.decode(self.data.x[rows]).set_axis(rows)
+        for place, column in enumerate(self.data.tasks[task].likelihood.columns()):
+            if column is not None:
+                table[column] = self.data.details[rows, place]
+        return table
 
     def line(self, step: int, row: int | None, cost: float, seen: NDArray[np.bool_]) -> dict[str, Any]:
         """What a step came to."""
@@ -179,11 +184,12 @@ class _Table:
     def rmse(self, posterior: Any, seen: NDArray[np.bool_]) -> float:
         """Error of the target at its rows not yet measured."""
         data = self.data
-        rest = (data.task_index == self.target) & ~seen
-        if not rest.any():
+        rest = np.flatnonzero((data.task_index == self.target) & ~seen)
+        if not len(rest):
             return np.nan
-        new = data.decode(data.x[rest])
-        mean = posterior.predict(new, task=data.names[self.target], noise=False)["mean"].values
+        mean = posterior.predict(self.table(self.target, rest), task=data.names[self.target], noise=False)[
+            "mean"
+        ].values
         return float(np.sqrt(np.mean((mean - data.values[rest]) ** 2)))
 
 

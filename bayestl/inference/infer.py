@@ -26,6 +26,10 @@ from bayestl.psis import pareto_k
 
 Method = Literal["variational", "map", "nuts"]
 ALARMING = 0.7  # k-hat above which it is told again, from more draws
+AGAIN, SETTLED = (
+    5,
+    0.01,
+)  # climbs with sites found anew, as often as they gain nats: sites that lag behind theta end one early
 STRONG = 3.0  # nats by which the density must rise for the smoother kernel to be taken
 
 
@@ -145,6 +149,11 @@ def infer(
             starts = _starts(coordinates.dim, rows, generator)
             tolerance, gain = 1e-6 if method == "map" else 1e-3, float("nan")
             points, heights = climb(coordinates, starts, tolerance)
+            for _ in range(AGAIN if problem.sites else 0):
+                before, collapsed.start = heights.max(), None
+                points, heights = climb(coordinates, points, tolerance)
+                if heights.max() - before < SETTLED:
+                    break
             if smoother is not None:
                 other = Coordinates(smoother.program, rows, smoother.prior)
                 there, height = climb(other, points[heights.argmax()][None], tolerance)

@@ -180,7 +180,7 @@ class Ordinal(_Threshold):
         where the others stand pulls hard
     """
 
-    start: tuple[float, ...] = ()
+    start: tuple[float, ...] = field(default=(), kw_only=True)
 
     def resolve(
         self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None

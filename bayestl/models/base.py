@@ -71,6 +71,7 @@ class Model(ABC):
         """
         from bayestl.models.problem import Problem
 
+        self.check(data)
         return Problem.of(self, data).program
 
     @property

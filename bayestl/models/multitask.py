@@ -29,7 +29,8 @@ class MultiTask(Model):
     doi 10.1561/2200000036), with ``m_o ~ N(0, 1)`` integrated out.
 
     The shared functions and the private ones have length scales of their own, so a task that has nothing in common
-    with the rest keeps its own smoothness as well. Up to five tasks ``A A^T`` is ``s_o C_oo' s_o'`` with C a
+    with the rest keeps its own smoothness as well. Up to five functions (a task of C classes has C; the others one, `Hurdle`
+    two), if `rank` is left open, ``A A^T`` is ``s_o C_oo' s_o'`` with C a
     correlation matrix written in canonical partial correlations ``tanh(N(0, 1.5^2))`` (Lewandowski, Kurowicka & Joe
     2009, doi 10.1016/j.jmva.2009.04.008): either sign is as likely, and strong correlations are favoured (a third of
     the mass lies beyond 0.9), as they are the rule between sources of one property. Beyond, A is lower-trapezoidal
@@ -46,7 +47,7 @@ class MultiTask(Model):
     Parameters
     ----------
     kernel : of the shared and of the private functions
-    rank : number of hidden functions; by default one per task up to five tasks, three beyond
+    rank : number of hidden functions; by default one for each function of a task up to five of them, three beyond
     """
 
     kernel: Kernel

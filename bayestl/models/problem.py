@@ -62,7 +62,6 @@ class Problem:
     @classmethod
     def of(cls, model: Model, data: TaskData, scaling: Scaling | None = None) -> Problem:
         """Standardise `data`, by a given scaling or one learned from them."""
-        model.check(data)
         scaling = scaling or model.scaling(data)
         layout = scaling.layout(data)
         x = scaling.inputs(data.x)
