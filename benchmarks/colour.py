@@ -1,4 +1,4 @@
-"""Colours of eighty compositions beside five hundred band gaps (Strehlow & Cook 1973), three times five-fold.
+"""Colours of eighty compositions beside five hundred band gaps (Strehlow & Cook 1973), three to six times five-fold.
 
 python -m benchmarks.colour [--repeats 3] [--first 0] [--methods MultiTask;...]
 
@@ -216,7 +216,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         line = btl.scores(scored).loc["colour"]
         lines[key] = {
             "log loss": line["nlpd"], "Brier": line["brier"], "accuracy": line["accuracy"], "calibration error": line["ece"],
-            "seconds": group.groupby(["repeat", "fold"])["seconds"].first().mean(),
+            "seconds": group.groupby(["repeat", "fold"])["seconds"].first().mean(), "repeats": group["repeat"].nunique(),
         }  # fmt: skip
     return pd.DataFrame(lines).T.round(3)
 

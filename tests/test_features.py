@@ -161,6 +161,14 @@ def test_molecules():
         btl.Molecules()(["CC(C"])
 
 
+def test_a_star_has_the_shape_of_a_molecule():
+    """Kappa3 of a molecule that has no paths of three bonds is no number: RDKit has 9508 for tert-butanol."""
+    pytest.importorskip("rdkit")
+    found = btl.Molecules()(["CC(C)(C)O", "CC(C)O", "CCCCO", "S"])
+    assert (found["physical: Kappa3"] <= found["physical: HeavyAtomCount"]).all()
+    assert found["physical: Kappa3"][2] == pytest.approx(3.96)
+
+
 def test_magpie_agrees_with_matminer():
     pytest.importorskip("matminer", reason="matminer is not installed")
     from matminer.featurizers.composition import ElementProperty
