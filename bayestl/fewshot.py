@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bayestl.columns import Task
-from bayestl.errors import DataError
+from bayestl.errors import DataError, listed
 from bayestl.gaussian.conditional import Conditional
 from bayestl.gaussian.exact import GaussianMarginal
 from bayestl.inference.variational import normal_points
@@ -33,20 +34,27 @@ DETAILS = ("exposure", "lower", "upper")  # of a likelihood: what each task has 
 LEARNED = ("start", "typical", "scale")  # from the values
 
 
-def alike(data: TaskData, kind: Task | None) -> list[int]:
-    """Positions of the tasks that are observed as the new one is; by default as the first task is."""
-    kind = kind or data.tasks[0]
+def alike(data: TaskData, rows: TaskData | None) -> list[int]:
+    """Positions of the tasks that are observed as the new one, of these rows, is; by default as the first task is.
+
+    Of tasks with classes those that have the classes of the new one, of which its few rows may show only some.
+    """
+    kind = data.tasks[0] if rows is None else rows.tasks[0]
+    own = set(kind.levels or ())
+    if rows is not None and kind.levels is not None:
+        own = {kind.levels[int(code)] for code in np.unique(rows.values)}
     found = [
         t for t, task in enumerate(data.tasks)
-        if _make(task.likelihood) == _make(kind.likelihood) and len(task.levels or ()) == len(kind.levels or ())
+        if _make(task.likelihood) == _make(kind.likelihood) and own <= set(task.levels or ())
+        and (kind.levels is None) == (task.levels is None)
     ]  # fmt: skip
+    found = [t for t in found if set(data.tasks[t].levels or ()) == own] or found[:1]
     if not found:
         raise DataError(
-            f"None of the tasks is observed as the new one is ({kind.likelihood!r}), so nothing is known of its "
-            "scale. Refit with the new task's rows among the data."
+            f"None of the tasks is observed as the new one is ({kind.likelihood!r}"
+            + (f", classes {listed(sorted(own, key=str))}" if own else "")
+            + "), so nothing is known of its scale. Refit with the new task's rows among the data."
         )
-    if kind.levels is not None:
-        found = [t for t in found if set(data.tasks[t].levels or ()) == set(kind.levels)] or found
     return found
 
 

@@ -370,7 +370,7 @@ class Posterior:
         if rows is not None and rows.names != (name,):
             raise DataError(f"`rows` must hold the task {name!r} alone; got {', '.join(map(repr, rows.names))}.")
         kind = None if rows is None else rows.tasks[0]
-        like = fewshot.alike(self.data, kind)
+        like = fewshot.alike(self.data, rows)
         layout = self._problem.layout
         own = np.array([layout.contrasts(t) for t in like])
         location, scale = self.scaling.location[own], self.scaling.scale[own]

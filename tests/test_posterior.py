@@ -308,6 +308,33 @@ def test_a_new_task_of_classes_takes_after_the_task_that_has_them():
     assert float(chance[0, 0]) > 0.5 > float(chance[1, 0])
 
 
+def test_few_rows_of_a_new_task_need_not_show_every_class():
+    rng = np.random.default_rng(0)
+    x = rng.random(40)
+    frame = pd.DataFrame({"x": x})
+    for name in ("first", "second"):
+        at = x + 0.1 * rng.normal(size=40)
+        frame[name] = pd.Categorical(
+            np.where(at > 0.7, "hi", np.where(at > 0.3, "mid", "lo")), ["lo", "mid", "hi"], ordered=True
+        )
+        frame[f"{name} works"] = np.where(at > 0.5, "yes", "no")
+    tasks = ["first", "second", "first works", "second works"]
+    posterior = btl.fit(btl.LatentTask(dim=1), btl.TaskData.from_wide(frame, inputs=["x"], tasks=tasks), method="map")
+    few = pd.DataFrame({"x": [0.6, 0.9], "rating": pd.Categorical(["mid", "mid"], ["lo", "mid", "hi"], ordered=True)})
+    for column, law, classes in (
+        ("rating", btl.Ordinal(), ["lo", "mid", "hi"]),
+        ("works", btl.Bernoulli(), ["no", "yes"]),
+    ):
+        new = few.rename(columns={"rating": column}).assign(**({} if column == "rating" else {column: ["yes", "yes"]}))
+        rows = btl.TaskData.from_wide(new, inputs=["x"], tasks=[column], likelihoods={column: law})
+        chance = posterior.new_task(column, rows).predict({"x": [0.62]}, column)["probability"]
+        assert chance["class"].values.tolist() == classes
+        assert chance.values.argmax() == 1
+    strange = btl.TaskData.from_wide(few.assign(rating=["a", "b"]), inputs=["x"], tasks=["rating"])
+    with pytest.raises(btl.DataError, match="classes 'a', 'b'"):
+        posterior.new_task("rating", strange)
+
+
 def test_new_task_agrees_with_weighing_by_brute_force(family):
     """Moments of the prediction, from plain importance sampling of many prior draws of the new task."""
     rows, at = rows_of(0.8, 2), {"x": [0.3, 0.95]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from bayestl.decide.campaign import Campaign
 from bayestl.errors import DataError, listed
@@ -40,6 +42,7 @@ def replay(
     batch: int = 1,
     method: Method = "map",
     every: int = 1,
+    progress: bool = True,
     **options: Any,
 ) -> pd.DataFrame:
     """Simulate campaigns on a finished table, whose values are told when they are asked for.
@@ -62,6 +65,7 @@ def replay(
     batch : number of suggestions at a time
     method : as `fit` takes it; the mode is fast
     every : with ``goal="learn"``, how many steps lie between two looks at the error
+    progress : show a bar, of the campaigns, when it takes more than two seconds on a terminal
     options : others of `Campaign.create`
 
     Returns
@@ -111,12 +115,14 @@ def replay(
     data, prices = _once(data, prices)
     options |= {"method": method, "replicates": False, "goal": goal}
     lines: list[dict[str, Any]] = []
-    for seed in seeds:
-        known = _start(data, initial, seed)
-        table = _Table(data, prices, data.index_of(target), goal, known)
-        for strategy in strategies:
+    campaigns = [(seed, strategy) for seed in seeds for strategy in strategies]
+    with tqdm(total=len(campaigns), leave=False, delay=2.0, disable=not (progress and sys.stderr.isatty())) as bar:
+        for seed, strategy in campaigns:
+            table = _Table(data, prices, data.index_of(target), goal, _start(data, initial, seed))
             for line in _run(table, model, strategy, seed, budget, steps, batch, every, options):
                 lines.append({"strategy": strategy, "seed": seed, **line})
+                bar.set_description(f"replay: {strategy}, seed {seed}, step {line['step']}")
+            bar.update()
     return pd.DataFrame(lines)
 
 
