@@ -188,6 +188,8 @@ class Molecules(Features):
         for molecule in molecules:
             atoms = Counter(atom.GetSymbol() for atom in Chem.AddHs(molecule).GetAtoms())
             row = {f"physical: {name}": functions[name](molecule) for name in physical}
+            if not Chem.FindAllPathsOfLengthN(molecule, 3):  # a quotient by almost nothing: 9508 of tert-butanol
+                row["physical: Kappa3"] = 0.0
             for name, bins in (
                 ("SlogP_VSA", rdMolDescriptors.SlogP_VSA_(molecule)),
                 ("SMR_VSA", rdMolDescriptors.SMR_VSA_(molecule)),
@@ -200,8 +202,6 @@ class Molecules(Features):
             }
             rows.append(row)
         table = pd.DataFrame(rows).astype(float)
-        # Of a star, which has no paths of three bonds, it is a quotient by almost nothing: 9508 of tert-butanol.
-        table["physical: Kappa3"] = table["physical: Kappa3"].clip(0.0, table["physical: HeavyAtomCount"])
         return table.where(np.isfinite(table), 0.0)  # partial charges of atoms that have none
 
 

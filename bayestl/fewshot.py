@@ -37,23 +37,34 @@ LEARNED = ("start", "typical", "scale")  # from the values
 def alike(data: TaskData, rows: TaskData | None) -> list[int]:
     """Positions of the tasks that are observed as the new one, of these rows, is; by default as the first task is.
 
-    Of tasks with classes those that have the classes of the new one, of which its few rows may show only some.
+    Of tasks with classes those that have the classes of the new one, of which its few rows may show only some: its own where
+    there is such a task, else those of the only kind of tasks that have them all.
     """
     kind = data.tasks[0] if rows is None else rows.tasks[0]
-    own = set(kind.levels or ())
-    if rows is not None and kind.levels is not None:
-        own = {kind.levels[int(code)] for code in np.unique(rows.values)}
-    found = [
-        t for t, task in enumerate(data.tasks)
-        if _make(task.likelihood) == _make(kind.likelihood) and own <= set(task.levels or ())
-        and (kind.levels is None) == (task.levels is None)
-    ]  # fmt: skip
-    found = [t for t in found if set(data.tasks[t].levels or ()) == own] or found[:1]
+    found = [t for t, task in enumerate(data.tasks) if _make(task.likelihood) == _make(kind.likelihood)]
+    told = ""
+    if kind.levels is not None:
+        shown = set(kind.levels) if rows is None else {kind.levels[int(code)] for code in np.unique(rows.values)}
+        told = f", classes {listed(sorted(shown, key=str))}"
+        have = {t: frozenset(data.tasks[t].levels or ()) for t in found}
+        fitting = {own for own in have.values() if shown <= own}
+        exact = [own for own in (frozenset(kind.levels), frozenset(shown)) if own in fitting]
+        if not exact and len(fitting) > 1:
+            which = [
+                f"{data.tasks[t].name!r} ({listed(list(data.tasks[t].levels or ()))})"
+                for t in found
+                if shown <= have[t]
+            ]
+            raise DataError(
+                f"The rows show the classes {listed(sorted(shown, key=str))}, which several kinds of tasks have: "
+                f"{listed(which)}. Give rows that show all classes of the new task."
+            )
+        fitting = set(exact[:1]) or fitting
+        found = [t for t in found if have[t] in fitting]
     if not found:
         raise DataError(
-            f"None of the tasks is observed as the new one is ({kind.likelihood!r}"
-            + (f", classes {listed(sorted(own, key=str))}" if own else "")
-            + "), so nothing is known of its scale. Refit with the new task's rows among the data."
+            f"None of the tasks is observed as the new one is ({kind.likelihood!r}{told}), so nothing is known of its scale. "
+            "Refit with the new task's rows among the data."
         )
     return found
 

@@ -681,6 +681,10 @@ def test_a_correction_of_the_value_alone_leaves_the_rest_as_it_was_told():
     assert campaign.spent == 7.0
     campaign.tell(1, 0.7, inputs={"x": 0.6}, error=0.2, correct=True)
     assert (campaign.data.x[-1], campaign.data.errors[-1]) == (0.6, 0.2)
+    campaign.tell(1, 0.7, error=float("nan"), correct=True)
+    assert np.isnan(campaign.data.errors[-1])
+    with pytest.raises(btl.DataError, match="positive"):
+        campaign.tell(2, 0.7, error=float("nan"))
 
 
 def test_measurements_that_were_not_suggested_have_labels_of_their_own():

@@ -164,9 +164,8 @@ def test_molecules():
 def test_a_star_has_the_shape_of_a_molecule():
     """Kappa3 of a molecule that has no paths of three bonds is no number: RDKit has 9508 for tert-butanol."""
     pytest.importorskip("rdkit")
-    found = btl.Molecules()(["CC(C)(C)O", "CC(C)O", "CCCCO", "S"])
-    assert (found["physical: Kappa3"] <= found["physical: HeavyAtomCount"]).all()
-    assert found["physical: Kappa3"][2] == pytest.approx(3.96)
+    found = btl.Molecules()(["CC(C)(C)O", "CC(C)O", "CC(C)(C)C", "CCCCO", "ICCCI"])
+    np.testing.assert_allclose(found["physical: Kappa3"], [0.0, 0.0, 0.0, 3.96, 5.46], atol=5e-3)
 
 
 def test_magpie_agrees_with_matminer():

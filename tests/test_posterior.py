@@ -18,6 +18,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 import bayestl as btl
 from bayestl import storage
 from bayestl.archive import prior_draws
+from bayestl.fewshot import alike
 from bayestl.models.problem import Problem
 from bayestl.scaling import Pairs, Scaling
 
@@ -306,6 +307,32 @@ def test_a_new_task_of_classes_takes_after_the_task_that_has_them():
     chance = grown.predict({"x": [0.05, 0.95]}, "third")["probability"]
     assert chance["class"].values.tolist() == ["bad", "good"]
     assert float(chance[0, 0]) > 0.5 > float(chance[1, 0])
+
+
+def test_all_tasks_of_the_same_classes_tell_where_a_new_one_lies():
+    """Not the first alone; and of several kinds of tasks that have the classes none is guessed."""
+    rng = np.random.default_rng(0)
+    x = rng.random(80)
+    frame = pd.DataFrame({"x": x})
+    for i, cut in enumerate([0.97, 0.4, 0.45, 0.35, 0.5]):
+        frame[f"t{i}"] = np.where(x + 0.1 * rng.normal(size=80) > cut, "yes", "no")
+    frame["other"] = np.where(x > 0.5, "yes", np.where(x > 0.2, "perhaps", "no"))
+    tasks = [f"t{i}" for i in range(5)]
+    rows = btl.TaskData.from_wide(
+        pd.DataFrame({"x": [0.6], "n": ["yes"]}), inputs=["x"], tasks=["n"], likelihoods={"n": btl.Bernoulli()}
+    )
+    assert alike(btl.TaskData.from_wide(frame, inputs=["x"], tasks=tasks), rows) == [0, 1, 2, 3, 4]
+    laws = dict.fromkeys([*tasks, "other"], btl.Categorical())
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=[*tasks, "other"], likelihoods=laws)
+
+    def shown(*classes):
+        new = pd.DataFrame({"x": np.linspace(0, 1, len(classes)), "n": classes})
+        return btl.TaskData.from_wide(new, inputs=["x"], tasks=["n"], likelihoods={"n": btl.Categorical()})
+
+    assert alike(data, shown("yes", "no")) == [0, 1, 2, 3, 4]
+    assert alike(data, shown("yes", "perhaps")) == [5]
+    with pytest.raises(btl.DataError, match="several kinds of tasks have"):
+        alike(data.select(["t0", "other"]), shown("yes", "yes", "yes"))
 
 
 def test_few_rows_of_a_new_task_need_not_show_every_class():

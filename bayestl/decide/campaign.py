@@ -225,8 +225,9 @@ class Campaign:
         task : of a measurement that was not suggested
         inputs : of such a measurement, a value for each input column, and for those of limits and exposures; of a suggestion,
             what came out otherwise than was suggested
-        correct : take it in the place of what was told before of this suggestion, or of this task at these inputs. The journal
-            keeps both; the history calls the former ``"withdrawn"``
+        correct : take it in the place of what was told before of this suggestion, or of this task at these inputs. What is not
+            given (the cost, the error, inputs that came out otherwise) stays as it was told; ``error=nan`` says that it is not
+            known. The journal keeps both; the history calls the former ``"withdrawn"``
 
         Raises
         ------
@@ -254,8 +255,11 @@ class Campaign:
             own = {"row": None, "cost": 0.0}
         cost = own["cost"] if cost is None else cost
         for name, number, least in (("cost", cost, 0.0), ("error", error, np.nextafter(0, 1))):
-            if number is not None and not (
-                isinstance(number, int | float | np.number) and np.isfinite(number) and number >= least
+            unknown = name == "error" and correct and isinstance(number, float) and np.isnan(number)
+            if (
+                number is not None
+                and not unknown
+                and not (isinstance(number, int | float | np.number) and np.isfinite(number) and number >= least)
             ):
                 raise DataError(f"`{name}` must be a finite {'' if least == 0 else 'positive '}number; got {number!r}.")
         assert task is not None
@@ -279,8 +283,8 @@ class Campaign:
             if former is None:
                 raise DataError(f"There is nothing to correct: nothing was told of {'this' if id is None else id} yet.")
             event["corrects"] = True
-            if error is None and event["failed"] is None:
-                event["error"] = former["error"]
+            if event["failed"] is None:
+                event["error"] = former["error"] if error is None else None if np.isnan(error) else event["error"]
             if not said & {"cost"}:
                 event["cost"] = former["cost"]
         elif id is not None and former is not None:
