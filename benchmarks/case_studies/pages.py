@@ -245,7 +245,9 @@ def colours(examples: bool) -> None:
         "|---" * 8 + "|",
     ]
     rows += [
-        f"| {gap} | {method} | " + " | ".join(f"{v:.3f}" for v in line[:-2]) + f" | {line.iloc[-2]:.1f} | {line.iloc[-1]:.0f} |"
+        f"| {gap} | {method} | "
+        + " | ".join(f"{v:.3f}" for v in line[:-2])
+        + f" | {line.iloc[-2]:.1f} | {line.iloc[-1]:.0f} |"
         for (gap, method), line in found.iterrows()
     ]
     picture = "![Log loss of every method, ours in blue](colours-beside-gaps.png)"
