@@ -135,7 +135,7 @@ def _of_theta(posterior: Posterior) -> Iterator[Finding]:
             "warning": "The Gaussian posterior of theta fits badly.",
         }[level]
         advice = "" if level == "good" else 'Compare predictions with those of method="nuts" where they matter.'
-        if level == "note" and posterior.inducing is None and "mode of all rows" not in record.seconds:
+        if level == "note" and posterior.inducing is None and not record.moved:
             advice += " posterior.reweighted() corrects what importance weights can."
         yield Finding("k-hat", level, k, meaning, advice)
     if len(record.modes) > 1:

@@ -134,7 +134,7 @@ def fit(
             if draws is None and size > LEARN and Problem.of(model, data, scaling).sites:
                 components = min(components, max(4, int(SITE_WORK / size**3)))
             if progress and record.learned_from < len(data):
-                moved = ", moved to the mode of all" if "mode of all rows" in record.seconds else ""
+                moved = ", moved to the mode of all" if record.moved else ""
                 print(
                     f"{len(data):,} observations: parameters learned from {record.learned_from:,} of them{moved}; all "
                     "conditioned on exactly."

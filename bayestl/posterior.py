@@ -291,7 +291,7 @@ class Posterior:
             When there are no weights (other methods than ``"variational"``, a table that was condensed, theta that was moved to
             the mode of more rows than it was learned from), or no reliable ones.
         """
-        if "mode of all rows" in self.record.seconds:
+        if self.record.moved:
             raise ValueError(
                 "Theta was learned from some of the rows and moved to the mode of all: the weights of the fit are not those of "
                 'its draws any more. Use method="nuts" where they matter.'

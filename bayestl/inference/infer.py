@@ -78,6 +78,11 @@ class FitRecord:
     ARRAYS: ClassVar[tuple[str, ...]] = ("elbo", "modes", "log_ratios", "log_prior", "learned")
 
     @property
+    def moved(self) -> bool:
+        """Whether theta was learned from some of the rows, and then moved to the mode of all."""
+        return "mode of all rows" in self.seconds
+
+    @property
     def took_smoother(self) -> bool:
         """Whether the smoother of two kernels was taken."""
         return self.smoother > STRONG
@@ -128,8 +133,6 @@ def infer(
     """
     if method not in ("variational", "map", "nuts"):
         raise ValueError(f"`method` must be 'variational', 'map' or 'nuts'; got {method!r}.")
-    if draws is not None and draws < 1:
-        raise ValueError(f"`draws` must be at least 1; got {draws}.")
     began = time.perf_counter()
     rows = len(problem.points.output)
     collapsed = Collapsed(problem)
