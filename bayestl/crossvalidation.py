@@ -209,6 +209,8 @@ def _groups(posterior: Posterior, by: Groups) -> tuple[NDArray[np.int64], NDArra
     elif isinstance(by, pd.Series):
         if not by.index.is_unique:
             raise DataError("The index of `by` repeats labels of rows. Give each row of the table one.")
+        if not set(data.rows) & set(by.index):  # data from a file hold labels such as dates as text
+            by = by.set_axis([str(row) for row in by.index])
         if len(by) == len(data) and set(by.index) != set(data.rows):
             raise DataError(
                 f"`by` has as many labels as there are observations ({len(data)}), and another index than the rows of the table. "

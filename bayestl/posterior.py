@@ -660,8 +660,8 @@ class Posterior:
         if len(x) == 0:
             raise DataError("The table of new inputs has no rows.")
         index = new.index if isinstance(new, pd.DataFrame) else pd.RangeIndex(len(x))
-        if isinstance(index, pd.MultiIndex):
-            index = pd.RangeIndex(len(x))
+        if isinstance(index, pd.MultiIndex):  # as text, which a file can hold too
+            index = pd.Index([str(row) for row in index])
         if isinstance(index, pd.CategoricalIndex):
             index = pd.Index(index.astype(object))
         return index.rename("row"), x

@@ -239,12 +239,24 @@ def test_any_index_names_the_rows(posterior):
     for index in (
         pd.Index(["p", "q"], name="task"),
         pd.CategoricalIndex(["p", "q"]),
-        pd.MultiIndex.from_tuples([(1, 2), (3, 4)]),
+        pd.MultiIndex.from_tuples([("Fe", 111), ("Cu", 100)]),
     ):
         out = posterior.predict(grid(2).set_index(index))
+        assert [str(row) for row in out["row"].values] == [str(row) for row in index]
         assert out["mean"].dims == ("row", "task")
         assert out["task"].values.tolist() == ["a", "b", "c"]
         assert posterior.sample(grid(2).set_index(index), draws=3).dims == ("draw", "row", "task")
+
+
+def test_rows_are_grouped_by_their_own_labels_after_a_file_too(tmp_path):
+    index = pd.MultiIndex.from_product([["Fe", "Cu", "Ni"], [111, 100]], names=["metal", "facet"])
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 6), "a": np.arange(6.0)}, index=index)
+    metal = pd.Series(index.get_level_values("metal"), index)
+    posterior = btl.fit(btl.SingleTask(), btl.TaskData.from_wide(frame, inputs=["x"], tasks=["a"]), method="map")
+    again = btl.load(posterior.save(tmp_path / "posterior.nc"))
+    a, b = (btl.leave_out(one, by=metal) for one in (posterior, again))
+    assert a["group"].values.tolist() == b["group"].values.tolist() == ["Fe", "Fe", "Cu", "Cu", "Ni", "Ni"]
+    np.testing.assert_array_equal(a["log_density"], b["log_density"])
 
 
 def test_odd_task_names_survive_a_file(tmp_path):
