@@ -265,12 +265,35 @@ def test_where_no_step_is_worth_taking_information_is_sought(posterior, monkeypa
     both, alone = {"cheap": 1, "exp": 10}, {"exp": 10}
     pd.testing.assert_frame_equal(by(None, both), by("knowledge_gradient", both))
     monkeypatch.setattr(suggest_module, "STUCK", math.inf)
+    for costs in (both, alone):  # first the improvement upon the best measured, where one measurement brings most of it
+        gain, most = (by(score, costs)["gain"][0] for score in (None, "expected_improvement"))
+        assert 0.8 * most < gain < 1.001 * most  # of the candidates that the gradient looks at
+    monkeypatch.setattr(search, "MOST", math.inf)
     pd.testing.assert_frame_equal(by(None, both), by("max_value_entropy", both))
-    pd.testing.assert_frame_equal(by(None, alone), by("knowledge_gradient", alone))  # nothing cheap to be stuck on
+    gain, most = (by(score, alone)["gain"][0] for score in (None, "expected_improvement"))
+    assert 0.8 * most < gain < 1.001 * most  # nothing cheap to look for
     held = {"target": "exp", "costs": both, "batch": 2, "constraints": {"cheap": (None, 1.0)}}
     pd.testing.assert_frame_equal(
         suggest(posterior, grid(), **held), suggest(posterior, grid(), **held, score="knowledge_gradient")
     )
+
+
+@pytest.mark.parametrize("costs", [{"lab": 20}, {"dft": 1, "lab": 20}])
+def test_what_is_thought_to_be_the_best_is_measured_once(costs):
+    """Measuring it does not raise the best mean, which it holds already; not measuring it leaves nothing in hand."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.random((40, 2)), columns=["a", "b"])
+    frame["dft"] = np.sin(4 * frame["a"]) + frame["b"]
+    noise = 0.05 * rng.standard_normal(40)
+    frame["lab"] = (1.2 * frame["dft"] + 0.2 + noise).where(np.arange(40) < 10)
+    data = btl.TaskData.from_wide(frame, inputs=["a", "b"], tasks=["dft", "lab"])
+    posterior = btl.fit(btl.MultiTask(), data, progress=False)
+    chosen = suggest(posterior, frame[["a", "b"]], target="lab", costs=costs, batch=3)
+    mean = posterior.predict(frame, task="lab", noise=False)["mean"].to_series()
+    assert mean.idxmax() > 9
+    assert chosen["row"][0] == mean.idxmax()
+    assert chosen["gain"][0] == pytest.approx(mean.max() - mean[:10].max(), rel=0.05)
+    assert (chosen["row"][1:] != mean.idxmax()).all()
 
 
 def test_value_of_perfect_information(posterior, monkeypatch):

@@ -39,6 +39,7 @@ LEVELS = 4  # of subsets, each a quarter of the one before
 WORST = -1e300  # log of no gain at all: what is on offer is better than what is not
 DRAWS = 512  # of the objective at all points of a region
 NOTHING = 1e-9  # value of perfect information that counts as none, in the model's units
+MOST = 0.5  # share of all that can be gained over the best measured, which one measurement of the target brings
 REFINED = 12  # candidates within bounds that are refined
 
 
@@ -65,12 +66,21 @@ class Search:
     running: Tensor
 
     def run(
-        self, batch: int, region: Tensor | None, over: bool, replicates: bool, least: float = 0.0
+        self,
+        batch: int,
+        region: Tensor | None,
+        over: bool,
+        replicates: bool,
+        least: float = 0.0,
+        elsewhere: bool = False,
     ) -> pd.DataFrame | None:
         """Choose anchors, then a shortlist, then from it one pair after another; `over` a region, or for the best of it.
 
-        Returns the table; or None where the first choice is expected to bring less than a share `least` of what perfect
-        information would, or that would bring nothing.
+        The knowledge gradient is stuck where its choice is expected to bring less than a share `least` of what perfect
+        information would, or that would bring nothing. Then the improvement upon the best that was measured is looked at, if
+        there are no sources or one measurement brings most of it: what is thought to be the best is to be confirmed. Returns
+        the table; or None, where the first choice is stuck and information about the best value should be sought instead.
+        `elsewhere` measures the target where it was not measured yet.
         """
         problem, k = self.posterior._problem, self.objective.outputs
         x, measured = (self._region(region), 0) if over else self._promising()
@@ -82,7 +92,7 @@ class Search:
         beliefs = joint.beliefs()
         own, likely = self._linear(beliefs), self._likely(beliefs, pool)
         noise = {t: self._noise(t, beliefs, pool) for t in pool.tasks}
-        offered, choices = pool.offered.copy(), []
+        offered, choices = self._unmeasured(pool) if elsewhere else pool.offered.copy(), []
         mine: list[int] = []
         report: Report | None = None
         place = pool.places
@@ -102,15 +112,26 @@ class Search:
                     gains = self._gains(asked, views, best, likely, itself, pool)
                     if not self.hit or np.isfinite(gains[offered]).any():
                         break
-            values = np.where(offered, np.maximum(gains - np.log(pool.costs) - report.unit, WORST), -np.inf)
-            r, t = (int(i) for i in np.unravel_index(values.argmax(), values.shape))
-            if step == 0 and least > 0.0:
+            values, r, t = _best_of(gains - np.log(pool.costs) - report.unit, offered)
+            if least > 0.0:
                 perfect = float(judge.perfect(view).mean())
                 if perfect < NOTHING or math.exp(gains[r, t]) < least * perfect:
-                    return None
+                    asked = dataclasses.replace(judge, score="expected_improvement")
+                    own_views = {task: view for task, view in views.items() if task == self.target}
+                    sure = self._gains(asked, own_views, best, likely, itself, pool)
+                    sure[itself.any(0).numpy()] = -np.inf  # the best so far is not improved upon by itself
+                    ahead = perfect + float((view.mean.amax(-1) - best).mean())
+                    most = math.exp(sure[offered].max()) > max(MOST * ahead, NOTHING)
+                    if most or (pool.tasks == [self.target] and np.isfinite(sure[offered]).any()):
+                        gains = sure
+                        values, r, t = _best_of(gains - np.log(pool.costs) - report.unit, offered)
+                    elif step == 0:
+                        return None
             choices.append(report.line(r, t, gains[r, t], values[r, t], views[t], best))
-            if not replicates:
+            if not replicates or elsewhere:
                 offered[place == place[r], t] = False
+            if replicates and not offered.any():
+                offered = pool.offered.copy()
             mine += [r] * (t == self.target)
             points = [r * len(self.outputs) + i for i in self._places(t)]
             joint = joint.given(points, noise[t][:, r], _strata(len(self.found), len(points), self.generator))
@@ -124,6 +145,14 @@ class Search:
         if len(x) <= REGION:
             return x
         return x[torch.randperm(len(x), generator=self.generator)[:REGION].sort().values]
+
+    def _unmeasured(self, pool: Pool) -> np.ndarray:
+        """What is offered, but for the target where it was measured, or is being; all of it where nothing else is."""
+        data = self.posterior.data
+        seen = self.posterior.scaling.inputs(data.x[data.task_index == self.target])
+        offered = pool.offered.copy()
+        offered[_among(pool.x, torch.cat([seen, self.running])), self.target] = False
+        return offered if offered.any() else pool.offered.copy()
 
     def _promising(self) -> tuple[Tensor, int]:
         """Points among which the best will be, of those measured (and how many they are) and of the candidates."""
@@ -203,6 +232,8 @@ class Search:
             for t in pool.tasks:
                 first = subset[np.argsort(-values[subset, t], kind="stable")]
                 kept.append(first[: max(1, most // LEVELS // len(pool.tasks))])
+        if self.score == "knowledge_gradient":  # what may be the best already, which has nothing to gain
+            kept.append(np.flatnonzero(_among(pool.x, anchors.x)))
         return pool.take(np.unique(np.concatenate(kept)))
 
     def _gains(
@@ -303,6 +334,19 @@ class Search:
                 chance = chance if np.isinf(wanted[0]) else chance - law.below(low)
             total += chance.clamp_min(1e-12).log()
         return total
+
+
+def _among(x: Tensor, others: Tensor) -> NDArray[np.bool_]:
+    """Which points are among others."""
+    places = {row.tobytes() for row in others.numpy()}
+    return np.array([row.tobytes() in places for row in x.numpy()])
+
+
+def _best_of(scores: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Scores (R, T) of what is offered, and the pair with the highest."""
+    values = np.where(offered, np.maximum(scores, WORST), -np.inf)
+    r, t = (int(i) for i in np.unravel_index(values.argmax(), values.shape))
+    return values, r, t
 
 
 def _strata(worlds_: int, count: int, generator: torch.Generator) -> Float[Tensor, "W c"]:

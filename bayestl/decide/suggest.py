@@ -78,10 +78,11 @@ def suggest(
         information about its value (`acquisition.log_max_value_information`), ``"expected_improvement"``,
         ``"probability_of_improvement"``, ``"upper_confidence_bound"``, ``"thompson"``, which offer the target alone, and
         ``"variance"``, that of the optimum's value (each point counts with the probability that it is best); for ``"learn"``
-        also ``"entropy"``; for a level also ``"probability_of_improvement"``, that a candidate lies there. If sources are
-        offered, and the first choice for an optimum is expected to bring less than a ten-thousandth of what perfect information
-        would, the default is ``"max_value_entropy"`` (not under constraints): the knowledge gradient would go on buying cheap
-        points
+        also ``"entropy"``; for a level also ``"probability_of_improvement"``, that a candidate lies there. If the choice for an
+        optimum is expected to bring less than a ten-thousandth of what perfect information would (not under constraints), the
+        knowledge gradient is stuck, for it values what is not known yet: then the default is ``"expected_improvement"``, upon
+        the best that was measured, if that brings most of what can be gained or no source is offered (what is thought to be the
+        best is confirmed), else ``"max_value_entropy"``, whose gains are nats
     costs : by task, a positive number, the name of a column of the candidates, or one number for each of them; tasks without
         one are not offered. By default all tasks, at the same cost
     batch : number of measurements
@@ -130,7 +131,7 @@ def suggest(
     if score not in (None, *allowed):
         raise ValueError(f"`score` must be one of {listed(allowed, 9)} for goal={goal!r}; got {score!r}.")
     t = -1 if callable(target) else data.index_of(target)
-    guarded = score is None and kind == "optimum" and not constraints and any(task != t for task in pool.tasks)
+    guarded = score is None and kind == "optimum" and not constraints
     score = score or allowed[0]
     if t < 0 and kind in ("optimum", "hit"):
         raise ValueError(
@@ -156,7 +157,7 @@ def suggest(
         if table is None:
             fresh = torch.Generator().manual_seed(seed)
             search = dataclasses.replace(search, score="max_value_entropy", generator=fresh)
-            table = search.run(batch, at, False, replicates)
+            table = search.run(batch, at, False, replicates, elsewhere=True)
     assert table is not None
     return table
 
