@@ -173,6 +173,8 @@ class Molecules(Features):
             raise DataError("Descriptors of molecules need RDKit: pip install 'bayestl[molecules]'.") from error
         RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]
         molecules = [Chem.MolFromSmiles(str(label)) for label in labels]
+        # Written in one way: of another order of the atoms sums are rounded otherwise, as if it were another molecule.
+        molecules = [molecule and Chem.MolFromSmiles(Chem.MolToSmiles(molecule)) for molecule in molecules]
         if bad := [label for label, molecule in zip(labels, molecules, strict=True) if molecule is None]:
             raise DataError(
                 f"These are not SMILES that RDKit can read: {listed([repr(b) for b in dict.fromkeys(bad)])}."

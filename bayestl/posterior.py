@@ -124,12 +124,20 @@ class Posterior:
         return answers.predictions([self.data.tasks[t] for t in places], index, levels, laws, single=single)
 
     def probability(
-        self, new: Table, task: str, *, above: float | None = None, below: float | None = None, noise: bool = True
+        self,
+        new: Table,
+        task: str,
+        *,
+        above: float | None = None,
+        below: float | None = None,
+        noise: bool = True,
+        latent: bool = False,
     ) -> xr.DataArray:
         """Probability that a numeric task lies above a value, below one, or (both given) between them; dim (row).
 
         ``above`` and ``below`` themselves are not included: ``above=0`` of a hurdle task is the probability of a value that is
-        not zero.
+        not zero. `latent` asks of what `predict` calls so: the value without its limits (nothing is observed beyond these), or
+        the size of a hurdle task if it is positive.
 
         Examples
         --------
@@ -149,9 +157,11 @@ class Posterior:
         if self.data.tasks[t].likelihood.kind == "class":
             raise ValueError(f"Task {task!r} holds classes; `predict` gives their probabilities.")
         frame_index, x = self._inputs(new)
-        out = np.empty(len(x))
+        out, beyond = np.empty(len(x)), True
         for part, (law,) in self._laws(x, [t], {t: self._details(new, t, len(x))}, noise):
             size = part.stop - part.start
+            law = getattr(law, "latent", law) if latent else law
+            beyond = beyond and _beyond(law, above, below)
             chance = (
                 torch.ones(size).double()
                 if below is None
@@ -160,6 +170,12 @@ class Posterior:
             if above is not None:
                 chance = chance - law.cdf(torch.full((size,), float(above), dtype=torch.float64))
             out[part] = chance.clamp(0.0, 1.0).numpy()
+        if beyond:
+            warnings.warn(
+                f"Nothing of task {task!r} is observed beyond its limit: the probability is zero. latent=True asks of the value "
+                "without it.",
+                stacklevel=2,
+            )
         return xr.DataArray(out, dims=["row"], coords={"row": frame_index}, name="probability")
 
     def score(self, test: TaskData) -> xr.Dataset:
@@ -193,6 +209,7 @@ class Posterior:
         draws: int = 1000,
         seed: int = 0,
         noise: bool = False,
+        latent: bool = False,
     ) -> xr.DataArray | xr.Dataset:
         """Draw jointly, across rows and tasks, from the posterior of the functions.
 
@@ -200,9 +217,10 @@ class Posterior:
         Up to 4,000 values (distinct rows times functions) the joint law is exact. Beyond, that of the tasks at each row is, and
         rows are linked through the 1,000 values that tell the most about the others.
 
-        With `noise` each value is a measurement: independent noise is added, counts and classes are drawn, limits apply.
-        Without it counts are rates and classes are probabilities, dims (draw, row, class). Where several tasks are asked for
-        and one of them holds classes, the answer is a Dataset with a variable for each.
+        With `noise` each value is a measurement: independent noise is added, counts and classes are drawn. Without it counts
+        are rates and classes are probabilities, dims (draw, row, class). Limits and zeros apply either way, save with `latent`,
+        as `predict` calls it: values without their limits, and of a hurdle task if they are positive. Where several tasks are
+        asked for and one of them holds classes, the answer is a Dataset with a variable for each.
 
         Raises
         ------
@@ -213,7 +231,7 @@ class Posterior:
         index, x = self._inputs(new)
         places = [self.data.index_of(name) for name in names]
         rows = {t: self._rows_at(t, self._details(new, t, len(x))) for t in places}
-        drawn = self._draw(x, places, rows, draws, seed, noise)
+        drawn = self._draw(x, places, rows, draws, seed, noise, latent)
         return answers.draws(
             [self.data.tasks[t] for t in places], index, [drawn[t] for t in places], noise=noise, single=single
         )
@@ -226,6 +244,7 @@ class Posterior:
         draws: int = 1000,
         seed: int = 0,
         noise: bool = False,
+        latent: bool = False,
         quantiles: Sequence[float] = QUANTILES,
     ) -> xr.Dataset:
         """Predict a function of several tasks, errors that the tasks share cancelling as they do in nature.
@@ -234,6 +253,7 @@ class Posterior:
         ----------
         function : from a mapping of task names to arrays (draw, row) to an array that keeps the dim ``draw``. A task of classes
             gives its labels with `noise`, and without it its probabilities (draw, row, class_TASK)
+        draws, seed, noise, latent : as `sample` takes them
 
         Returns
         -------
@@ -254,7 +274,7 @@ class Posterior:
         True
         """
         levels = levels_of(quantiles)
-        joint = self.sample(new, list(self.data.names), draws=draws, seed=seed, noise=noise)
+        joint = self.sample(new, list(self.data.names), draws=draws, seed=seed, noise=noise, latent=latent)
         return answers.derived(function, self.data.tasks, joint, levels, seed)
 
     def task_correlation(self, quantiles: Sequence[float] = QUANTILES) -> xr.Dataset:
@@ -611,7 +631,7 @@ class Posterior:
         return out
 
     def _draw(
-        self, x: Tensor, tasks: list[int], rows: dict[int, Rows], draws: int, seed: int, noise: bool
+        self, x: Tensor, tasks: list[int], rows: dict[int, Rows], draws: int, seed: int, noise: bool, latent: bool
     ) -> dict[int, np.ndarray]:
         """Joint draws (draw, row), or (draw, row, class), of several tasks."""
         if draws < 1:
@@ -647,11 +667,9 @@ class Posterior:
                     if noise:
                         future = problem.future_noise_variance(theta, t)
                         variance = torch.zeros(1, 1, dtype=torch.float64) if future is None else future
-                    values = (
-                        self.data.tasks[t]
-                        .likelihood.draw(f[..., own], variance, rows[t], problem.parameters_of(theta, t), generator)
-                        .numpy()
-                    )
+                    likelihood = self.data.tasks[t].likelihood
+                    draw = likelihood.draw_latent if latent else likelihood.draw
+                    values = draw(f[..., own], variance, rows[t], problem.parameters_of(theta, t), generator).numpy()
                     out.setdefault(t, np.empty((draws, *values.shape[1:])))[mine.numpy()] = values
         return out
 
@@ -691,3 +709,12 @@ def expect_data(data: object, what: str) -> None:
         raise DataError(
             f"`{what}` must be a TaskData (see TaskData.from_wide and from_long); got {type(data).__name__}."
         )
+
+
+def _beyond(law: Any, above: float | None, below: float | None) -> bool:
+    """Whether what is asked for lies beyond the limits of every row, where nothing is observed."""
+    upper, lower = getattr(law, "upper", None), getattr(law, "lower", None)
+    return bool(
+        (above is not None and upper is not None and (upper <= above).all())
+        or (below is not None and lower is not None and (lower >= below).all())
+    )

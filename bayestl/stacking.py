@@ -129,12 +129,13 @@ class Stack:
         above: float | None = None,
         below: float | None = None,
         noise: bool = True,
+        latent: bool = False,
     ) -> xr.DataArray:
         """Probability that a numeric task lies above a value, below one, or between them: see `Posterior.probability`."""
         task = self.target if task is None else task
         self._alike(task)
         return sum(  # type: ignore[return-value]
-            weight * self.posteriors[name].probability(new, task, above=above, below=below, noise=noise)
+            weight * self.posteriors[name].probability(new, task, above=above, below=below, noise=noise, latent=latent)
             for name, weight in self.weights.items()
         )
 
@@ -146,7 +147,14 @@ class Stack:
         return out.labelled()
 
     def sample(
-        self, new: Table, task: str | None = None, *, draws: int = 1000, seed: int = 0, noise: bool = False
+        self,
+        new: Table,
+        task: str | None = None,
+        *,
+        draws: int = 1000,
+        seed: int = 0,
+        noise: bool = False,
+        latent: bool = False,
     ) -> xr.DataArray:
         """Draw jointly over the rows, from each posterior its share of the draws: see `Posterior.sample`."""
         task = self.target if task is None else task
@@ -154,7 +162,7 @@ class Stack:
         if draws < 1:
             raise ValueError(f"`draws` must be at least 1; got {draws}.")
         parts: list[Any] = [
-            self.posteriors[name].sample(new, task, draws=count, seed=seed, noise=noise)
+            self.posteriors[name].sample(new, task, draws=count, seed=seed, noise=noise, latent=latent)
             for name, count in zip(self.weights, self._counts(draws), strict=True)
             if count
         ]

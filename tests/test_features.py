@@ -161,6 +161,16 @@ def test_molecules():
         btl.Molecules()(["CC(C"])
 
 
+def test_a_molecule_written_in_two_ways_is_one_material():
+    pytest.importorskip("rdkit")
+    a, b = ["CCO", "CCN", "CC(C)O", "CCCO"], ["OCC", "NCC", "OC(C)C", "C(O)CC"]
+    pd.testing.assert_frame_equal(btl.Molecules()(a), btl.Molecules()(b), check_exact=True)
+    frame = pd.DataFrame({"smiles": a + b, "task": ["md"] * 4 + ["lab"] * 4, "y": np.arange(8.0)})
+    features = {"smiles": btl.Molecules()}
+    data = btl.TaskData.from_long(frame, inputs=["smiles"], task="task", value="y", features=features)
+    assert data.shared_inputs == 4
+
+
 def test_a_star_has_the_shape_of_a_molecule():
     """Kappa3 of a molecule that has no paths of three bonds is no number: RDKit has 9508 for tert-butanol."""
     pytest.importorskip("rdkit")

@@ -986,3 +986,31 @@ def test_the_density_of_theta_promises_no_more_than_settled_sites_give():
             settled, _ = problem.settle(coordinates.theta(v), collapsed.start)
         assert (promised <= settled + slack).all()
     assert (coordinates.density(near) - coordinates.log_prior(near)).max() > -1e3
+
+
+@pytest.mark.parametrize("likelihood", [btl.Censored(lower=0.0, upper=1.5), btl.Hurdle()])
+def test_what_lies_beyond_limits_can_be_asked_for(likelihood, tmp_path):
+    """Draws, probabilities and predictions of the value without its limits tell one story; so do those of a stack."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(60)})
+    frame["y"] = (3 * frame["x"] - 0.8 + 0.2 * rng.standard_normal(60)).clip(0.0, 1.5)
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": likelihood})
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    new = {"x": [0.1, 0.5, 0.95]}
+    law = posterior.predict(new, task="y")
+    drawn = posterior.sample(new, "y", draws=8000, noise=True, latent=True)
+    np.testing.assert_allclose(drawn.mean("draw"), law["latent_mean"], atol=0.02)
+    np.testing.assert_allclose(drawn.quantile([0.05, 0.5, 0.95], "draw"), law["latent_quantile"], atol=0.04)
+    for above in (0.4, 1.8):
+        chance = posterior.probability(new, "y", above=above, latent=True)
+        np.testing.assert_allclose((drawn > above).mean("draw"), chance, atol=0.025)
+    derived = posterior.derive(lambda t: t["y"], new, draws=8000, noise=True, latent=True)
+    np.testing.assert_allclose(derived["mean"], law["latent_mean"], atol=0.02)
+    if isinstance(likelihood, btl.Censored):
+        with pytest.warns(UserWarning, match="latent=True asks of the value"):
+            assert (posterior.probability(new, "y", above=1.8) == 0).all()
+        assert chance[2] > 0.3
+        assert float(posterior.sample(new, "y").max()) <= 1.5
+    both = btl.stack({"a": posterior, "b": posterior}, target="y")
+    np.testing.assert_allclose(both.probability(new, above=1.8, latent=True), chance, rtol=1e-12)
+    assert float(both.sample(new, latent=True).max()) > 1.5

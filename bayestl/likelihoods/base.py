@@ -81,6 +81,12 @@ class Likelihood(ABC):
     def draw(self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator) -> Tensor:
         """Observations given functions (D, R, c), in the user's units or codes; without `noise` what lies underneath."""
 
+    def draw_latent(
+        self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator
+    ) -> Tensor:
+        """Draw what there would be without limits, and of a hurdle if it were positive; else as `draw`."""
+        return self.draw(f, noise, rows, p, generator)
+
     def resolve(
         self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None
     ) -> Likelihood:

@@ -298,7 +298,12 @@ class Censored(_Numeric):
 
     def draw(self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator) -> Tensor:
         low, high = self.limits(rows)
-        return torch.minimum(torch.maximum(super().draw(f, noise, rows, p, generator), low), high)
+        return torch.minimum(torch.maximum(self.draw_latent(f, noise, rows, p, generator), low), high)
+
+    def draw_latent(
+        self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator
+    ) -> Tensor:
+        return super().draw(f, noise, rows, p, generator)
 
 
 @dataclass(frozen=True)
@@ -402,9 +407,14 @@ class Hurdle(Likelihood):
         return dataclasses.replace(inner, weight=share, atom=1 - above)
 
     def draw(self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator) -> Tensor:
-        size = self.positive.draw(f[..., 1:], noise, _of(rows, 1), p, generator)
+        size = self.draw_latent(f, noise, rows, p, generator)
         chance = torch.sigmoid(rows.location[0] + rows.scale[0] * f[..., 0])
         return torch.where(torch.rand(chance.shape, dtype=chance.dtype, generator=generator) < chance, size, 0.0)
+
+    def draw_latent(
+        self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator
+    ) -> Tensor:
+        return self.positive.draw(f[..., 1:], noise, _of(rows, 1), p, generator)
 
 
 @dataclass(frozen=True)
