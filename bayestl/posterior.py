@@ -340,17 +340,30 @@ class Posterior:
 
         `more` has the same inputs and any of the tasks. The sites of observations that are not normal settle anew, but for
         those of a table that was condensed: new rows are conditioned on exactly on top of it, up to 2,000; then they are
-        condensed too. Refit once the new rows are many enough to change theta, or when they bring rows of unknown error to a task
-        whose errors were all known: nothing has been learned of its noise.
+        condensed too. Refit once the new rows are many enough to change theta. New rows of a task whose errors were all known,
+        and which have none, are taken to have the root mean square of those: nothing has been learned of its noise.
         """
         expect_data(more, "more")
-        longer = dataclasses.replace(self, data=self.data.append(more), sites=None)
+        longer = dataclasses.replace(self, data=self._with_errors(self.data.append(more)), sites=None)
         fresh = longer._fresh
         if self.inducing is None or len(fresh.points.output) <= FRESH:
             return longer
         grown = more_pairs(self.inducing.apart(), fresh, self._mixed, PAIRS)
         inducing = condense([lambda: fresh], self.model, fresh.layout, self._mixed, grown.pairs, grown.untold, grown)
         return dataclasses.replace(longer, inducing=inducing, condensed=len(longer.data))
+
+    def _with_errors(self, data: TaskData) -> TaskData:
+        """The same with usual errors where rows that came later have none, in tasks in which all had one."""
+        errors, unknown = data.errors.copy(), np.isnan(data.errors)
+        unknown[: len(self.data)] = False
+        for t in self._problem.layout.noisy:
+            share, square = self._problem.known_errors(t)
+            new = np.flatnonzero(unknown & (data.task_index == t))
+            if share == 1.0 and len(new):
+                ones = dataclasses.replace(data, errors=np.ones(len(data)))
+                rows = rows_of(ones, self.scaling, self._problem.layout, t, torch.from_numpy(new))
+                errors[new] = np.sqrt(square) / self._problem.known(t, rows).numpy()
+        return dataclasses.replace(data, errors=errors)
 
     def new_task(
         self,

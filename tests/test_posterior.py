@@ -967,3 +967,51 @@ def test_several_threads_fit_and_predict_as_one(request):
     for seed, fitted in enumerate(fits):
         alone = btl.fit(model, data, seed=seed, method="map", progress=False)
         assert all(torch.equal(alone.theta[name], value) for name, value in fitted.theta.items())
+
+
+# -- known errors -----------------------------------------------------------------------------------------------------
+
+
+def with_errors(error, law=None, missing=0, warp=None):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(60)})
+    frame["y"] = 3 + 2 * np.sin(5 * frame["x"]) + error * rng.standard_normal(60)
+    frame["e"] = np.where(np.arange(60) < missing, np.nan, error)
+    law = law or btl.Gaussian(warp)
+    return btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], errors={"y": "e"}, likelihoods={"y": law})
+
+
+@pytest.mark.parametrize("warp", [None, btl.Log()])
+def test_a_value_without_an_error_is_as_good_as_those_before(warp):
+    """Where every error was known nothing was learned of the noise: one value without one must not change all intervals."""
+    data = with_errors(0.05, warp=warp)
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    new, value = pd.DataFrame({"x": [0.1, 0.5, 0.9]}), 3 + 2 * np.sin(5 * 0.5)
+    row = {"x": [0.5], "y": [value]}
+
+    def after(**error):
+        table = pd.DataFrame(row | error)
+        errors = {"y": "e"} if error else None
+        law = {"y": btl.Gaussian(warp)}
+        more = btl.TaskData.from_wide(table, inputs=["x"], tasks=["y"], errors=errors, likelihoods=law)
+        return posterior.condition(more).predict(new, task="y")
+
+    # on a logarithmic scale errors are alike as shares of the value
+    known = posterior._problem.known_errors(0)[1] ** 0.5 * float(posterior.scaling.scale[0])
+    usual = known if warp is None else known * value
+    xr.testing.assert_allclose(after(), after(e=[usual]), rtol=1e-6)
+
+
+def test_a_new_measurement_is_as_noisy_as_the_others_on_average():
+    theta_of = {}
+    for missing in (0, 15):
+        for law in (btl.Gaussian(), btl.Gaussian(excess=True)):
+            posterior = btl.fit(btl.SingleTask(), with_errors(0.5, law, missing), seed=0, progress=False)
+            plain, noisy = (posterior.predict({"x": [0.4]}, "y", noise=noise)["std"].item() for noise in (False, True))
+            inferred = float((posterior._mixed["noise"][:, 0] * posterior.scaling.scale[0]).square().mean())
+            known = (60 - missing) / 60 * 0.25
+            share = 1.0 if law.excess else missing / 60
+            assert noisy**2 - plain**2 == pytest.approx(known + share * inferred, rel=1e-3)
+            theta_of[missing, law.excess] = noisy
+    assert theta_of[0, False] == pytest.approx(0.5, rel=0.1)
+    assert 0.5 < theta_of[0, True] < 0.6

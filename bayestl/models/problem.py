@@ -193,32 +193,58 @@ class Problem:
     def future_noise_variance(self, theta: Theta, task: int) -> Float[Tensor, "*#draws 1"] | None:
         """Variance of the noise of an observation yet to be made, None for a task without noise.
 
-        The inferred one; for a task whose errors were all known, the mean square of those errors.
+        On average it will be as those before: the mean over the rows of known squared errors and, where none is known, the
+        inferred variance. Where the noise is in excess of known errors, both.
         """
         if task not in self.layout.noisy:
             return None
-        own = [piece for piece in self.pieces if piece.task == task and piece.law.noisy]
-        inferred = self.parameters_of(theta, task)["noise"].square() + NOISE_FLOOR
-        if not own or any(getattr(piece.law, "excess", False) for piece in own):
-            return inferred
-        known = torch.cat([piece.law.known(piece.rows) for piece in own])  # type: ignore[attr-defined]
-        if known.isnan().any():
-            return inferred
-        return torch.full_like(inferred, known.square().mean().item() + NOISE_FLOOR)
+        inferred = self.parameters_of(theta, task)["noise"].square()
+        share, square = self.known_errors(task)
+        if not self._excess(task):
+            inferred = (1 - share) * inferred
+        return inferred + share * square + NOISE_FLOOR
 
-    def measurement_noise(self, theta: Theta, task: int, rows: Rows) -> Float[Tensor, "*#draws R"]:
-        """Variance of the noise of given rows: of known errors where they have them; zero for a task without noise."""
+    def known_errors(self, task: int) -> tuple[float, float]:
+        """Share of a task's rows whose error is known, and the mean square of those errors, standardised."""
+        return self._known_errors.get(task, (0.0, 0.0))
+
+    @cached_property
+    def _known_errors(self) -> dict[int, tuple[float, float]]:
+        found: dict[int, list[Tensor]] = {}
+        for piece in self.pieces:
+            if piece.law.noisy:
+                found.setdefault(piece.task, []).append(piece.law.known(piece.rows))  # type: ignore[attr-defined]
+        out = {}
+        for task, parts in found.items():
+            square = torch.cat(parts).square()
+            told = ~square.isnan()
+            out[task] = float(told.double().mean()), float(square[told].mean()) if told.any() else 0.0
+        return out
+
+    def _excess(self, task: int) -> bool:
+        likelihood = self.data.tasks[task].likelihood
+        return getattr(getattr(likelihood, "positive", likelihood), "excess", False)
+
+    def measurement_noise(self, theta: Theta, task: int, rows: Rows, seen: bool = False) -> Float[Tensor, "*#draws R"]:
+        """Variance of the noise of given rows: of known errors where they have them; zero for a task without noise.
+
+        Where they have none, that of an observation yet to be made; of rows that were `seen` the inferred one.
+        """
         future = self.future_noise_variance(theta, task)
         if future is None:
             return torch.zeros(1, len(rows.y), dtype=torch.float64)
+        inferred = self.parameters_of(theta, task)["noise"].square()
+        known = self.known(task, rows)
+        variance = known.square() + NOISE_FLOOR
+        if self._excess(task):
+            variance = variance + inferred
+        return torch.where(known.isnan(), inferred + NOISE_FLOOR if seen else future, variance)
+
+    def known(self, task: int, rows: Rows) -> Float[Tensor, " R"]:
+        """Known errors of rows of a task, standardised."""
         likelihood = self.data.tasks[task].likelihood
         inner = getattr(likelihood, "positive", likelihood)
-        rows = rows._replace(location=rows.location[-1:], scale=rows.scale[-1:])
-        known = inner.known(rows)  # type: ignore[union-attr]
-        variance = known.square() + NOISE_FLOOR
-        if getattr(inner, "excess", False):
-            variance = variance + future - NOISE_FLOOR
-        return torch.where(known.isnan(), future, variance)
+        return inner.known(rows._replace(location=rows.location[-1:], scale=rows.scale[-1:]))  # type: ignore
 
     def rows(self, task: int, index: Tensor) -> Rows:
         """Observations of one task."""
