@@ -20,7 +20,7 @@ from bayestl.condense import Source, add, condense, relearn_noise
 from bayestl.errors import DataError, FitError
 from bayestl.inference.infer import FitRecord, Method, infer
 from bayestl.kernels import MaternOrRBF, Nugget
-from bayestl.likelihoods import Gaussian
+from bayestl.likelihoods import Censored, Gaussian, Hurdle, Log
 from bayestl.models.base import Model
 from bayestl.models.problem import Problem
 from bayestl.models.single import SingleTask
@@ -422,8 +422,10 @@ def _warn_of_strangers(data: TaskData) -> None:
         (f"Input {c.name!r}", every, data.x[:, j], remedy[0]) for j, c in enumerate(data.inputs) if c.levels is None
     ]
     for t, task in enumerate(data.tasks):
-        if isinstance(task.likelihood, Gaussian) and task.likelihood.warp is None:
-            own = np.flatnonzero(data.task_index == t)
+        hurdle = isinstance(task.likelihood, Hurdle)
+        inner = task.likelihood.positive if isinstance(task.likelihood, Hurdle) else task.likelihood
+        if isinstance(inner, Gaussian | Censored) and not isinstance(inner.warp, Log):
+            own = np.flatnonzero((data.task_index == t) & ((data.values > 0) | (not hurdle)))
             columns.append((f"Task {task.name!r}", own, data.values[own], remedy[1]))
     for what, own, values, else_do in columns:
         if len(values) < STRANGE_FROM:

@@ -1014,3 +1014,39 @@ def test_what_lies_beyond_limits_can_be_asked_for(likelihood, tmp_path):
     both = btl.stack({"a": posterior, "b": posterior}, target="y")
     np.testing.assert_allclose(both.probability(new, above=1.8, latent=True), chance, rtol=1e-12)
     assert float(both.sample(new, latent=True).max()) > 1.5
+
+
+@pytest.mark.parametrize("bend", [0.75, 0.8])
+def test_most_values_on_a_plateau_do_not_make_the_others_outliers(bend):
+    rng = np.random.default_rng(0)
+    x = np.sort((np.arange(40) + rng.random(40)) / 40)
+    frame = pd.DataFrame({"x": x, "y": 1 + 3 * np.maximum(x - bend, 0.0) + 0.005 * rng.standard_normal(40)})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.StudentT()})
+    new = np.linspace(0.0, 1.0, 50)
+    law = btl.fit(btl.SingleTask(), data, seed=0, progress=False).predict({"x": new}, "y", quantiles=[0.5])
+    off = law["quantile"].values.ravel() - (1 + 3 * np.maximum(new - bend, 0.0))
+    assert np.sqrt(np.mean(off**2)) < 0.03  # 0.2 and 0.14 where they are taken for outliers
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        btl.Gaussian(),
+        btl.Gaussian(btl.Sqrt()),
+        btl.Gaussian(btl.Softplus()),
+        btl.Censored(lower=0.5),
+        btl.Hurdle(),
+        btl.StudentT(),
+    ],
+)
+def test_values_in_another_unit_are_named_under_every_law_that_they_would_spoil(likelihood):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(40)})
+    frame["y"] = np.maximum(2 * np.sin(5 * frame["x"]), 0.01)
+    frame.loc[5, "y"] = 1e5
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": likelihood})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        btl.fit(btl.SingleTask(), data, method="map", progress=False)
+    named = ["rows 5 (100000)" in str(warning.message) for warning in caught]
+    assert any(named) == (not isinstance(likelihood, btl.StudentT))

@@ -1015,3 +1015,17 @@ def test_a_new_measurement_is_as_noisy_as_the_others_on_average():
             theta_of[missing, law.excess] = noisy
     assert theta_of[0, False] == pytest.approx(0.5, rel=0.1)
     assert 0.5 < theta_of[0, True] < 0.6
+
+
+@pytest.mark.parametrize("model", [btl.SingleTask(), btl.LatentTask(), btl.Difference.chain("b", "a")])
+def test_the_order_of_rows_changes_nothing(model):
+    """Nor the draws of theta: the signs of eigenvectors hang on rounding."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(30)})
+    frame["a"] = np.sin(5 * frame["x"]) + 0.1 * rng.standard_normal(30)
+    frame["b"] = np.cos(4 * frame["x"]) + 0.1 * rng.standard_normal(30)
+    stds = []
+    for own in (frame, frame.sample(frac=1, random_state=1)):
+        data = btl.TaskData.from_wide(own, inputs=["x"], tasks=["a", "b"])
+        stds.append(btl.fit(model, data, seed=0, progress=False).predict({"x": [0.2, 0.5, 0.8]})["std"].values)
+    np.testing.assert_allclose(stds[1], stds[0], rtol=1e-7)

@@ -114,6 +114,8 @@ def curvature(coordinates: Coordinates, v: Float[Tensor, " D"], log_density: flo
     hessian = (slopes[-1] - slopes[:-1]) / step
     values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
     values = values.clamp_min(1.0)
+    # Which of its two signs a direction has hangs on rounding, and draws with it: on the order of the rows of a table.
+    vectors = vectors * torch.sign(torch.linspace(1.0, 2.0, len(v), dtype=v.dtype) @ vectors + 1e-300)
     return Mode(
         v,
         log_density,

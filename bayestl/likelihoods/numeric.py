@@ -24,7 +24,7 @@ from bayestl.likelihoods.predictive import NormalMixture
 from bayestl.likelihoods.warps import Softplus, Warp, typical_offset, warped
 from bayestl.priors import Theta
 
-OUT = 10.0  # interquartile ranges
+OUT, FEW = 10.0, 0.1  # interquartile ranges, and the share of rows beyond them that may be outliers
 LONGEST = 150.0  # of the grid of precisions beyond the usual, in its units
 NOISE_FLOOR = 1e-6  # variance, in standardised units: a thousandth of the task's spread
 
@@ -158,12 +158,16 @@ class StudentT(_Numeric):
         return theta
 
     def working(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Values on the working scale, without those ten interquartile ranges off: they are not what a scale is learned from."""
+        """Values on the working scale, without those ten interquartile ranges off: they are not what a scale is learned from.
+
+        Unless these are more than a tenth: then most values lie on a plateau, and the others are what there is to learn.
+        """
         found = super().working(values)
         if len(found) == 0:
             return found
         low, middle, high = np.quantile(found, [0.25, 0.5, 0.75])
-        return found[np.abs(found - middle) <= OUT * (high - low)] if high > low else found
+        usual = np.abs(found - middle) <= OUT * (high - low)
+        return found[usual] if high > low and (~usual).sum() <= max(1, FEW * len(found)) else found
 
     def freedom(self, p: Parameters) -> Tensor:
         """Degrees of freedom."""
