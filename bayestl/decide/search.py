@@ -39,7 +39,6 @@ LEVELS = 4  # of subsets, each a quarter of the one before
 WORST = -1e300  # log of no gain at all: what is on offer is better than what is not
 DRAWS = 512  # of the objective at all points of a region
 NOTHING = 1e-9  # value of perfect information that counts as none, in the model's units
-MOST = 0.5  # share of all that can be gained over the best measured, which one measurement of the target brings
 REFINED = 12  # candidates within bounds that are refined
 
 
@@ -77,10 +76,10 @@ class Search:
         """Choose anchors, then a shortlist, then from it one pair after another; `over` a region, or for the best of it.
 
         The knowledge gradient is stuck where its choice is expected to bring less than a share `least` of what perfect
-        information would, or that would bring nothing. Then the improvement upon the best that was measured is looked at, if
-        there are no sources or one measurement brings most of it: what is thought to be the best is to be confirmed. Returns
-        the table; or None, where the first choice is stuck and information about the best value should be sought instead.
-        `elsewhere` measures the target where it was not measured yet.
+        information would, or that would bring nothing. Without sources the improvement upon the best that was measured is then
+        looked at: what is thought to be the best is to be confirmed. With sources None is returned instead of the table where
+        the first choice is stuck: information about the best value should be sought. `elsewhere` measures the target where it
+        was not measured yet.
         """
         problem, k = self.posterior._problem, self.objective.outputs
         x, measured = (self._region(region), 0) if over else self._promising()
@@ -116,17 +115,15 @@ class Search:
             if least > 0.0:
                 perfect = float(judge.perfect(view).mean())
                 if perfect < NOTHING or math.exp(gains[r, t]) < least * perfect:
-                    asked = dataclasses.replace(judge, score="expected_improvement")
-                    own_views = {task: view for task, view in views.items() if task == self.target}
-                    sure = self._gains(asked, own_views, best, likely, itself, pool)
-                    sure[itself.any(0).numpy()] = -np.inf  # the best so far is not improved upon by itself
-                    ahead = perfect + float((view.mean.amax(-1) - best).mean())
-                    most = math.exp(sure[offered].max()) > max(MOST * ahead, NOTHING)
-                    if most or (pool.tasks == [self.target] and np.isfinite(sure[offered]).any()):
-                        gains = sure
+                    if pool.tasks != [self.target]:
+                        if step == 0:
+                            return None
+                    else:
+                        asked = dataclasses.replace(judge, score="expected_improvement")
+                        sure = self._gains(asked, views, best, likely, itself, pool)
+                        sure[itself.any(0).numpy()] = -np.inf  # the best so far is not improved upon by itself
+                        gains = sure if np.isfinite(sure[offered]).any() else gains
                         values, r, t = _best_of(gains - np.log(pool.costs) - report.unit, offered)
-                    elif step == 0:
-                        return None
             choices.append(report.line(r, t, gains[r, t], values[r, t], views[t], best))
             if not replicates or elsewhere:
                 offered[place == place[r], t] = False

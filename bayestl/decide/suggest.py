@@ -80,9 +80,9 @@ def suggest(
         ``"variance"``, that of the optimum's value (each point counts with the probability that it is best); for ``"learn"``
         also ``"entropy"``; for a level also ``"probability_of_improvement"``, that a candidate lies there. If the choice for an
         optimum is expected to bring less than a ten-thousandth of what perfect information would (not under constraints), the
-        knowledge gradient is stuck, for it values what is not known yet: then the default is ``"expected_improvement"``, upon
-        the best that was measured, if that brings most of what can be gained or no source is offered (what is thought to be the
-        best is confirmed), else ``"max_value_entropy"``, whose gains are nats
+        knowledge gradient is stuck, for it values what is not known yet. Then the default is ``"max_value_entropy"``, whose
+        gains are nats, or where no source is offered ``"expected_improvement"``, upon the best that was measured: what is
+        thought to be the best is confirmed
     costs : by task, a positive number, the name of a column of the candidates, or one number for each of them; tasks without
         one are not offered. By default all tasks, at the same cost
     batch : number of measurements
