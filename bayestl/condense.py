@@ -27,6 +27,7 @@ from bayestl.scaling import Layout, Pairs, Scaling
 from bayestl.selection import shares, typical
 from bayestl.table import TaskData
 
+LOOSE = 0.03  # share of the prior variance untold above which a warning is due
 CHUNK = 2048  # rows at a time: large enough for matrix products, small enough for the caches
 GPU_CHUNK = 2**16  # and on a GPU, where each operation costs as long as some thousand rows
 MANY, ROUNDS = 16_384, 10  # rows, and rounds of expectation maximisation, that teach the noise
@@ -130,6 +131,29 @@ class Inducing:
         if (own := self.owner) is None:
             return self
         return replace(self, gram=self.gram[own], moment=self.moment[own], bound=self.bound[own], owner=None)
+
+    @property
+    def loose(self) -> bool:
+        """Whether the pairs leave so much untold that it is warned of."""
+        return self.untold > LOOSE or self.blur > 1.0
+
+    def softened(self, rows: Problem, theta: Theta) -> Inducing:
+        """The same rows, each normal one as uncertain as its noise *and* what the pairs do not tell of it.
+
+        The fully independent training conditional of Snelson & Ghahramani 2006 in place of the bound of Titsias, under which the
+        weights of the features are known too well where much is untold.
+        """
+        hard, soft = (self._sums(rows, theta, soft) for soft in (False, True))
+        gram, moment = self.gram + (soft.gram - hard.gram), self.moment + (soft.moment - hard.moment)
+        return replace(self, gram=gram, moment=moment)
+
+    def without(self, some: Problem, theta: Theta) -> Inducing:
+        """The softened sums without those of some of the rows, which are normal."""
+        sums = self._sums(some, theta, True)
+        return replace(self, gram=self.gram - sums.gram, moment=self.moment - sums.moment)
+
+    def _sums(self, some: Problem, theta: Theta, soft: bool) -> Sums:
+        return _normal(some, theta, self.pairs, factors(some.model, theta, self.pairs, some.layout), "cpu", soft)[0]
 
     def conditional(self, model: Model, theta: Theta, layout: Layout, part: slice | Tensor) -> Projected:
         """Condition on the rows under some of the draws, whose `theta` is given."""
@@ -284,10 +308,12 @@ def _draw(theta: Theta, draw: int, device: str) -> Theta:
     return {name: value[draw].to(device) for name, value in theta.items()}
 
 
-def _normal(problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, device: str) -> tuple[Sums, int, int]:
-    """Sums over the normal rows; their number; and that of the others."""
+def _normal(
+    problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, device: str, soft: bool = False
+) -> tuple[Sums, int, int]:
+    """Sums over the normal rows; their number; and that of the others. See `Inducing.softened`."""
     keep_memory()
-    work = partial(_normal_sums, problem, theta, pairs, factor, device)
+    work = partial(_normal_sums, problem, theta, pairs, factor, device, soft)
     sums = reduce(Sums.plus, _in_threads(work, list(_parts(problem, exact=True, device=device)), device))
     exact = sum(len(piece.at) for piece in problem.pieces if piece.law.exact)
     others = sum(len(piece.at) for piece in problem.pieces if not piece.law.exact)
@@ -295,7 +321,9 @@ def _normal(problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, device
     return sums._replace(gram=_mirrored(sums.gram)), exact, others
 
 
-def _normal_sums(problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, device: str, parts: list[_Part]) -> Sums:
+def _normal_sums(
+    problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, device: str, soft: bool, parts: list[_Part]
+) -> Sums:
     model, layout = problem.model, problem.layout
     sums = Sums.zero(len(factor), len(pairs.output), device)
     held = Pairs(pairs.x.to(device), pairs.output)
@@ -311,6 +339,8 @@ def _normal_sums(problem: Problem, theta: Theta, pairs: Pairs, factor: Tensor, d
             w = 1 / noise.reshape(-1).expand(count).to(device)
             r = y.reshape(-1).to(device) - model.mean(own, at, layout)
             (phi,) = _features(model, own, layout, x, outputs, held, held_factor)
+            if soft:
+                w = 1 / (1 / w + (model.variance(own, at, layout) - phi.square().sum(-1)).clamp_min(0.0))
             sums.square[s] += (w * r.square()).sum()
             sums.volume[s] += log_volume(w).sum() - 2 * slope.sum().to(device)
             sums.residual[s] += (w * model.variance(own, at, layout)).sum()

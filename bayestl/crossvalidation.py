@@ -32,9 +32,9 @@ SETTLING = 8  # factorisations of each draw where sites must settle
 def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = None, paired: bool = False) -> xr.Dataset:
     """Judge every observation by what all other rows say of it, without refitting.
 
-    The functions are conditioned on the other rows exactly (on a condensed table as exactly as its inducing pairs
-    allow), under every draw of theta; the draws are weighted by ``1 / p(y_i | y_-i, theta)``, Pareto-smoothed, which
-    takes the row's own say in theta back (Vehtari, Gelman & Gabry 2017, doi 10.1007/s11222-016-9696-4).
+    The functions are conditioned on the other rows exactly (on a condensed table as exactly as its inducing pairs allow, on
+    rows at the same inputs exactly), under every draw of theta; the draws are weighted by ``1 / p(y_i | y_-i, theta)``,
+    Pareto-smoothed, which takes the row's own say in theta back (Vehtari, Gelman & Gabry 2017, doi 10.1007/s11222-016-9696-4).
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def left_out_scores(
 ) -> xr.Dataset:
     """As `leave_out`, from given draws of theta with their functions; the ranked probability score only where it is asked for."""
     expect_posterior(posterior)
-    data, problem = posterior.data, posterior._problem
+    data = posterior.data
     codes, labels = _groups(posterior, by)
     wanted = np.ones(len(data), dtype=bool) if task is None else data.task_index == data.index_of(task)
     if paired:
@@ -85,9 +85,44 @@ def left_out_scores(
             )
         codes = np.where(wanted, codes, codes.max() + 1 + np.arange(len(data)))
         codes = pd.factorize(codes)[0].astype(np.int64)
-    if regression is None:
-        regression = functions(posterior)
     _warn_of_lone_groups(posterior, codes, wanted)
+    if posterior.inducing is not None and posterior.inducing.loose:
+        warnings.warn(
+            f"The inducing pairs leave {100 * posterior.inducing.untold:.2g} % of the functions' variance untold, "
+            f"{posterior.inducing.blur:.2g} times that of the noise. Rows that are left out are then predicted worse than new "
+            "ones are: the pairs are among them. Hold rows out, and judge with posterior.score(test).",
+            stacklevel=3,
+        )
+    out, k = Scores(data), np.full(len(data), np.nan)
+    rest, everywhere = wanted, np.arange(len(data))
+    if posterior._blurred:
+        alone = _within_materials(posterior._marks, codes) & wanted
+        rest = wanted & ~alone
+        for marks in posterior._materials(np.unique(posterior._marks[alone])):
+            own, near = posterior._exactly(marks)
+            own_codes = pd.factorize(codes[own])[0].astype(np.int64)
+            chosen = alone[own] & np.isin(posterior._marks[own], marks)
+            k[own[chosen]] = _judge(near, functions(near), own_codes, chosen, out, own, crps)[chosen]
+    if rest.any():
+        k[rest] = _judge(posterior, regression or functions(posterior), codes, rest, out, everywhere, crps)[rest]
+    scored = out.labelled()
+    scored["pareto_k"] = ("row", k)
+    return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
+
+
+def _within_materials(marks: NDArray[np.uint64], codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows whose group is of one material, of which other rows stay: these are then conditioned on exactly."""
+    groups = pd.DataFrame({"mark": marks, "code": codes})
+    one = (groups["mark"] != 0) & (groups.groupby("code")["mark"].transform("nunique") == 1)
+    return (one & (groups.groupby("mark")["code"].transform("nunique") > 1)).to_numpy()
+
+
+def _judge(
+    posterior: Posterior, regression: Regression, codes: NDArray[np.int64], wanted: NDArray[np.bool_], out: Scores,
+    places: NDArray[np.int64], crps: bool,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Put the scores of groups that have wanted rows where these belong; gives k-hat for every row."""
+    problem = posterior._problem
     batches: dict[int, list[LeftOut]] = {}
     for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), posterior.condensed):
         batches.setdefault(part.draws.start, []).append(part)
@@ -100,14 +135,11 @@ def left_out_scores(
     else:
         predicted = list(predicted)
         weight, k = _weights(posterior, whole, predicted, count)
-    out = Scores(data)
     for part, each in zip(whole, predicted, strict=True):
         if wanted[part.rows.numpy()].any():  # rows of other tasks only weigh theta
             y = problem.rows(part.task, part.rows).y
-            out.put(part.rows.numpy(), mixed(each, weight[:, part.groups]), y, crps=crps)
-    scored = out.labelled()
-    scored["pareto_k"] = ("row", k.numpy()[codes])
-    return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
+            out.put(places[part.rows.numpy()], mixed(each, weight[:, part.groups]), y, crps=crps)
+    return k.numpy()[codes]  # type: ignore[no-any-return]
 
 
 def _warn_of_lone_groups(posterior: Posterior, codes: NDArray[np.int64], wanted: NDArray[np.bool_]) -> None:

@@ -14,7 +14,7 @@ import xarray as xr
 from bayestl.archive import prior_draws
 from bayestl.crossvalidation import WORK, functions, left_out_scores
 from bayestl.errors import listed
-from bayestl.fitting import LOOSE, SHARED
+from bayestl.fitting import SHARED
 from bayestl.likelihoods import Gaussian, Hurdle, StudentT
 from bayestl.posterior import Posterior, expect_posterior
 from bayestl.psis import reliable
@@ -224,12 +224,12 @@ def _of_engine(posterior: Posterior, regression: Regression) -> Iterator[Finding
         )  # fmt: skip
     held = posterior.inducing
     if held is not None:
-        poor = held.untold > LOOSE or held.blur > 1
+        unjudged = " Coverage and outliers are not judged: rows are left out too badly for that." if held.loose else ""
         yield Finding(
-            "untold", "warning" if poor else "good", held.untold,
+            "untold", "warning" if held.loose else "good", held.untold,
             f"share of the functions' variance that {len(held.pairs.output)} inducing pairs leave untold, {held.blur:.2g} times "
-            "that of the noise.",
-            "Give more: fit(..., pairs=...)." if poor else "",
+            f"that of the noise.{unjudged}",
+            "Give more: fit(..., pairs=...). Judge with rows that were held out: posterior.score(test)." if held.loose else "",
         )  # fmt: skip
     jitter = regression.jitter
     yield Finding(
@@ -240,6 +240,8 @@ def _of_engine(posterior: Posterior, regression: Regression) -> Iterator[Finding
 
 def _of_rows(posterior: Posterior, regression: Regression) -> Iterator[Finding]:
     """What leaving rows out tells: where tasks share materials, with all that is known of each, as of a new one nothing is."""
+    if posterior.inducing is not None and posterior.inducing.loose:
+        return
     shared = posterior.data.shared_inputs >= SHARED
     scored = left_out_scores(posterior, "inputs" if shared else None, crps=False, regression=regression)
     k = scored["pareto_k"].values

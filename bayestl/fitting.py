@@ -35,7 +35,6 @@ EXACT = 2500  # points that are conditioned on exactly
 TELLING = 250  # points above which the smoothness of the functions is asked for
 SHARED = 5  # materials observed by several tasks from which on they are reckoned with: a nugget is inferred, say
 STRANGE, STRANGE_FROM = 1000.0, 20  # times what nine tenths of at least so many values span
-LOOSE = 0.03  # share above which a warning is due
 SMALL, PART = 16_384, 65_536  # rows of a table in memory that are condensed in one go: all of it, or parts of it
 SITE_WORK = 2e10  # draws times the cube of the points, whose sites must settle under each draw before it predicts
 WORK, MORE_WORK = (
@@ -275,11 +274,11 @@ def _condensed(
         raise KeyboardInterrupt(
             f"The fit was interrupted before all rows were condensed: there is no posterior. {again}"
         ) from None
-    if untold > LOOSE or inducing.blur > 1.0:
+    if inducing.loose:
         warnings.warn(
             f"The {len(held.output)} inducing pairs leave {100 * untold:.2g} % of the variance of the functions untold, "
-            f"{inducing.blur:.2g} times that of the noise: predictions are smoother, and their intervals wider, than the "
-            f"data allow. Give more, fit(..., pairs={2 * len(held.output)}), or fewer inputs.",
+            f"{inducing.blur:.2g} times that of the noise: predictions at inputs of which nothing was observed are smoother, and "
+            f"their intervals wider, than the data allow. Give more, fit(..., pairs={2 * len(held.output)}), or fewer inputs.",
             stacklevel=3,
         )
     kept = data if data.parts is None else dataclasses.replace(data, parts=None)

@@ -38,6 +38,9 @@ from bayestl.selection import PAIRS
 from bayestl.stream import loaders_of
 from bayestl.table import TaskData
 
+BLUR = 0.1  # of the noise, from which on rows at the very inputs that are predicted are conditioned on exactly
+NEAR, CORE = 400, 800  # such rows that are looked at in one go, beside those of scarce tasks
+MARKED = 100_000  # rows marked in one go
 FRESH = 2000  # points beside a condensed table that are conditioned on exactly
 FEW = 100  # rows that the embedding of a new task is inferred from
 DENSE, RANK = 4000, 1000  # values drawn jointly by their whole covariance, and by how many of them beyond
@@ -88,6 +91,9 @@ class Posterior:
         quantiles: Sequence[float] = QUANTILES,
     ) -> xr.Dataset:
         """Predict tasks at new inputs, each in its own language.
+
+        Where a large table was condensed, and its inducing pairs leave much untold, what was observed at the very inputs that
+        are predicted is conditioned on exactly (so do `sample`, `derive`, `probability` and `score`).
 
         Parameters
         ----------
@@ -558,13 +564,104 @@ class Posterior:
             return Regression(self._problem, self._mixed, self.sites)
         return Regression(self._fresh, self._mixed, None, self.inducing)
 
+    @cached_property
+    def _marks(self) -> np.ndarray:
+        """A mark for the inputs of each condensed row that is normal and in memory, the same for the same inputs; else zero."""
+        out = np.zeros(len(self.data), dtype=np.uint64)
+        plain = np.zeros(len(out), dtype=bool)
+        for exact in (True, False):
+            for piece in self._problem.pieces:
+                if piece.law.exact == exact:
+                    plain[piece.at.numpy()] = exact
+        old = np.flatnonzero(plain & (np.arange(len(out)) < self.condensed))
+        for start in range(0, len(old), MARKED):
+            own = old[start : start + MARKED]
+            out[own] = _marks_of(self.scaling.inputs(self.data.x[own]))
+        return out
+
+    @cached_property
+    def _core(self) -> np.ndarray:
+        """Condensed rows of the scarcest tasks and of the same materials, up to CORE: what tells how the tasks differ."""
+        core = np.zeros(len(self.data), dtype=bool)
+        for t in np.argsort(self.data.counts, kind="stable"):
+            more = core | np.isin(self._marks, np.setdiff1d(self._marks[self.data.task_index == t], [0]))
+            if more.sum() > CORE:
+                break
+            core = more
+        return core
+
+    @cached_property
+    def _soft(self) -> Inducing:
+        """The condensed rows where what the pairs do not tell of them counts as noise."""
+        assert self.inducing is not None
+        old = Problem.of(self.model, self.data.where(np.arange(len(self.data)) < self.condensed), self.scaling)
+        return self.inducing.softened(old, self._mixed)
+
+    def _near(self, x: Tensor) -> Iterator[tuple[np.ndarray, Regression]]:
+        """Points, and what to predict them with: of a condensed table the rows at the same inputs are conditioned on exactly.
+
+        What the inducing pairs do not tell of a material is then known from the material's own rows. They are taken out of the
+        sums, with those that tell how the tasks differ, and put beside those that came later: a partially independent
+        conditional (Snelson & Ghahramani 2007, proceedings.mlr.press/v2/snelson07a.html).
+        """
+        everywhere = np.arange(len(x))
+        if not self._blurred:
+            yield everywhere, self._regression
+            return
+        marks = _marks_of(x)
+        known = np.isin(marks, self._marks)
+        if not known.all():
+            yield everywhere[~known], self._regression
+        for some in self._materials(np.unique(marks[known])):
+            yield np.flatnonzero(np.isin(marks, some)), self._exactly(some)[1]._regression
+
+    @property
+    def _blurred(self) -> bool:
+        """Whether rows were condensed of which the pairs leave much untold, and they can be looked up."""
+        held = self.inducing
+        return held is not None and held.owner is None and self.data.parts is None and held.blur > BLUR
+
+    def _materials(self, marks: np.ndarray) -> list[np.ndarray]:
+        """Split materials into parts of some NEAR condensed rows each."""
+        distinct, counts = np.unique(self._marks[np.isin(self._marks, marks)], return_counts=True)
+        part = np.cumsum(counts) // NEAR
+        return [distinct[part == one] for one in np.unique(part)]
+
+    def _exactly(self, marks: np.ndarray) -> tuple[np.ndarray, Posterior]:
+        """The rows of some materials, of the core and those that came later; and a posterior of these, conditioned on exactly."""
+        near, late = np.isin(self._marks, marks) | self._core, np.arange(len(self.data)) >= self.condensed
+        some = Problem.of(self.model, self.data.where(near, empty=True), self.scaling)
+        rows = np.flatnonzero(near | late)
+        learned = np.flatnonzero(np.isin(rows, self.record.learned))
+        return rows, dataclasses.replace(
+            self, data=self.data.where(near | late, empty=True), sites=None, condensed=0,
+            inducing=self._soft.without(some, self._mixed), record=dataclasses.replace(self.record, learned=learned),
+        )  # fmt: skip
+
+    def _moments(self, x: Tensor, groups: list[list[int]]) -> list[tuple[Tensor, Tensor]]:
+        """Means and covariances of groups of functions at some points under every component: see `Regression.marginals`."""
+        found = [(index, regression.marginals(x[index], groups)) for index, regression in self._near(x)]
+        if len(found) == 1 and len(found[0][0]) == len(x):
+            order = torch.from_numpy(np.argsort(found[0][0], kind="stable"))
+            return [(mean[:, order], cov[:, order]) for mean, cov in found[0][1]]
+        order = torch.from_numpy(np.argsort(np.concatenate([index for index, _ in found]), kind="stable"))
+        return [
+            (
+                torch.cat([own[g][0] for _, own in found], 1)[:, order],
+                torch.cat([own[g][1] for _, own in found], 1)[:, order],
+            )
+            for g in range(len(groups))
+        ]
+
     def _by_draw(self, new: Table, task: str) -> xr.DataArray:
         """What each draw of theta predicts of a task, without noise: the median, or the probabilities of its classes."""
         t, (index, x) = self.data.index_of(task), self._inputs(new)
-        regression, theta = self._regression, self._mixed
+        theta, functions = self._mixed, [self._problem.layout.contrasts(t)]
         if self.inducing is None:
-            regression, theta = Regression(self._problem, self.theta, self.sites), self.theta
-        ((mean, cov),) = regression.marginals(x, [self._problem.layout.contrasts(t)])
+            theta = self.theta
+            ((mean, cov),) = Regression(self._problem, theta, self.sites).marginals(x, functions)
+        else:
+            ((mean, cov),) = self._moments(x, functions)
         rows = self._rows_at(t, self._details(new, t, len(x)))
         found = []
         for s in range(len(mean)):
@@ -581,7 +678,7 @@ class Posterior:
 
     def _marginals(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Means and covariances of a task's functions at some points under every component."""
-        ((mean, cov),) = self._regression.marginals(x, [self._problem.layout.contrasts(task)])
+        ((mean, cov),) = self._moments(x, [self._problem.layout.contrasts(task)])
         return mean, cov
 
     def _law(self, x: Tensor, task: int, rows: Rows, measured: bool, noise: bool = True) -> Any:
@@ -608,7 +705,7 @@ class Posterior:
         step = max(1, self._regression.step // max(1, max(len(group) for group in groups) ** 2 // 4))
         for start in range(0, len(x), step):
             part = slice(start, min(start + step, len(x)))
-            moments = self._regression.marginals(x[part], groups)
+            moments = self._moments(x[part], groups)
             yield (
                 part,
                 [
@@ -651,8 +748,12 @@ class Posterior:
             raise ValueError(f"`draws` must be at least 1; got {draws}.")
         layout, problem = self._problem.layout, self._problem
         functions = [o for t in tasks for o in layout.contrasts(t)]
-        size = len(x) * len(functions)
-        if 8 * size * (len(self._regression.support.output) + draws + RANK) > JOINT_BYTES:
+        size, regression = len(x) * len(functions), self._regression
+        if self._blurred:
+            marks = np.intersect1d(_marks_of(x), self._marks)
+            if len(marks) and np.isin(self._marks, marks).sum() <= FRESH:
+                regression = self._exactly(marks)[1]._regression
+        if 8 * size * (len(regression.support.output) + draws + RANK) > JOINT_BYTES:
             raise ValueError(
                 f"{draws} joint draws of {len(x)} rows x {len(functions)} functions do not fit in {JOINT_BYTES / 1e9:.0f} GB. "
                 "Ask for fewer rows or draws at a time, or use predict, which has no such limit."
@@ -664,14 +765,14 @@ class Posterior:
             order = torch.randperm(self.components, generator=generator)
             owner = order[owner]
         out: dict[int, np.ndarray] = {}
-        for batch, thetas, all_solved in self._regression.batches():
+        for batch, thetas, all_solved in regression.batches():
             for i, s in enumerate(range(self.components)[batch]):
                 mine = (owner == s).nonzero().squeeze(-1)
                 if len(mine) == 0:
                     continue
                 theta = {name: value[i : i + 1] for name, value in thetas.items()}
                 one = {name: value[0] for name, value in theta.items()}
-                f = self._regression.draw(one, all_solved[i], x, functions, len(mine), DENSE, RANK, generator)
+                f = regression.draw(one, all_solved[i], x, functions, len(mine), DENSE, RANK, generator)
                 start = 0
                 for t in tasks:
                     own = slice(start, start + len(layout.contrasts(t)))
@@ -731,3 +832,10 @@ def _beyond(law: Any, above: float | None, below: float | None) -> bool:
         (above is not None and upper is not None and (upper <= above).all())
         or (below is not None and lower is not None and (lower >= below).all())
     )
+
+
+def _marks_of(x: Tensor) -> np.ndarray:
+    """A mark for each point (m, columns), which is not zero and the same for the same inputs."""
+    return np.asarray(
+        pd.util.hash_pandas_object(pd.DataFrame(x.numpy() + 0.0), index=False), dtype=np.uint64
+    ) | np.uint64(1)

@@ -1069,3 +1069,86 @@ def test_described_columns_of_a_table_in_parts(tmp_path):
     frame.drop(columns="formula").to_parquet(tmp_path / "a.parquet")
     with pytest.raises(btl.DataError, match="lacks columns 'formula'"):
         btl.TaskData.from_wide(str(tmp_path / "a.parquet"), **told)
+
+
+# -- materials of which something was observed ------------------------------------------------------------------------
+
+
+def rough(rows=1000, known=150, noise=0.02):
+    """A rough function of five inputs, by a source everywhere and by a target for some; and what is true."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.random((rows, 5)), columns=list("abcde"))
+    y = np.sin(9 * frame["a"]) + np.cos(8 * frame["b"]) * frame["c"] + np.sin(6 * frame["d"] + 5 * frame["e"])
+    frame["dft"] = y + noise * rng.standard_normal(rows)
+    frame["exp"] = (1.1 * y - 0.2 + 0.03 * rng.standard_normal(rows)).where(np.arange(rows) < known)
+    return frame, 1.1 * y - 0.2
+
+
+def of_rough(frame, likelihoods=None):
+    return btl.TaskData.from_wide(frame, inputs=list("abcde"), tasks=["dft", "exp"], likelihoods=likelihoods)
+
+
+@pytest.mark.filterwarnings("ignore:The .* inducing pairs leave")
+@pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
+def test_what_is_known_of_a_material_is_not_condensed_away(tmp_path):
+    """Its own value of the source predicts the target as on the exact engine; predictions, draws and scores agree."""
+    frame, truth = rough()
+    model, new = btl.Difference.chain("dft", "exp"), frame.iloc[150:350]
+    fits = {pairs: btl.fit(model, of_rough(frame), seed=0, pairs=pairs, progress=False) for pairs in (200, 0)}
+    off = {pairs: fit.predict(new, "exp", noise=False)["mean"].values - truth[150:350] for pairs, fit in fits.items()}
+    rmse = {pairs: float(np.sqrt(np.mean(own**2))) for pairs, own in off.items()}
+    assert rmse[200] < 1.4 * rmse[0] < 0.06
+    plain = fits[200]._regression.marginals(fits[200]._inputs(new)[1], [[1]])[0][0].mean(0)[:, 0]
+    blurred = fits[200].scaling.location[1] + fits[200].scaling.scale[1] * plain.numpy()
+    assert np.sqrt(np.mean((blurred - truth[150:350]) ** 2)) > 2 * rmse[200]  # by the inducing pairs alone
+    drawn = fits[200].sample(new.iloc[:20], "exp", draws=4000)
+    np.testing.assert_allclose(
+        drawn.mean("draw"), fits[200].predict(new.iloc[:20], "exp", noise=False)["mean"], atol=0.01
+    )
+    again = btl.load(fits[200].save(tmp_path / "rough.nc"))
+    xr.testing.assert_identical(again.predict(new), fits[200].predict(new))
+    # new ones are predicted as before, beside known ones or not
+    unknown = pd.DataFrame(np.random.default_rng(1).random((5, 5)), columns=list("abcde"))
+    both = fits[200].predict(pd.concat([new.iloc[:3], unknown], ignore_index=True), "exp")["mean"].values
+    np.testing.assert_allclose(both[3:], fits[200].predict(unknown, "exp")["mean"], rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:The .* inducing pairs leave")
+@pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
+def test_where_pairs_tell_all_exact_rows_change_nothing(monkeypatch):
+    frame, _ = rough(rows=120, known=60, noise=0.1)
+    posterior = btl.fit(btl.Difference.chain("dft", "exp"), of_rough(frame), seed=0, pairs=180, progress=False)
+    before = posterior.predict(frame, noise=False)
+    scored = btl.leave_out(posterior)
+    monkeypatch.setattr("bayestl.posterior.BLUR", -1.0)
+    beside = dataclasses.replace(posterior)
+    after = beside.predict(frame, noise=False)
+    np.testing.assert_allclose(after["mean"], before["mean"], atol=1e-5)
+    np.testing.assert_allclose(after["std"], before["std"], rtol=1e-3)
+    np.testing.assert_allclose(btl.leave_out(beside)["log_density"], scored["log_density"], atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:The .* inducing pairs leave")
+@pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
+@pytest.mark.filterwarnings("ignore:The inducing pairs leave")
+def test_rows_are_left_out_beside_what_else_is_known_of_their_material():
+    frame, _ = rough()
+    for law in (None, {"dft": btl.Censored(lower=-1.5)}):
+        posterior = btl.fit(btl.Difference.chain("dft", "exp"), of_rough(frame, law), seed=0, pairs=200, progress=False)
+        scored = btl.leave_out(posterior, task="exp")
+        new = of_rough(frame.assign(exp=rough(known=1000)[0]["exp"]).iloc[150:350], law).select(["exp"])
+        judged = posterior.score(new)
+        assert abs(float(scored["log_density"].mean() - judged["log_density"].mean())) < 0.6  # 2 without
+        assert float((scored["error"] ** 2).mean() ** 0.5) < (0.06 if law is None else 0.12)  # 0.13 and more without
+
+
+@pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
+def test_where_pairs_tell_too_little_nothing_is_judged():
+    frame, _ = rough()
+    with pytest.warns(UserWarning, match="inducing pairs leave"):
+        posterior = btl.fit(btl.Difference.chain("dft", "exp"), of_rough(frame), seed=0, pairs=100, progress=False)
+    with pytest.warns(UserWarning, match="Hold rows out"):
+        btl.leave_out(posterior, by="inputs", task="exp")
+    text = str(btl.diagnose(posterior))
+    assert "not judged" in text
+    assert "coverage of" not in text
