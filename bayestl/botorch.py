@@ -166,12 +166,17 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
         self._location, self._scale = (
             torch.tensor(both[first]) for both in (source.scaling.location, source.scaling.scale)
         )
-        noise = [
-            source._problem.future_noise_variance(source._mixed, t) if each.likelihood.exact else None
-            for t, each in enumerate(tasks)
-        ]
-        missing = torch.full((source.components, 1), torch.nan, dtype=torch.float64)
-        self._noise = torch.cat([missing if own is None else own.expand_as(missing) for own in noise], -1)
+        problem, missing = source._problem, torch.full((source.components, 1), torch.nan, dtype=torch.float64)
+        # of new measurements; and of those that are told without an error, as `Posterior.condition` takes them
+        self._noise, self._untold = (
+            torch.cat(
+                [
+                    missing if not each.likelihood.exact else of(source._mixed, t).expand_as(missing)  # type: ignore[union-attr]
+                    for t, each in enumerate(tasks)
+                ], -1,
+            )
+            for of in (problem.future_noise_variance, problem.untold_noise_variance)
+        )  # fmt: skip
         self._refused = [_refusal(source, t, latent) for t in range(len(tasks))]
 
     # -- what BoTorch asks for -------------------------------------------------------------------------------------
@@ -255,7 +260,8 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
         X : (..., k, d) double tensor
         Y : (..., k, 1) values in the task's unit. With `mixture`, when it has more dimensions than X, dimension -3 is
             that of the draws
-        noise : variances of the noise like Y, in the squared unit; by default those of new measurements
+        noise : variances of the noise like Y, in the squared unit; by default as `Posterior.condition` takes values without
+            a known error
 
         Raises
         ------
@@ -271,7 +277,7 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
         points = _expanded(at, batch)
         mean, white, size = self._given(points, self._spread(batch))
         covariance = self._blocks(points, points) - white.mT @ white
-        noise = self._noise_of(task, noise, X.dim())
+        noise = self._noise_of(task, noise, X.dim(), self._untold)
         variance = noise.expand(*batch, *mean.shape[1:]).reshape(mean.shape)
         factor = robust_cholesky(covariance + torch.diag_embed(variance), size)[0]
         target = (self._lifted(Y, X.dim(), "Y") - self._location[task].unsqueeze(-2)) / self._scale[task].unsqueeze(-2)
@@ -341,8 +347,8 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
                 raise ValueError(reason)
         return _Points(torch.cat(blocks, -1), self._first[task]), task
 
-    def _noise_of(self, task: Tensor, given: Tensor | None, dim: int) -> Tensor:
-        """Standardised variances (..., S or 1, q) of noise: given for X of `dim` dimensions, or of new measurements."""
+    def _noise_of(self, task: Tensor, given: Tensor | None, dim: int, usual: Tensor | None = None) -> Tensor:
+        """Standardised variances (..., S or 1, q) of noise: given for X of `dim` dimensions, or `usual`, of new measurements."""
         if given is not None:
             return self._lifted(given, dim, "The noise") / self._scale[task].unsqueeze(-2).square()
         for t in task.unique().tolist():
@@ -351,7 +357,7 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
                     f"The noise of task {self.source.data.names[t]!r} is not normal, so BoTorch can neither add it nor "
                     "condition on it. Use posterior.condition, and observation_noise=False."
                 )
-        return self._noise[:, task].movedim(0, -2)
+        return (self._noise if usual is None else usual)[:, task].movedim(0, -2)
 
     def _lifted(self, values: Tensor, dim: int, what: str) -> Tensor:
         """From (..., q, 1), where there may be draws before q, to (..., S or 1, q)."""

@@ -104,6 +104,10 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
         if given is None:
             warn_of_zeros(values, task)
             given = Gaussian()
+            if set(values.tolist()) == {0.0, 1.0}:
+                print(
+                    f"{task}: zeros and ones -> Gaussian(). If they are two classes: likelihoods={{{task!r}: btl.Bernoulli()}}."
+                )
     details = np.tile(np.array(given.constants()), (len(part), 1))
     for j, name in enumerate(given.columns()):
         if name is not None:

@@ -418,7 +418,8 @@ class Posterior:
             raise DataError(
                 "The tasks differ in unit (or declare none, and differ in spread by more than a factor of ten) and are "
                 "standardised each by itself, so nothing is known of the scale of a new one. Bring them to one unit and "
-                "declare it: TaskData.from_long(..., units={...})."
+                "declare it: TaskData.from_long(..., units={...}). Where their warps learn a scale or an offset from each task "
+                "(a Hurdle's does), fix it: Hurdle(Gaussian(Softplus(1.0))), Log(offset=0.0)."
             )
         table = fewshot.describe_new(self.data.descriptors, name, descriptors)
         if rows is not None and rows.tasks[0].unit not in (None, donor.unit):

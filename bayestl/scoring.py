@@ -76,7 +76,8 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
         ``rows``; ``nlpd`` (negative log predictive density; for classes the log loss). For numbers and counts
         ``rmse``, ``mae`` (of the median), ``crps``, ``coverage_50`` and ``coverage_90`` (of central intervals),
         ``sharpness`` (mean predictive standard deviation), ``ence`` (expected normalised calibration error over ten
-        bins of the predicted spread, Levi et al. 2022, doi 10.3390/s22155540). For classes ``brier``, ``accuracy``,
+        bins of the predicted spread, Levi et al. 2022, doi 10.3390/s22155540). For classes ``brier`` (Brier
+        1950: the squares summed over all classes, so that of two classes it is twice scikit-learn's), ``accuracy``,
         ``macro_f1``, ``ece`` (expected calibration error of `reliability`'s ten bins).
     """
     expect_scores(scored)

@@ -498,7 +498,8 @@ class TaskData:
                     raise DataError(
                         f"Input {column.name!r} has levels never seen in the data: "
                         f"{listed(sorted(set(cells[new]), key=str))} in rows {places(new, frame)}. "
-                        f"The known levels are {listed(column.levels, 20)}."
+                        f"The known levels are {listed(column.levels, 20)}. Of others nothing can be said: leave them out, or "
+                        "describe all levels by numbers instead (features={...})."
                     )
                 x[:, j] = mapped.to_numpy(dtype=float)
         return x

@@ -234,7 +234,7 @@ def test_known_noise_of_new_rows(own):
     torch.testing.assert_close(more, 0.04 * torch.eye(3).double().expand_as(more), rtol=1e-6, atol=1e-8)
     Y = torch.full((3, 1), 6.0, dtype=torch.float64)
     default = model.condition_on_observations(X, Y).posterior(X).variance
-    own_noise = model._noise[:, 1] * own.scaling.scale[1] ** 2
+    own_noise = model._untold[:, 1] * own.scaling.scale[1] ** 2
     same = model.condition_on_observations(X, Y, noise=own_noise[:, None, None].expand(-1, 3, 1))
     torch.testing.assert_close(same.posterior(X).variance, default)
     assert (model.condition_on_observations(X, Y, noise=1e-8 * noise).posterior(X).variance < default).all()

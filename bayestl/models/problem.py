@@ -204,6 +204,12 @@ class Problem:
             inferred = (1 - share) * inferred
         return inferred + share * square + NOISE_FLOOR
 
+    def untold_noise_variance(self, theta: Theta, task: int) -> Float[Tensor, "*#draws 1"] | None:
+        """Variance of the noise of an observation whose error is not known: inferred, unless those of all others are known."""
+        if task in self.layout.noisy and self.known_errors(task)[0] < 1.0:
+            return self.parameters_of(theta, task)["noise"].square() + NOISE_FLOOR
+        return self.future_noise_variance(theta, task)
+
     def known_errors(self, task: int) -> tuple[float, float]:
         """Share of a task's rows whose error is known, and the mean square of those errors, standardised."""
         return self._known_errors.get(task, (0.0, 0.0))
