@@ -774,7 +774,7 @@ def test_what_is_left_without_a_row_is_a_distribution():
     for part in left_out(regression, posterior._problem, np.arange(len(data)), data.task_index == 1):
         assert (torch.linalg.eigvalsh(part.cov) > 0).all()
     scored = left_out_scores(posterior, task="b", regression=regression)
-    assert scored["log_density"].values.min() > -10
+    assert scored["log_density"].values.min() > -20  # a density of zero is -690
     assert np.isfinite(scored["pareto_k"]).all()
 
 
