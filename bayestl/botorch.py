@@ -236,7 +236,9 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
         mean, covariance, size = self._moments(at)
         if observation_noise is not False:
             given = observation_noise if isinstance(observation_noise, Tensor) else None
-            covariance = covariance + torch.diag_embed(self._noise_of(task, given, X.dim()).expand_as(mean))
+            covariance = covariance + torch.diag_embed(
+                self._noise_of(task, given, X.dim(), self._noise).expand_as(mean)
+            )
         location, scale = self._location[task], self._scale[task]
         if self.mixture:
             location, scale = location.unsqueeze(-2), scale.unsqueeze(-2)
@@ -347,8 +349,8 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
                 raise ValueError(reason)
         return _Points(torch.cat(blocks, -1), self._first[task]), task
 
-    def _noise_of(self, task: Tensor, given: Tensor | None, dim: int, usual: Tensor | None = None) -> Tensor:
-        """Standardised variances (..., S or 1, q) of noise: given for X of `dim` dimensions, or `usual`, of new measurements."""
+    def _noise_of(self, task: Tensor, given: Tensor | None, dim: int, usual: Tensor) -> Tensor:
+        """Standardised variances (..., S or 1, q) of noise: given for X of `dim` dimensions, or the usual of each task."""
         if given is not None:
             return self._lifted(given, dim, "The noise") / self._scale[task].unsqueeze(-2).square()
         for t in task.unique().tolist():
@@ -357,7 +359,7 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
                     f"The noise of task {self.source.data.names[t]!r} is not normal, so BoTorch can neither add it nor "
                     "condition on it. Use posterior.condition, and observation_noise=False."
                 )
-        return (self._noise if usual is None else usual)[:, task].movedim(0, -2)
+        return usual[:, task].movedim(0, -2)
 
     def _lifted(self, values: Tensor, dim: int, what: str) -> Tensor:
         """From (..., q, 1), where there may be draws before q, to (..., S or 1, q)."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bayestl import answers, archive, cavity, export, fewshot, storage
 from bayestl.answers import QUANTILES, Function, levels_of
-from bayestl.columns import Table, as_frame, read_numbers
+from bayestl.columns import Table, as_frame, marks_of, read_numbers
 from bayestl.condense import Inducing, condense, more_pairs
 from bayestl.errors import DataError, listed
 from bayestl.gaussian.sites import Site
@@ -605,16 +605,12 @@ class Posterior:
         sums, with those that tell how the tasks differ, and put beside those that came later: a partially independent
         conditional (Snelson & Ghahramani 2007, proceedings.mlr.press/v2/snelson07a.html).
         """
-        everywhere = np.arange(len(x))
-        if not self._blurred:
-            yield everywhere, self._regression
-            return
-        marks = _marks_of(x)
-        known = np.isin(marks, self._marks)
+        own = _marks_of(x)
+        known = np.isin(own, self._marks)
         if not known.all():
-            yield everywhere[~known], self._regression
-        for some in self._materials(np.unique(marks[known])):
-            yield np.flatnonzero(np.isin(marks, some)), self._exactly(some)[1]._regression
+            yield np.flatnonzero(~known), self._regression
+        for some in self._materials(np.unique(own[known])):
+            yield np.flatnonzero(np.isin(own, some)), self._exactly(some)[1]._regression
 
     @property
     def _blurred(self) -> bool:
@@ -622,15 +618,15 @@ class Posterior:
         held = self.inducing
         return held is not None and held.owner is None and self.data.parts is None and held.blur > BLUR
 
-    def _materials(self, marks: np.ndarray) -> list[np.ndarray]:
-        """Split materials into parts of some NEAR condensed rows each."""
-        distinct, counts = np.unique(self._marks[np.isin(self._marks, marks)], return_counts=True)
+    def _materials(self, wanted: np.ndarray) -> list[np.ndarray]:
+        """Split materials, told by their marks, into parts of some NEAR condensed rows each."""
+        distinct, counts = np.unique(self._marks[np.isin(self._marks, wanted)], return_counts=True)
         part = np.cumsum(counts) // NEAR
         return [distinct[part == one] for one in np.unique(part)]
 
-    def _exactly(self, marks: np.ndarray) -> tuple[np.ndarray, Posterior]:
+    def _exactly(self, wanted: np.ndarray) -> tuple[np.ndarray, Posterior]:
         """The rows of some materials, of the core and those that came later; and a posterior of these, conditioned on exactly."""
-        near, late = np.isin(self._marks, marks) | self._core, np.arange(len(self.data)) >= self.condensed
+        near, late = np.isin(self._marks, wanted) | self._core, np.arange(len(self.data)) >= self.condensed
         some = Problem.of(self.model, self.data.where(near, empty=True), self.scaling)
         rows = np.flatnonzero(near | late)
         learned = np.flatnonzero(np.isin(rows, self.record.learned))
@@ -641,10 +637,9 @@ class Posterior:
 
     def _moments(self, x: Tensor, groups: list[list[int]]) -> list[tuple[Tensor, Tensor]]:
         """Means and covariances of groups of functions at some points under every component: see `Regression.marginals`."""
+        if not self._blurred:
+            return self._regression.marginals(x, groups)
         found = [(index, regression.marginals(x[index], groups)) for index, regression in self._near(x)]
-        if len(found) == 1 and len(found[0][0]) == len(x):
-            order = torch.from_numpy(np.argsort(found[0][0], kind="stable"))
-            return [(mean[:, order], cov[:, order]) for mean, cov in found[0][1]]
         order = torch.from_numpy(np.argsort(np.concatenate([index for index, _ in found]), kind="stable"))
         return [
             (
@@ -751,9 +746,9 @@ class Posterior:
         functions = [o for t in tasks for o in layout.contrasts(t)]
         size, regression = len(x) * len(functions), self._regression
         if self._blurred:
-            marks = np.intersect1d(_marks_of(x), self._marks)
-            if len(marks) and np.isin(self._marks, marks).sum() <= FRESH:
-                regression = self._exactly(marks)[1]._regression
+            known = np.intersect1d(_marks_of(x), self._marks)
+            if len(known) and np.isin(self._marks, known).sum() <= FRESH:
+                regression = self._exactly(known)[1]._regression
         if 8 * size * (len(regression.support.output) + draws + RANK) > JOINT_BYTES:
             raise ValueError(
                 f"{draws} joint draws of {len(x)} rows x {len(functions)} functions do not fit in {JOINT_BYTES / 1e9:.0f} GB. "
@@ -836,7 +831,5 @@ def _beyond(law: Any, above: float | None, below: float | None) -> bool:
 
 
 def _marks_of(x: Tensor) -> np.ndarray:
-    """A mark for each point (m, columns), which is not zero and the same for the same inputs."""
-    return np.asarray(
-        pd.util.hash_pandas_object(pd.DataFrame(x.numpy() + 0.0), index=False), dtype=np.uint64
-    ) | np.uint64(1)
+    """A mark for each point (m, columns), which is not zero."""
+    return marks_of(x.numpy()) | np.uint64(1)

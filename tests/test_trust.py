@@ -18,7 +18,7 @@ import xarray as xr
 
 import bayestl as btl
 from bayestl import cavity, plots
-from bayestl.cavity import leave_one_out, left_out
+from bayestl.cavity import densities, leave_one_out, left_out
 from bayestl.condense import condense
 from bayestl.crossvalidation import functions, left_out_scores
 from bayestl.gaussian import mixture
@@ -773,9 +773,14 @@ def test_what_is_left_without_a_row_is_a_distribution():
     regression = functions(posterior, most=96)
     for part in left_out(regression, posterior._problem, np.arange(len(data)), data.task_index == 1):
         assert (torch.linalg.eigvalsh(part.cov) > 0).all()
+        theta = {name: value[part.draws] for name, value in regression.theta.items()}
+        each = densities(posterior._problem, theta, part)
+        assert (torch.logsumexp(each, 0) - math.log(len(each)) > -2.5).all()  # before the draws are weighted
     scored = left_out_scores(posterior, task="b", regression=regression)
-    assert scored["log_density"].values.min() > -20  # a density of zero is -690
-    assert np.isfinite(scored["pareto_k"]).all()
+    k = scored["pareto_k"].values
+    assert np.isfinite(k).all()
+    assert scored["log_density"].values[k < 1].min() > -10
+    assert (k < 1).sum() >= 13  # one row decides alone which draws count, and its k-hat says so
 
 
 def test_a_task_whose_only_row_is_left_out_is_warned_of():

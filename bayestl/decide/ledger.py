@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayestl import archive
-from bayestl.columns import read_task
+from bayestl.columns import marks_of, read_task
 from bayestl.decide import plain
 from bayestl.decide.pool import _cost, pool_of, refuse_names
 from bayestl.decide.suggest import SCORES, _constraints, _goal, refuse_unoffered
@@ -158,7 +158,7 @@ class Ledger:
         for name, own in costs.items():
             table = self.table(name)
             if table is not None and len(table):
-                marks.setdefault(id(table), _marks(self.data.encode(table)))
+                marks.setdefault(id(table), marks_of(self.data.encode(table)))
                 out[name] = _cost(own, name, table, np.ones(len(table), bool)), marks[id(table)]
         return out
 
@@ -179,7 +179,7 @@ class Ledger:
                 if not self.settings["replicates"]:
                     seen.append(self.data.x[self.data.task_index == self.data.index_of(name)])
                 for x in seen:
-                    barred |= np.isin(marks, _marks(x))
+                    barred |= np.isin(marks, marks_of(x))
             if not barred.all():
                 out[name] = np.where(barred, BARRED, costs)
         return out
@@ -289,7 +289,7 @@ class Ledger:
             np.concatenate([own, new])
             for own, new in (
                 (self.data.task_index, more.task_index), (self.data.values, more.values),
-                (_marks(self.data.x), _marks(more.x)),
+                (marks_of(self.data.x), marks_of(more.x)),
             )
         )  # fmt: skip
         lines = len(history) + 1
@@ -311,8 +311,3 @@ class Ledger:
 
 def _shown(own: Event) -> dict[str, Any]:
     return {**own["inputs"], **{name: own[name] for name in ("id", "row", "task", "cost")}}
-
-
-def _marks(x: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Mark rows (n, d), the same for the same inputs."""
-    return np.asarray(pd.util.hash_pandas_object(pd.DataFrame(x + 0.0), index=False), dtype=np.uint64)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayestl.columns import marks_of
 from bayestl.decide import acquisition
 from bayestl.decide.judge import Judge
 from bayestl.decide.lookahead import Beliefs, Joint, World, beliefs_of, joint_of, observation_noise
@@ -335,8 +336,7 @@ class Search:
 
 def _among(x: Tensor, others: Tensor) -> NDArray[np.bool_]:
     """Which points are among others."""
-    places = {row.tobytes() for row in others.numpy()}
-    return np.array([row.tobytes() in places for row in x.numpy()])
+    return np.isin(marks_of(x.numpy()), marks_of(others.numpy()))
 
 
 def _best_of(scores: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, int, int]:
