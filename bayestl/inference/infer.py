@@ -264,11 +264,13 @@ def _log_ratios(coordinates: Coordinates, q: Gaussian, white: torch.Tensor) -> t
 def _tail(coordinates: Coordinates, q: Gaussian, ratios: NDArray[np.float64], seed: int) -> float:
     """k-hat of q. A few hundred ratios tell it to 0.2: before it alarms, four, then sixteen times as many are looked at."""
     found = torch.from_numpy(ratios)
-    for more, alarming in ((3, ALARMING), (12, BAD)):
-        if pareto_k(found) > alarming:
-            white = normal_points(more * len(ratios), coordinates.dim, seed + more // 3)
+    k = pareto_k(found)
+    for more, alarming, own in ((3, ALARMING, seed + 1), (12, BAD, seed + 2)):
+        if k > alarming:
+            white = normal_points(more * len(ratios), coordinates.dim, own)
             found = torch.cat([found, _log_ratios(coordinates, q, white)])
-    return pareto_k(found)
+            k = pareto_k(found)
+    return k
 
 
 def _way_to_the_mode(whole: Problem, q: Gaussian) -> torch.Tensor:
