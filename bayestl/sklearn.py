@@ -76,8 +76,8 @@ class _TransferEstimator(BaseEstimator):
         data = TaskData.from_long(
             frame.assign(task=labels, value=y),
             inputs=[column for column in frame.columns if column not in details],
-            task="task", value="value", tasks=names, likelihoods=laws if levels is None else None,
-            features=self.features,
+            task="task", value="value", tasks=names, features=self.features,
+            likelihoods=laws if levels is None else dict.fromkeys(names, Gaussian()),  # codes, until they are classes
         )  # fmt: skip
         if levels is not None:
             data = _classes(data, laws, tuple(levels))
