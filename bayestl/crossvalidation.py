@@ -95,13 +95,13 @@ def left_out_scores(
         )
     out, k = Scores(data), np.full(len(data), np.nan)
     rest, everywhere = wanted, np.arange(len(data))
-    if posterior._blurred:
-        alone = _within_materials(posterior._marks, codes) & wanted
+    if (materials := posterior._materials) is not None:
+        alone = _within_materials(materials.marks, codes) & wanted
         rest = wanted & ~alone
-        for marks in posterior._materials(np.unique(posterior._marks[alone])):
-            own, near = posterior._exactly(marks)
+        for some in materials.parts(np.unique(materials.marks[alone])):
+            own, near = materials.rows_beside(some), posterior.beside(materials, some)
             own_codes = pd.factorize(codes[own])[0].astype(np.int64)
-            chosen = alone[own] & np.isin(posterior._marks[own], marks)
+            chosen = alone[own] & np.isin(materials.marks[own], some)
             k[own[chosen]] = _judge(near, functions(near), own_codes, chosen, out, own, crps)[chosen]
     if rest.any():
         k[rest] = _judge(posterior, regression or functions(posterior), codes, rest, out, everywhere, crps)[rest]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bayestl import answers, archive, cavity, export, fewshot, storage
 from bayestl.answers import QUANTILES, Function, levels_of
-from bayestl.columns import Table, as_frame, marks_of, read_numbers
+from bayestl.columns import Table, as_frame, read_numbers
 from bayestl.condense import Inducing, condense, more_pairs
 from bayestl.errors import DataError, listed
 from bayestl.gaussian.sites import Site
@@ -26,6 +26,7 @@ from bayestl.inference.infer import FitRecord
 from bayestl.lazy import lazily
 from bayestl.likelihoods.base import Rows
 from bayestl.likelihoods.predictive import Classes, Predictive
+from bayestl.materials import FRESH, Marks, Materials
 from bayestl.models.base import Model
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem, rows_of
@@ -39,9 +40,6 @@ from bayestl.stream import loaders_of
 from bayestl.table import TaskData
 
 BLUR = 0.1  # of the noise, from which on rows at the very inputs that are predicted are conditioned on exactly
-NEAR, CORE = 400, 800  # such rows that are looked at in one go, beside those of scarce tasks
-MARKED = 100_000  # rows marked in one go
-FRESH = 2000  # points beside a condensed table that are conditioned on exactly
 FEW = 100  # rows that the embedding of a new task is inferred from
 DENSE, RANK = 4000, 1000  # values drawn jointly by their whole covariance, and by how many of them beyond
 JOINT_BYTES = 4e9
@@ -566,88 +564,26 @@ class Posterior:
         return Regression(self._fresh, self._mixed, None, self.inducing)
 
     @cached_property
-    def _marks(self) -> np.ndarray:
-        """A mark for the inputs of each condensed row that is normal and in memory, the same for the same inputs; else zero."""
-        out = np.zeros(len(self.data), dtype=np.uint64)
-        plain = np.zeros(len(out), dtype=bool)
-        for exact in (True, False):
-            for piece in self._problem.pieces:
-                if piece.law.exact == exact:
-                    plain[piece.at.numpy()] = exact
-        old = np.flatnonzero(plain & (np.arange(len(out)) < self.condensed))
-        for start in range(0, len(old), MARKED):
-            own = old[start : start + MARKED]
-            out[own] = _marks_of(self.scaling.inputs(self.data.x[own]))
-        return out
-
-    @cached_property
-    def _core(self) -> np.ndarray:
-        """Condensed rows of the scarcest tasks and of the same materials, up to CORE: what tells how the tasks differ."""
-        core = np.zeros(len(self.data), dtype=bool)
-        for t in np.argsort(self.data.counts, kind="stable"):
-            more = core | np.isin(self._marks, np.setdiff1d(self._marks[self.data.task_index == t], [0]))
-            if more.sum() > CORE:
-                break
-            core = more
-        return core
-
-    @cached_property
-    def _soft(self) -> Inducing:
-        """The condensed rows where what the pairs do not tell of them counts as noise."""
-        assert self.inducing is not None
-        old = Problem.of(self.model, self.data.where(np.arange(len(self.data)) < self.condensed), self.scaling)
-        return self.inducing.softened(old, self._mixed)
-
-    def _near(self, x: Tensor) -> Iterator[tuple[np.ndarray, Regression]]:
-        """Points, and what to predict them with: of a condensed table the rows at the same inputs are conditioned on exactly.
-
-        What the inducing pairs do not tell of a material is then known from the material's own rows. They are taken out of the
-        sums, with those that tell how the tasks differ, and put beside those that came later: a partially independent
-        conditional (Snelson & Ghahramani 2007, proceedings.mlr.press/v2/snelson07a.html).
-        """
-        own = _marks_of(x)
-        known = np.isin(own, self._marks)
-        if not known.all():
-            yield np.flatnonzero(~known), self._regression
-        for some in self._materials(np.unique(own[known])):
-            yield np.flatnonzero(np.isin(own, some)), self._exactly(some)[1]._regression
-
-    @property
-    def _blurred(self) -> bool:
-        """Whether rows were condensed of which the pairs leave much untold, and they can be looked up."""
+    def _materials(self) -> Materials | None:
+        """Condensed rows that can be looked up by their inputs, where the pairs leave much untold of them."""
         held = self.inducing
-        return held is not None and held.owner is None and self.data.parts is None and held.blur > BLUR
+        if held is None or held.owner is not None or self.data.parts is not None or held.blur <= BLUR:
+            return None
+        return Materials(self._problem, self._mixed, held, self.condensed, self._regression)
 
-    def _materials(self, wanted: np.ndarray) -> list[np.ndarray]:
-        """Split materials, told by their marks, into parts of some NEAR condensed rows each."""
-        distinct, counts = np.unique(self._marks[np.isin(self._marks, wanted)], return_counts=True)
-        part = np.cumsum(counts) // NEAR
-        return [distinct[part == one] for one in np.unique(part)]
-
-    def _exactly(self, wanted: np.ndarray) -> tuple[np.ndarray, Posterior]:
-        """The rows of some materials, of the core and those that came later; and a posterior of these, conditioned on exactly."""
-        near, late = np.isin(self._marks, wanted) | self._core, np.arange(len(self.data)) >= self.condensed
-        some = Problem.of(self.model, self.data.where(near, empty=True), self.scaling)
-        rows = np.flatnonzero(near | late)
-        learned = np.flatnonzero(np.isin(rows, self.record.learned))
-        return rows, dataclasses.replace(
-            self, data=self.data.where(near | late, empty=True), sites=None, condensed=0,
-            inducing=self._soft.without(some, self._mixed), record=dataclasses.replace(self.record, learned=learned),
+    def beside(self, materials: Materials, wanted: Marks) -> Posterior:
+        """The same of fewer rows: those of some materials and those that matter to these, all conditioned on exactly."""
+        rows = materials.rows_beside(wanted)
+        kept = np.isin(np.arange(len(self.data)), rows)
+        record = dataclasses.replace(self.record, learned=np.flatnonzero(np.isin(rows, self.record.learned)))
+        return dataclasses.replace(
+            self, data=self.data.where(kept, empty=True), sites=None, condensed=0, inducing=materials.others(wanted),
+            record=record,
         )  # fmt: skip
 
     def _moments(self, x: Tensor, groups: list[list[int]]) -> list[tuple[Tensor, Tensor]]:
         """Means and covariances of groups of functions at some points under every component: see `Regression.marginals`."""
-        if not self._blurred:
-            return self._regression.marginals(x, groups)
-        found = [(index, regression.marginals(x[index], groups)) for index, regression in self._near(x)]
-        order = torch.from_numpy(np.argsort(np.concatenate([index for index, _ in found]), kind="stable"))
-        return [
-            (
-                torch.cat([own[g][0] for _, own in found], 1)[:, order],
-                torch.cat([own[g][1] for _, own in found], 1)[:, order],
-            )
-            for g in range(len(groups))
-        ]
+        return (self._materials or self._regression).marginals(x, groups)
 
     def _by_draw(self, new: Table, task: str) -> xr.DataArray:
         """What each draw of theta predicts of a task, without noise: the median, or the probabilities of its classes."""
@@ -744,11 +680,8 @@ class Posterior:
             raise ValueError(f"`draws` must be at least 1; got {draws}.")
         layout, problem = self._problem.layout, self._problem
         functions = [o for t in tasks for o in layout.contrasts(t)]
-        size, regression = len(x) * len(functions), self._regression
-        if self._blurred:
-            known = np.intersect1d(_marks_of(x), self._marks)
-            if len(known) and np.isin(self._marks, known).sum() <= FRESH:
-                regression = self._exactly(known)[1]._regression
+        size = len(x) * len(functions)
+        regression = self._regression if self._materials is None else self._materials.joint(x)
         if 8 * size * (len(regression.support.output) + draws + RANK) > JOINT_BYTES:
             raise ValueError(
                 f"{draws} joint draws of {len(x)} rows x {len(functions)} functions do not fit in {JOINT_BYTES / 1e9:.0f} GB. "
@@ -828,8 +761,3 @@ def _beyond(law: Any, above: float | None, below: float | None) -> bool:
         (above is not None and upper is not None and (upper <= above).all())
         or (below is not None and lower is not None and (lower >= below).all())
     )
-
-
-def _marks_of(x: Tensor) -> np.ndarray:
-    """A mark for each point (m, columns), which is not zero."""
-    return marks_of(x.numpy()) | np.uint64(1)

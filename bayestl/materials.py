@@ -1,0 +1,139 @@
+"""Materials of a large table, told by their inputs: what was measured of one is conditioned on exactly where it is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayestl.columns import marks_of
+from bayestl.condense import Inducing
+from bayestl.models.problem import Problem
+from bayestl.priors import Theta
+from bayestl.regression import Regression
+
+NEAR, CORE = 400, 800  # condensed rows that are looked at in one go, beside those of scarce tasks
+FRESH = 2000  # points beside a condensed table that are conditioned on exactly
+MARKED = 100_000  # rows marked in one go
+
+Marks = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, eq=False)
+class Materials:
+    """The condensed rows of a table, by material, and what the inducing pairs do not tell of them.
+
+    A material's own rows are taken out of the sums, with those that tell how the tasks differ (the `core`), and are put beside
+    those that came later, which are conditioned on exactly: a partially independent conditional (Snelson & Ghahramani 2007,
+    proceedings.mlr.press/v2/snelson07a.html).
+
+    Attributes
+    ----------
+    problem : all observations, and the model
+    theta : draws of the parameters
+    inducing : the first `condensed` rows, condensed onto inducing pairs
+    whole : the regression that knows them by the pairs alone
+    """
+
+    problem: Problem
+    theta: Theta
+    inducing: Inducing
+    condensed: int
+    whole: Regression
+
+    @cached_property
+    def marks(self) -> Marks:
+        """A mark for the inputs of each condensed row that is normal, the same for the same inputs; zero for others."""
+        data = self.problem.data
+        out, plain = np.zeros(len(data), dtype=np.uint64), np.zeros(len(data), dtype=bool)
+        for exact in (True, False):
+            for piece in self.problem.pieces:
+                if piece.law.exact == exact:
+                    plain[piece.at.numpy()] = exact
+        old = np.flatnonzero(plain & (np.arange(len(out)) < self.condensed))
+        for start in range(0, len(old), MARKED):
+            own = old[start : start + MARKED]
+            out[own] = marks_at(self.problem.scaling.inputs(data.x[own]))
+        return out
+
+    @cached_property
+    def core(self) -> NDArray[np.bool_]:
+        """Condensed rows of the scarcest tasks and of the same materials, up to CORE: what tells how the tasks differ."""
+        data, core = self.problem.data, np.zeros(len(self.marks), dtype=bool)
+        for t in np.argsort(data.counts, kind="stable"):
+            more = core | np.isin(self.marks, np.setdiff1d(self.marks[data.task_index == t], [0]))
+            if more.sum() > CORE:
+                break
+            core = more
+        return core
+
+    @cached_property
+    def soft(self) -> Inducing:
+        """The condensed rows where what the pairs do not tell of them counts as noise."""
+        return self.inducing.softened(self._of(np.arange(len(self.marks)) < self.condensed), self.theta)
+
+    def parts(self, wanted: Marks) -> list[Marks]:
+        """Split materials into parts of some NEAR condensed rows each."""
+        distinct, counts = np.unique(self.marks[np.isin(self.marks, wanted)], return_counts=True)
+        part = np.cumsum(counts) // NEAR
+        return [distinct[part == one] for one in np.unique(part)]
+
+    def rows_beside(self, wanted: Marks) -> NDArray[np.int64]:
+        """The rows to condition on exactly: those of some materials, of the core, and those that came later."""
+        return np.flatnonzero(self._condensed_beside(wanted) | (np.arange(len(self.marks)) >= self.condensed))
+
+    def others(self, wanted: Marks) -> Inducing:
+        """The rest, condensed."""
+        return self.soft.without(self._of(self._condensed_beside(wanted)), self.theta)
+
+    def beside(self, wanted: Marks) -> Regression:
+        """The functions given all rows, of which those of some materials are conditioned on exactly."""
+        exactly = np.isin(np.arange(len(self.marks)), self.rows_beside(wanted))
+        return Regression(self._of(exactly), self.theta, None, self.others(wanted))
+
+    def marginals(
+        self, x: Float[Tensor, "m columns"], groups: list[list[int]]
+    ) -> list[tuple[Float[Tensor, "S m c"], Float[Tensor, "S m c c"]]]:
+        """As `Regression.marginals`, each point given what was measured at its very inputs."""
+        found = [(index, regression.marginals(x[index], groups)) for index, regression in self._near(x)]
+        order = torch.from_numpy(np.argsort(np.concatenate([index for index, _ in found]), kind="stable"))
+        return [
+            (
+                torch.cat([own[g][0] for _, own in found], 1)[:, order],
+                torch.cat([own[g][1] for _, own in found], 1)[:, order],
+            )
+            for g in range(len(groups))
+        ]
+
+    def joint(self, x: Float[Tensor, "m columns"]) -> Regression:
+        """What to draw all of some points from, jointly."""
+        known = np.intersect1d(marks_at(x), self.marks)
+        few = len(known) > 0 and np.isin(self.marks, known).sum() <= FRESH
+        return self.beside(known) if few else self.whole
+
+    def _near(self, x: Tensor) -> Iterator[tuple[NDArray[np.int64], Regression]]:
+        """Points, and what to predict them with."""
+        own = marks_at(x)
+        known = np.isin(own, self.marks)
+        if not known.all():
+            yield np.flatnonzero(~known), self.whole
+        for some in self.parts(np.unique(own[known])):
+            yield np.flatnonzero(np.isin(own, some)), self.beside(some)
+
+    def _condensed_beside(self, wanted: Marks) -> NDArray[np.bool_]:
+        return np.isin(self.marks, wanted) | self.core
+
+    def _of(self, rows: NDArray[np.bool_]) -> Problem:
+        """The observations of some of the rows."""
+        return Problem.of(self.problem.model, self.problem.data.where(rows, empty=True), self.problem.scaling)
+
+
+def marks_at(x: Float[Tensor, "m columns"]) -> Marks:
+    """A mark for each point, which is not zero."""
+    return marks_of(x.numpy()) | np.uint64(1)
