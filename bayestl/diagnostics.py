@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 import xarray as xr
+from pyro.ops.stats import effective_sample_size, gelman_rubin
 
 from bayestl.archive import prior_draws
 from bayestl.crossvalidation import WORK, functions, left_out_scores
@@ -17,6 +18,7 @@ from bayestl.errors import listed
 from bayestl.fitting import SHARED
 from bayestl.likelihoods import Gaussian, Hurdle, StudentT
 from bayestl.posterior import Posterior, expect_posterior
+from bayestl.priors import Theta
 from bayestl.psis import reliable
 from bayestl.regression import Regression
 from bayestl.scoring import scores
@@ -86,9 +88,10 @@ class Diagnosis:
 def diagnose(posterior: Posterior, *, seed: int = 0) -> Diagnosis:
     """Look at everything that tells whether a posterior can be believed.
 
-    How the fit of theta ended (the trace of its evidence bound, k-hat, agreement of independent starts), parameters at the edge
-    of their priors, tasks that are mostly noise, jitter, sites that did not settle, inducing pairs that leave too much untold,
-    and, by leaving rows out, coverage, outliers and rows with outsized influence. Each finding says what it means and what to do.
+    How the fit of theta ended (the trace of its evidence bound, k-hat, agreement of independent starts; of a chain R-hat,
+    effective draws and divergences), parameters at the edge of their priors, tasks that are mostly noise, jitter, sites that did
+    not settle, inducing pairs that leave too much untold, and, by leaving rows out, coverage, outliers and rows with outsized
+    influence. Each finding says what it means and what to do.
 
     Examples
     --------
@@ -151,6 +154,39 @@ def _of_theta(posterior: Posterior) -> Iterator[Finding]:
             "divergences", "warning", record.divergences, "Transitions of the sampler went wrong.",
             "Give it more warm-up steps.",
         )  # fmt: skip
+    if record.method == "nuts" and len(record.log_prior) == posterior.draws >= 8:
+        yield from _of_chain(posterior.theta)
+
+
+def _of_chain(theta: Theta) -> Iterator[Finding]:
+    """Whether a chain mixed: rank-normalised split R-hat and effective sample size (Vehtari et al. 2021, arXiv:1903.08008)."""
+    columns = {
+        name if value[0].numel() == 1 else f"{name}[{i}]": own
+        for name, value in theta.items()
+        for i, own in enumerate(value.reshape(len(value), -1).T)
+        if own.min() < own.max()  # a loading may be zero by construction
+    }
+    draws = torch.stack(list(columns.values()), -1)
+    draws = draws[: len(draws) // 2 * 2]
+    ranks = draws.argsort(0).argsort(0) + 1
+    halves = torch.special.ndtri((ranks - 0.375) / (len(draws) + 0.25)).double().unflatten(0, (2, -1))
+    spread, effective = gelman_rubin(halves), effective_sample_size(halves)
+    names, worst, least = list(columns), int(spread.argmax()), int(effective.argmin())
+    apart, few = float(spread[worst]), float(effective[least])
+    advice = "Give it more warm-up steps, and more draws."
+    # Of one chain, and the largest of many: 1.01 is not telling until there are a thousand effective draws.
+    level: Level = "good" if apart <= 1.03 else "note" if apart <= 1.1 else "warning"
+    yield Finding(
+        "R-hat", level, apart, f"Both halves of the chain tell the same of every parameter (most apart: {names[worst]})."
+        if level == "good" else f"The halves of the chain differ, most of all in {names[worst]}.",
+        "" if level == "good" else advice,
+    )  # fmt: skip
+    level = "good" if few >= 100 else "note" if few >= 50 else "warning"
+    yield Finding(
+        "effective draws", level, few,
+        f"independent draws that tell as much as the {len(draws)} of {names[least]}, the fewest of all.",
+        "" if level == "good" else advice,
+    )  # fmt: skip
 
 
 def _of_edges(posterior: Posterior, seed: int) -> Iterator[Finding]:

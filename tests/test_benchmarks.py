@@ -11,7 +11,7 @@ import bayestl as btl
 from bayestl.datasets import load_bulk_moduli, load_gaps_and_colours
 
 pytest.importorskip("benchmarks.case_studies.run", reason="installed without the benchmarks")
-from benchmarks import campaigns, colour, matbench
+from benchmarks import campaigns, colour, known_materials, matbench
 from benchmarks.case_studies import pages, run
 from benchmarks.case_studies.derived import judge
 from benchmarks.case_studies.rivals import Forest, Normal, nearest, rivals, thinned
@@ -217,3 +217,16 @@ def test_a_campaign_on_a_few_points_finds_the_best(strategy):
     found = campaigns.came_to(run, problem, 20.0)
     assert run["regret"].iloc[-1] == 0.0
     assert found["cost_to_1%"] <= found["cost_to_best"] == found["spent"] <= 5.5 + 11.0 + 1.1
+
+
+def test_known_materials_are_known_by_the_source_alone():
+    both = load_bulk_moduli().reset_index().rename(columns={"element": "formula", "B_wien2k": "pbe", "B_exp": "hse"})
+    both = both[["formula", "pbe", "hse"]].dropna().reset_index(drop=True)
+    aflow = pd.DataFrame({"formula": [f"{a}O" for a in both["formula"] if a != "O"]}).assign(aflow=1.0)
+    train, test = known_materials.split(both, aflow, seed=0)
+    counts = dict(zip(train.names, train.counts, strict=True))
+    assert counts["pbe"] == len(both) == counts["hse"] + len(test)
+    told = train.rows[train.task_index == train.index_of("hse")]
+    assert sorted([*told, *test.rows]) == list(range(len(both)))
+    few = known_materials.thinned(train, len(train) - 10, seed=0)
+    assert dict(zip(few.names, few.counts, strict=True)) == counts | {"aflow": len(aflow) - 10}

@@ -711,6 +711,31 @@ def test_k_hat_flags_a_bad_guide(helped, monkeypatch):
     assert "nuts" in finding.advice
 
 
+@pytest.mark.parametrize(("memory", "level"), [(0.3, "good"), (0.98, "warning")])
+def test_a_chain_that_did_not_mix_is_told_as_arviz_tells_it(helped, memory, level):
+    arviz = pytest.importorskip("arviz")
+    posterior, rng = helped["multitask"], np.random.default_rng(1)
+    steps = rng.standard_normal((400, 40))
+    for i in range(1, 400):
+        steps[i] = memory * steps[i - 1] + np.sqrt(1 - memory**2) * steps[i]
+    chain, used = {}, 0
+    for name, value in posterior.theta.items():
+        size = value[0].numel()
+        chain[name] = torch.from_numpy(np.exp(steps[:, used : used + size])).reshape(400, *value.shape[1:])
+        used += size
+    record = dataclasses.replace(posterior.record.of_other_draws(), method="nuts", log_prior=np.zeros(400))
+    diagnosis = btl.diagnose(dataclasses.replace(posterior, theta=chain, components=16, record=record))
+    assert diagnosis["R-hat"].level == level == diagnosis["effective draws"].level
+    least = min(float(arviz.ess(steps[None, :, i])) for i in range(used))
+    assert diagnosis["effective draws"].value == pytest.approx(least, rel=0.1)
+    ranked = [steps[:, i].argsort().argsort() for i in range(used)]
+    z = [torch.special.ndtri(torch.tensor((r + 0.625) / 400.25)).numpy() for r in ranked]
+    apart = [
+        np.var([h.mean() for h in np.split(v, 2)], ddof=1) / np.mean([h.var(ddof=1) for h in np.split(v, 2)]) for v in z
+    ]
+    assert diagnosis["R-hat"].value == pytest.approx(np.sqrt(199 / 200 + max(apart)), rel=1e-6)
+
+
 def test_what_is_wrong_with_a_table_is_told():
     rng = np.random.default_rng(0)
     x = rng.random(80)
