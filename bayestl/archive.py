@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayestl import features, kernels, likelihoods
+from bayestl import cavity, features, kernels, likelihoods
 from bayestl.columns import Input, Task, without_slash
 from bayestl.condense import Inducing
 from bayestl.errors import DataError
@@ -263,11 +263,12 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
         return xr.Dataset({"y": (dims, values, attributes)}, coords=coords)
 
     generator = torch.Generator().manual_seed(seed)
-    theta = posterior.theta if posterior.inducing is None else posterior._mixed
-    replicated = _replicated(problem, theta, _posterior_functions(posterior, generator), generator)
+    regression = posterior._whole()  # which draws from all functions and leaves every row out: solved once
+    theta = regression.theta
+    replicated = _replicated(problem, theta, _posterior_functions(problem, regression, generator), generator)
     prior_theta = prior_draws(problem, len(replicated), seed)
     prior_y = _replicated(problem, prior_theta, _prior_functions(problem, prior_theta, generator), generator)
-    log_likelihood = posterior.log_likelihood().values
+    log_likelihood = cavity.leave_one_out(regression, problem, posterior.condensed).numpy()
     frame = data.decode(data.x)
     constant = xr.Dataset(
         {without_slash(name): ("obs", frame[name].to_numpy()) for name in frame}
@@ -313,12 +314,8 @@ def _rows_of_task(problem: Problem, task: int) -> torch.Tensor:
     return torch.from_numpy(np.flatnonzero(problem.data.task_index == task))
 
 
-def _posterior_functions(posterior: Posterior, generator: torch.Generator) -> list[torch.Tensor]:
+def _posterior_functions(problem: Problem, regression: Regression, generator: torch.Generator) -> list[torch.Tensor]:
     """Functions (draw, row, function) of every task at its own rows, each row drawn by itself."""
-    problem = posterior._problem
-    regression = posterior._regression
-    if posterior.inducing is None:
-        regression = Regression(problem, posterior.theta, posterior.sites)
     found = []
     for t in range(len(problem.layout.tasks)):
         x = problem.scaling.inputs(problem.data.x[_rows_of_task(problem, t).numpy()])

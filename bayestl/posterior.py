@@ -472,10 +472,7 @@ class Posterior:
         Of a condensed table the draws are those that predict. Exact for normal observations; for others the likelihood is
         integrated over the function given all other rows, whose sites stay as they are.
         """
-        regression = self._regression
-        if self.inducing is None:
-            regression = Regression(self._problem, self.theta, self.sites)
-        values = cavity.leave_one_out(regression, self._problem, self.condensed).numpy()
+        values = cavity.leave_one_out(self._whole(), self._problem, self.condensed).numpy()
         return xr.DataArray(values, dims=["draw", "obs"], coords={"obs": np.arange(len(self.data))}, name="y")
 
     def to_arviz(self, *, task: str | None = None, new: Table | None = None, seed: int = 0) -> Any:
@@ -563,6 +560,10 @@ class Posterior:
             return Regression(self._problem, self._mixed, self.sites)
         return Regression(self._fresh, self._mixed, None, self.inducing)
 
+    def _whole(self) -> Regression:
+        """The functions under every draw of theta; of a condensed table under those that predict."""
+        return self._regression if self.inducing is not None else Regression(self._problem, self.theta, self.sites)
+
     @cached_property
     def _materials(self) -> Materials | None:
         """Condensed rows that can be looked up by their inputs, where the pairs leave much untold of them."""
@@ -588,12 +589,9 @@ class Posterior:
     def _by_draw(self, new: Table, task: str) -> xr.DataArray:
         """What each draw of theta predicts of a task, without noise: the median, or the probabilities of its classes."""
         t, (index, x) = self.data.index_of(task), self._inputs(new)
-        theta, functions = self._mixed, [self._problem.layout.contrasts(t)]
-        if self.inducing is None:
-            theta = self.theta
-            ((mean, cov),) = Regression(self._problem, theta, self.sites).marginals(x, functions)
-        else:
-            ((mean, cov),) = self._moments(x, functions)
+        whole, functions = self._whole(), [self._problem.layout.contrasts(t)]
+        theta = whole.theta
+        ((mean, cov),) = whole.marginals(x, functions) if self.inducing is None else self._moments(x, functions)
         rows = self._rows_at(t, self._details(new, t, len(x)))
         found = []
         for s in range(len(mean)):
