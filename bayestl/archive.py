@@ -70,7 +70,9 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
             "inducing/owner": np.empty(0, np.int64) if held.owner is None else held.owner.numpy(),
         }  # fmt: skip
     settings = {
-        "inducing": None if held is None else {"rows": held.rows, "untold": held.untold, "blur": held.blur},
+        "inducing": None
+        if held is None
+        else {"rows": held.rows, "untold": held.untold, "blur": held.blur, "grown": held.grown},
         "condensed": posterior.condensed,
         "sites": None if posterior.sites is None else len(posterior.sites),
         "model": describe(posterior.model),

@@ -155,7 +155,7 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
         super().__init__()
         self.source, self.task, self.mixture, self.latent = source, task, mixture, latent
         self._is_ensemble = self._is_fully_bayesian = mixture
-        regression = source._regression
+        regression = source._functions
         self._solved = [(theta, solved) for _, theta, solved in regression.batches()]
         self._support = regression.support
         self._stages: tuple[_Stage, ...] = ()

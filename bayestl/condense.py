@@ -30,6 +30,7 @@ from bayestl.table import TaskData
 LOOSE = 0.03  # share of the prior variance untold above which a warning is due
 CHUNK = 2048  # rows at a time: large enough for matrix products, small enough for the caches
 GPU_CHUNK = 2**16  # and on a GPU, where each operation costs as long as some thousand rows
+TELLING = 0.3
 MANY, ROUNDS = 16_384, 10  # rows, and rounds of expectation maximisation, that teach the noise
 SETTLED, STEPS = 1e-3, 60  # of the bound of site rows, which are many here
 
@@ -57,7 +58,8 @@ def relearn_noise(
     Expectation maximisation of the evidence that `condense` bounds, at the median of the draws: with q the law of the functions
     given all these rows, ``noise_t^2 = mean_i (E_q[(y_i - f_i)^2] - untold_i)`` over the rows of task t. The draws keep their
     order, and their spread shrinks as that of so many more rows. Tasks with known errors, or whose rows are not all normal,
-    stay as they are.
+    stay as they are, and so do those of which the pairs leave more untold than a share TELLING of their noise: what would be
+    learned is then the difference of two large numbers.
 
     Parameters
     ----------
@@ -79,6 +81,7 @@ def relearn_noise(
     one = typical(theta, keep=True)
     factor = factors(model, one, pairs, problem.layout)
     sums = [_normal(replace(problem, pieces=(piece,)), one, pairs, factor, "cpu")[0] for piece in pieces]
+    free = [k for k in free if float(sums[k].residual) <= TELLING * len(pieces[k].at)]
     ratio = [torch.ones(1, dtype=torch.float64) for _ in pieces]  # of the new variance to the old
     for _ in range(ROUNDS):
         gram = sum((own.gram / r[:, None, None] for own, r in zip(sums, ratio, strict=True)), torch.zeros(()))
@@ -111,6 +114,7 @@ class Inducing:
     untold : share of the prior variance that the pairs do not tell
     blur : mean variance that the pairs do not tell of a normal row, in units of that of its noise
     owner : which of the S a draw belongs to, where several draws share one
+    grown : whether pairs were added when rows had been condensed already, whose sums say nothing of them
     """
 
     pairs: Pairs
@@ -121,6 +125,7 @@ class Inducing:
     untold: float
     blur: float
     owner: Int[Tensor, " D"] | None = None
+    grown: bool = False
 
     def taken(self, draws: Int[Tensor, " D"]) -> Inducing:
         """Take some of the draws, repeatedly perhaps."""
@@ -141,19 +146,35 @@ class Inducing:
         """The same rows, each normal one as uncertain as its noise *and* what the pairs do not tell of it.
 
         The fully independent training conditional of Snelson & Ghahramani 2006 in place of the bound of Titsias, under which the
-        weights of the features are known too well where much is untold.
+        weights of the features are known too well where much is untold. Sums of others stay as they are: they must be of all
+        pairs.
         """
-        hard, soft = (self._sums(rows, theta, soft) for soft in (False, True))
-        gram, moment = self.gram + (soft.gram - hard.gram), self.moment + (soft.moment - hard.moment)
-        return replace(self, gram=gram, moment=moment)
+        held, soft = self._compact(), self._sums(rows, theta, True)
+        if all(piece.law.exact for piece in rows.pieces if len(piece.at)):
+            return replace(held, gram=soft.gram, moment=soft.moment, grown=False)
+        if self.grown:
+            raise ValueError("Sums of rows that are not normal were not taken over all pairs.")
+        hard = self._sums(rows, theta, False)
+        return replace(held, gram=held.gram + (soft.gram - hard.gram), moment=held.moment + (soft.moment - hard.moment))
 
     def without(self, some: Problem, theta: Theta) -> Inducing:
         """The softened sums without those of some of the rows, which are normal."""
-        sums = self._sums(some, theta, True)
-        return replace(self, gram=self.gram - sums.gram, moment=self.moment - sums.moment)
+        held, sums = self._compact(), self._sums(some, theta, True)
+        return replace(held, gram=held.gram - sums.gram, moment=held.moment - sums.moment)
 
     def _sums(self, some: Problem, theta: Theta, soft: bool) -> Sums:
+        """Sums over normal rows anew, under the first of the draws that share one."""
+        if self.owner is not None:
+            first = torch.stack([(self.owner == own).nonzero()[0, 0] for own in self.owner.unique()])
+            theta = {name: value[first] for name, value in theta.items()}
         return _normal(some, theta, self.pairs, factors(some.model, theta, self.pairs, some.layout), "cpu", soft)[0]
+
+    def _compact(self) -> Inducing:
+        """Only sums that a draw belongs to."""
+        if self.owner is None:
+            return self
+        kept, owner = self.owner.unique(return_inverse=True)
+        return replace(self, gram=self.gram[kept], moment=self.moment[kept], bound=self.bound[kept], owner=owner)
 
     def conditional(self, model: Model, theta: Theta, layout: Layout, part: slice | Tensor) -> Projected:
         """Condition on the rows under some of the draws, whose `theta` is given."""
@@ -213,9 +234,10 @@ def condense(
     blur = float(normal.residual.mean()) / max(count, 1)
     if base is not None:
         blur = (blur * count + base.blur * base.rows) / rows
+    grown = base is not None and base.grown
     if not others:
         bound = log_evidence(normal) if base is None else base.bound + torch.nan
-        return Inducing(pairs, known.gram, known.moment, bound, rows, untold, blur)
+        return Inducing(pairs, known.gram, known.moment, bound, rows, untold, blur, grown=grown)
 
     def evaluate(state: tuple[Tensor, Tensor]) -> _Step:
         gram, moment = state
@@ -235,7 +257,8 @@ def condense(
             "predictions of those draws may be off.",
             stacklevel=2,
         )
-    return Inducing(pairs, known.gram + best.gram, known.moment + best.moment, best.bound, rows, untold, blur)
+    gram, moment = known.gram + best.gram, known.moment + best.moment
+    return Inducing(pairs, gram, moment, best.bound, rows, untold, blur, grown=grown)
 
 
 def more_pairs(inducing: Inducing, problem: Problem, theta: Theta, most: int) -> Inducing:
@@ -261,7 +284,7 @@ def more_pairs(inducing: Inducing, problem: Problem, theta: Theta, most: int) ->
     gram[:, :size, :size] = inducing.gram
     moment = torch.nn.functional.pad(inducing.moment, (0, len(chosen)))
     pairs = Pairs(torch.cat([inducing.pairs.x, new.x]), torch.cat([inducing.pairs.output, new.output]))
-    return replace(inducing, pairs=pairs, gram=gram, moment=moment)
+    return replace(inducing, pairs=pairs, gram=gram, moment=moment, grown=True)
 
 
 def in_turn(function: Callable[[Problem], tuple[Any, ...]], sources: Sequence[Source]) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from bayestl.errors import DataError, listed
 
@@ -88,7 +89,7 @@ class Compositions(Features):
         amounts = fractions(labels, tuple(table.index))
         values = table.to_numpy(dtype=float)
         present = amounts > 0
-        mean = amounts @ values
+        mean = csr_array(amounts) @ values  # row by row: the same to the last bit however many there are
         low, high, deviation, mode = (np.empty_like(mean) for _ in range(4))
         for j in range(values.shape[1]):  # over properties; rows are batched
             own = np.where(present, values[:, j], np.nan)
@@ -283,6 +284,9 @@ def describable(formulas: Iterable[str]) -> NDArray[np.bool_]:
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
 _ADDED = re.compile(r"[·•∙⋅*]")
 _HYDRATE = re.compile(r"(?<![A-Za-z·•∙⋅*]0)\.(?=(?:\d*|\d*\.\d+)\(?H2O\)?$)")
+_SPACED = re.compile(r"\s*([·•∙⋅*]|(?<=\s)\.|\.(?=\s))\s*")
+_TIMES = re.compile(r"\s+(?=(?:\d+\.?\d*|\.\d+)[A-Z(\[{])")
+_TORN = re.compile(r"[\d.]\s+[\d.]")
 _BLANK = re.compile(r"\s+(?![a-z])")
 _SUBSCRIPTS = str.maketrans({"½": "0.5"} | {chr(0x2080 + digit): str(digit) for digit in range(10)})
 _TOKEN = re.compile(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?|([(\[{])|([)\]}])(\d+\.?\d*|\.\d+)?")
@@ -291,8 +295,8 @@ _TOKEN = re.compile(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?|([(\[{])|([)\]}])(\d+\.?\d
 def parse_formula(formula: str) -> dict[str, float]:
     """Amounts of the elements of a formula such as ``Ca(OH)2``, ``Ga0.5 As0.5`` or ``CuSO4·5H2O``.
 
-    Blanks between elements and subscripts (``Fe₂O₃``) are understood. What follows ``·``, ``*``, or a point before ``H2O`` at the
-    end, is added as often as the number before it says; D is H.
+    Blanks between elements and subscripts (``Fe₂O₃``) are understood. What follows ``·``, ``*``, a point before ``H2O`` at the
+    end, or a blank before a number and an element (``CuSO4 5H2O``), is added as often as the number before it says; D is H.
 
     Raises
     ------
@@ -304,7 +308,11 @@ def parse_formula(formula: str) -> dict[str, float]:
     >>> parse_formula("Ca3(PO4)2")
     {'Ca': 3.0, 'P': 2.0, 'O': 8.0}
     """
-    text = _BLANK.sub("", _HYDRATE.sub("·", formula.strip().translate(_SUBSCRIPTS), count=1))
+    text = _SPACED.sub(r"\1", formula.strip().translate(_SUBSCRIPTS))
+    text = _HYDRATE.sub("·", _TIMES.sub("·", text), count=1)
+    if _TORN.search(text):
+        raise ValueError("a blank stands between two numbers")
+    text = _BLANK.sub("", text)
     whole: dict[str, float] = {}
     for part in _ADDED.split(text):
         if not part and text:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -19,18 +20,21 @@ from bayestl.priors import Theta
 from bayestl.regression import Regression
 
 NEAR, CORE = 400, 800  # condensed rows that are looked at in one go, beside those of scarce tasks
+ALIKE = 50  # replicates of a task of one material that are conditioned on exactly
 FRESH = 2000  # points beside a condensed table that are conditioned on exactly
 MARKED = 100_000  # rows marked in one go
+DIGITS = 9  # of standardised inputs, by which they are told apart
 
 Marks = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
 class Materials:
-    """The condensed rows of a table, by material, and what the inducing pairs do not tell of them.
+    """The condensed rows of a table, by material, where the inducing pairs leave much of them untold.
 
-    A material's own rows are taken out of the sums, with those that tell how the tasks differ (the `core`), and are put beside
-    those that came later, which are conditioned on exactly: a partially independent conditional (Snelson & Ghahramani 2007,
+    Those that tell how the tasks differ (the `core`), and where a material is predicted of which something is known its own, are
+    taken out of the sums and put beside those that came later, which are conditioned on exactly; the others are as uncertain as
+    their noise and what the pairs do not tell of them: a partially independent conditional (Snelson & Ghahramani 2007,
     proceedings.mlr.press/v2/snelson07a.html).
 
     Attributes
@@ -38,18 +42,19 @@ class Materials:
     problem : all observations, and the model
     theta : draws of the parameters
     inducing : the first `condensed` rows, condensed onto inducing pairs
-    whole : the regression that knows them by the pairs alone
     """
 
     problem: Problem
     theta: Theta
     inducing: Inducing
     condensed: int
-    whole: Regression
 
     @cached_property
     def marks(self) -> Marks:
-        """A mark for the inputs of each condensed row that is normal, the same for the same inputs; zero for others."""
+        """A mark for the inputs of each condensed row that is normal, the same for the same inputs; zero for others.
+
+        And for more than ALIKE replicates, which stay condensed.
+        """
         data = self.problem.data
         out, plain = np.zeros(len(data), dtype=np.uint64), np.zeros(len(data), dtype=bool)
         for exact in (True, False):
@@ -60,7 +65,8 @@ class Materials:
         for start in range(0, len(old), MARKED):
             own = old[start : start + MARKED]
             out[own] = marks_at(self.problem.scaling.inputs(data.x[own]))
-        return out
+        replicate = pd.DataFrame({"mark": out, "task": data.task_index}).groupby(["mark", "task"]).cumcount()
+        return np.where(replicate < ALIKE, out, np.uint64(0))
 
     @cached_property
     def core(self) -> NDArray[np.bool_]:
@@ -68,9 +74,8 @@ class Materials:
         data, core = self.problem.data, np.zeros(len(self.marks), dtype=bool)
         for t in np.argsort(data.counts, kind="stable"):
             more = core | np.isin(self.marks, np.setdiff1d(self.marks[data.task_index == t], [0]))
-            if more.sum() > CORE:
-                break
-            core = more
+            if more.sum() <= CORE:
+                core = more
         return core
 
     @cached_property
@@ -97,6 +102,11 @@ class Materials:
         exactly = np.isin(np.arange(len(self.marks)), self.rows_beside(wanted))
         return Regression(self._of(exactly), self.theta, None, self.others(wanted))
 
+    @cached_property
+    def elsewhere(self) -> Regression:
+        """What to predict with where nothing is known of a material."""
+        return self.beside(np.empty(0, dtype=np.uint64))
+
     def marginals(
         self, x: Float[Tensor, "m columns"], groups: list[list[int]]
     ) -> list[tuple[Float[Tensor, "S m c"], Float[Tensor, "S m c c"]]]:
@@ -115,14 +125,14 @@ class Materials:
         """What to draw all of some points from, jointly."""
         known = np.intersect1d(marks_at(x), self.marks)
         few = len(known) > 0 and np.isin(self.marks, known).sum() <= FRESH
-        return self.beside(known) if few else self.whole
+        return self.beside(known) if few else self.elsewhere
 
     def _near(self, x: Tensor) -> Iterator[tuple[NDArray[np.int64], Regression]]:
         """Points, and what to predict them with."""
         own = marks_at(x)
         known = np.isin(own, self.marks)
         if not known.all():
-            yield np.flatnonzero(~known), self.whole
+            yield np.flatnonzero(~known), self.elsewhere
         for some in self.parts(np.unique(own[known])):
             yield np.flatnonzero(np.isin(own, some)), self.beside(some)
 
@@ -135,5 +145,5 @@ class Materials:
 
 
 def marks_at(x: Float[Tensor, "m columns"]) -> Marks:
-    """A mark for each point, which is not zero."""
-    return marks_of(x.numpy()) | np.uint64(1)
+    """A mark for each point, in standardised units, which is not zero; the same for points that differ by rounding errors."""
+    return marks_of(x.numpy().round(DIGITS)) | np.uint64(1)

@@ -91,7 +91,8 @@ class Posterior:
         """Predict tasks at new inputs, each in its own language.
 
         Where a large table was condensed, and its inducing pairs leave much untold, what was observed at the very inputs that
-        are predicted is conditioned on exactly (so do `sample`, `derive`, `probability` and `score`).
+        are predicted is conditioned on exactly, beside what tells how the tasks differ (so do `sample`, `derive`, `probability`
+        and `score`).
 
         Parameters
         ----------
@@ -200,8 +201,8 @@ class Posterior:
         out = Scores(test)
         for s in range(len(test.tasks)):
             own = np.flatnonzero(test.task_index == s)
-            for start in range(0, len(own), self._regression.step):
-                chosen = own[start : start + self._regression.step]
+            for start in range(0, len(own), self._functions.step):
+                chosen = own[start : start + self._functions.step]
                 out.put(chosen, *self.measured_law(test, s, chosen))
         return out.labelled()
 
@@ -568,9 +569,19 @@ class Posterior:
     def _materials(self) -> Materials | None:
         """Condensed rows that can be looked up by their inputs, where the pairs leave much untold of them."""
         held = self.inducing
-        if held is None or held.owner is not None or self.data.parts is not None or held.blur <= BLUR:
+        if held is None or held.blur <= BLUR:
             return None
-        return Materials(self._problem, self._mixed, held, self.condensed, self._regression)
+        old = [piece for piece in self._problem.pieces if (piece.at < self.condensed).any()]
+        if held.rows != sum(int((piece.at < self.condensed).sum()) for piece in old):  # most were never in memory
+            return None
+        if held.grown and not all(piece.law.exact for piece in old):
+            return None
+        return Materials(self._problem, self._mixed, held, self.condensed)
+
+    @property
+    def _functions(self) -> Regression:
+        """What decides and predicts where nothing was observed."""
+        return self._regression if self._materials is None else self._materials.elsewhere
 
     def beside(self, materials: Materials, wanted: Marks) -> Posterior:
         """The same of fewer rows: those of some materials and those that matter to these, all conditioned on exactly."""
@@ -632,7 +643,7 @@ class Posterior:
     ) -> Iterator[tuple[slice, list[Any]]]:
         """What is predicted of several tasks, a few points at a time."""
         groups = [self._problem.layout.contrasts(t) for t in tasks]
-        step = max(1, self._regression.step // max(1, max(len(group) for group in groups) ** 2 // 4))
+        step = max(1, self._functions.step // max(1, max(len(group) for group in groups) ** 2 // 4))
         for start in range(0, len(x), step):
             part = slice(start, min(start + step, len(x)))
             moments = self._moments(x[part], groups)

@@ -106,7 +106,7 @@ def worlds(
 
     `pending` lists tasks, inputs (m, columns) and details (m, 2).
     """
-    regression, problem, generator = posterior._regression, posterior._problem, torch.Generator().manual_seed(seed)
+    regression, problem, generator = posterior._functions, posterior._problem, torch.Generator().manual_seed(seed)
     found: list[World] = []
     for part, thetas, solved in regression.batches():
         for i in range(min(part.stop - part.start, count - len(found))):

@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayestl.columns import marks_of
 from bayestl.decide import acquisition
 from bayestl.decide.judge import Judge
 from bayestl.decide.lookahead import Beliefs, Joint, World, beliefs_of, joint_of, observation_noise
@@ -25,6 +24,7 @@ from bayestl.decide.reasons import Report
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.likelihoods.classes import normal_cloud
 from bayestl.likelihoods.predictive import Classes
+from bayestl.materials import marks_at
 from bayestl.posterior import Posterior
 from bayestl.priors import Theta
 from bayestl.scaling import Pairs
@@ -336,7 +336,7 @@ class Search:
 
 def _among(x: Tensor, others: Tensor) -> NDArray[np.bool_]:
     """Which points are among others."""
-    return np.isin(marks_of(x.numpy()), marks_of(others.numpy()))
+    return np.isin(marks_at(x), marks_at(others))
 
 
 def _best_of(scores: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, int, int]:
