@@ -26,6 +26,7 @@ from bayestl.gaussian.conditional import Conditioned, Updated
 from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.inducing import Sums, Weights, log_evidence
 from bayestl.inference.infer import _best_mode
+from bayestl.materials import marks_at
 from bayestl.models.problem import Problem
 from bayestl.regression import Regression, low_rank_draws
 from bayestl.selection import choose_pairs, learning_rows, shares
@@ -1152,3 +1153,119 @@ def test_where_pairs_tell_too_little_nothing_is_judged():
     text = str(btl.diagnose(posterior))
     assert "not judged" in text
     assert "coverage of" not in text
+
+
+@pytest.fixture(scope="module")
+def blurred():
+    """A posterior whose pairs leave much untold: few pairs of a rough table."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return btl.fit(btl.MultiTask(), of_rough(rough()[0]), seed=0, pairs=100, draws=2, progress=False)
+
+
+def more_of_rough(rows):
+    """Other rows of the source, as a table and as a frame, and what is true of the target there."""
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame(rng.random((rows, 5)), columns=list("abcde"))
+    y = np.sin(9 * frame["a"]) + np.cos(8 * frame["b"]) * frame["c"] + np.sin(6 * frame["d"] + 5 * frame["e"])
+    frame["dft"] = y + 0.02 * rng.standard_normal(rows)
+    return btl.TaskData.from_wide(frame, inputs=list("abcde"), tasks=["dft"]), frame, 1.1 * y - 0.2
+
+
+@pytest.mark.parametrize("fresh", [100, 1000])
+def test_new_rows_on_a_blurred_table_help(blurred, fresh, monkeypatch):
+    """Conditioned on exactly, or condensed onto more pairs: of the other task, at those rows and elsewhere."""
+    monkeypatch.setattr("bayestl.posterior.FRESH", fresh)
+    more, later, target = more_of_rough(400)
+    old, of_old = rough()
+    grown = blurred.condition(more)
+    assert grown.inducing.grown == (fresh == 100)
+    assert torch.linalg.eigvalsh(grown._materials.soft.gram).min() > -1e-6
+    exact = dataclasses.replace(grown, inducing=None, condensed=0, sites=None)
+    unknown = pd.DataFrame(np.random.default_rng(1).random((100, 5)), columns=list("abcde"))
+    for new, truth in ((later, target), (old.iloc[200:300], of_old[200:300]), (unknown, None)):
+        before, after, best = (p.predict(new, "exp", noise=False) for p in (blurred, grown, exact))
+        if truth is None:
+            truth = best["mean"].values
+        off = [float(((p["mean"] - truth) ** 2).mean() ** 0.5) for p in (before, after)]
+        assert off[1] < 1.02 * off[0]
+        z = (after["mean"] - truth) / after["std"]
+        assert float((z**2).mean() ** 0.5) < 1.7
+
+
+def test_one_law_predicts_draws_and_decides(blurred):
+    unknown = pd.DataFrame(np.random.default_rng(1).random((20, 5)), columns=list("abcde"))
+    for new in (unknown, rough()[0].iloc[200:220, :5]):
+        told, drawn = blurred.predict(new, "exp", noise=False), blurred.sample(new, "exp", draws=6000)
+        assert float((abs(drawn.mean("draw") - told["mean"]) / told["std"]).max()) < 0.06
+        np.testing.assert_allclose(drawn.std("draw"), told["std"], rtol=0.05)
+    model = pytest.importorskip("bayestl.botorch").as_botorch_model(blurred, "exp")
+    mean = model.posterior(torch.tensor(unknown.to_numpy())).mixture_mean.squeeze(-1)
+    np.testing.assert_allclose(mean.detach(), blurred.predict(unknown, "exp", noise=False)["mean"], atol=1e-6)
+
+
+def test_a_material_is_known_again_though_its_inputs_were_rounded(blurred):
+    new = rough()[0].iloc[200:230, :5]
+    np.testing.assert_allclose(
+        blurred.predict(new * (1 + 4e-16), "exp")["std"], blurred.predict(new, "exp")["std"], rtol=1e-6
+    )
+
+
+def test_a_new_task_leaves_the_others_as_they_were():
+    frame, _ = rough(300, 60)
+    data = btl.TaskData.from_wide(
+        frame, inputs=list("abcde"), tasks=["dft", "exp"], units=dict.fromkeys(("dft", "exp"), "eV")
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        posterior = btl.fit(btl.LatentTask(), data, seed=0, pairs=60, draws=4, progress=False)
+        wider = posterior.new_task("new", draws=64)  # a multiple of the four: each as often as before
+    assert posterior._materials is not None
+    new = frame.iloc[100:120]
+    before, after = posterior.predict(new), wider.predict(new, ["dft", "exp"])
+    np.testing.assert_allclose(after["mean"], before["mean"], rtol=1e-6)
+    np.testing.assert_allclose(after["std"], before["std"], rtol=1e-6)
+
+
+def test_replicates_of_one_material_do_not_crowd_out_the_others():
+    frame, _ = rough(300, 60)
+    control = frame.iloc[[0] * 900].assign(exp=np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = of_rough(pd.concat([frame, control], ignore_index=True))
+        posterior = btl.fit(btl.MultiTask(), data, seed=0, pairs=60, draws=2, progress=False)
+    assert posterior._materials is not None
+    assert posterior._materials.core[data.task_index == 1].all()
+    (own,) = posterior._materials.parts(marks_at(posterior._inputs(frame.iloc[:1])[1]))
+    assert len(posterior._materials.rows_beside(own)) < 500
+
+
+def test_rows_that_were_never_in_memory_are_not_looked_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("bayestl.table.SAMPLE", 400)
+    frame, _ = rough(3000)
+    long = pd.concat(
+        [frame[[*"abcde", t]].rename(columns={t: "y"}).dropna().assign(task=t) for t in ("dft", "exp")],
+        ignore_index=True,
+    ).sample(frac=1.0, random_state=0)
+    for i in range(3):
+        long.iloc[i::3].to_parquet(tmp_path / f"{i}.parquet")
+    data = btl.TaskData.from_long(tmp_path, inputs=list("abcde"), task="task", value="y")
+    assert data.parts is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        posterior = btl.fit(btl.MultiTask(), data, seed=0, pairs=60, draws=2, progress=False)
+    assert posterior.inducing.blur > 1.0
+    assert posterior._materials is None
+    again = btl.load(posterior.save(tmp_path / "posterior.nc"))
+    assert again._materials is None
+
+
+def test_noise_is_not_learned_again_through_a_blur():
+    """The difference of two large numbers: half the noise was learned, at any noise."""
+    frame, _ = rough(3000, noise=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        posterior = btl.fit(btl.SingleTask(), of_rough(frame).select(["dft"]), seed=0, pairs=100, progress=False)
+    assert posterior.inducing.blur > 1.0
+    noise = float(posterior.theta["noise"].median() * posterior.scaling.scale[0])
+    assert noise == pytest.approx(0.1, rel=0.35)
