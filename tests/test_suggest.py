@@ -906,3 +906,18 @@ def test_levels_are_in_double_precision():
     named = suggest(posterior, new, target="E", goal=goal, batch=1)
     derived = suggest(posterior, new, target=lambda v: v["E"] + 0 * v["E"], goal=goal, batch=1)
     np.testing.assert_allclose(derived["gain"], named["gain"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"goal": "learn"}, {"score": "thompson"}, {"score": "upper_confidence_bound"}])
+@pytest.mark.parametrize("count", [130, 384])
+def test_large_batches_without_replicates_hold_none(options, count):
+    """However many candidates there are beside those that are looked at closely, and though some are listed twice."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(12), "z": rng.random(12)})
+    data = btl.TaskData.from_wide(frame.assign(y=np.sin(6 * frame["x"]) + frame["z"]), inputs=["x", "z"], tasks=["y"])
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, method="map", progress=False)
+    new = pd.DataFrame({"x": rng.random(count), "z": rng.random(count)})
+    twice = pd.concat([new, new.iloc[:60]], ignore_index=True)
+    chosen = suggest(posterior, twice, target="y", batch=96, replicates=False, **options)
+    assert len(chosen[["x", "z"]].drop_duplicates()) == 96
+    assert np.isfinite(chosen["score"]).all()

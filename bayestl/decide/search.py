@@ -87,13 +87,13 @@ class Search:
         anchors = Pairs(x.repeat_interleave(len(k), 0), torch.tensor(k).repeat(len(x)))
         fixed = joint_of(problem, self.found, x[:0], self.outputs, anchors, len(k))
         judge = self._judge(fixed.beliefs(), x, measured, not over)
-        pool = self._shortlist(judge, anchors, fixed)
+        pool = self._shortlist(judge, anchors, fixed, batch)
         joint = joint_of(problem, self.found, pool.x, self.outputs, anchors, len(k))
         beliefs = joint.beliefs()
         own, likely = self._linear(beliefs), self._likely(beliefs, pool)
         noise = {t: self._noise(t, beliefs, pool) for t in pool.tasks}
         offered, choices = self._unmeasured(pool) if elsewhere else pool.offered.copy(), []
-        mine: list[int] = []
+        mine, taken = list[int](), np.zeros_like(offered)
         report: Report | None = None
         place = pool.places
         first = int(torch.randint(len(self.found), (), generator=self.generator)) if self.score == "thompson" else 0
@@ -126,10 +126,11 @@ class Search:
                         gains = sure if np.isfinite(sure[offered]).any() else gains
                         values, r, t = _best_of(gains - np.log(pool.costs) - report.unit, offered)
             choices.append(report.line(r, t, gains[r, t], values[r, t], views[t], best))
+            taken[place == place[r], t] = True
             if not replicates or elsewhere:
-                offered[place == place[r], t] = False
-            if replicates and not offered.any():
-                offered = pool.offered.copy()
+                offered &= ~taken
+            if not offered.any():
+                offered = pool.offered.copy() if replicates else pool.offered & ~taken
             mine += [r] * (t == self.target)
             points = [r * len(self.outputs) + i for i in self._places(t)]
             joint = joint.given(points, noise[t][:, r], _strata(len(self.found), len(points), self.generator))
@@ -209,8 +210,11 @@ class Search:
             judge = dataclasses.replace(judge, share=share)
         return judge
 
-    def _shortlist(self, judge: Judge, anchors: Pairs, fixed: Joint) -> Pool:
-        """The best candidates in every task, of all and of ever smaller random subsets, so that they do not crowd."""
+    def _shortlist(self, judge: Judge, anchors: Pairs, fixed: Joint, batch: int) -> Pool:
+        """The best candidates in every task, of all and of ever smaller random subsets, so that they do not crowd.
+
+        As many more of the best as a batch without replicates needs.
+        """
         pool, most = self.pool, min(SHORT, max(8, POINTS // len(self.outputs)))
         if pool.box is None and len(pool) <= most:
             return pool
@@ -224,15 +228,20 @@ class Search:
                 near = dataclasses.replace(near, offered=near.offered & pool.offered.any(0))
                 values = np.concatenate([values, self._screened(near, judge, anchors, fixed)])
                 pool = pool.plus(near)
-        order, kept = rng.permutation(len(pool)), []
+        order, kept = rng.permutation(len(pool)), np.zeros(len(pool), dtype=bool)
         for level in range(LEVELS):
             subset = np.sort(order[: max(most, len(pool) // 4**level)])
             for t in pool.tasks:
-                first = subset[np.argsort(-values[subset, t], kind="stable")]
-                kept.append(first[: max(1, most // LEVELS // len(pool.tasks))])
+                rest = subset[~kept[subset]]
+                first = rest[np.argsort(-values[rest, t], kind="stable")]
+                kept[first[: max(1, most // LEVELS // len(pool.tasks))]] = True
         if self.score == "knowledge_gradient":  # what may be the best already, which has nothing to gain
-            kept.append(np.flatnonzero(_among(pool.x, anchors.x)))
-        return pool.take(np.unique(np.concatenate(kept)))
+            kept |= _among(pool.x, anchors.x)
+        rest, wanted = np.argsort(-values.max(1), kind="stable"), min(batch, pool.pairs)
+        while (missing := wanted - pool.take(np.flatnonzero(kept)).pairs) > 0:
+            rest = rest[~kept[rest]]
+            kept[rest[:missing]] = True
+        return pool.take(np.flatnonzero(kept))
 
     def _gains(
         self, judge: Judge, views: Mapping[int, Sight], best: Tensor, likely: Tensor, itself: Tensor | None, pool: Pool
