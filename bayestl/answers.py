@@ -112,6 +112,11 @@ def derived(
     result = function(by_task)
     if not isinstance(result, xr.DataArray) or "draw" not in result.dims:
         raise ValueError("`function` must return an xarray.DataArray that keeps the dimension 'draw'.")
+    if result.dtype == bool and any(str(dim).startswith("class_") for dim in result.dims) and not result.any():
+        raise ValueError(
+            "`function` asks of probabilities of classes what none of them is, their label perhaps: without noise, tasks of "
+            "classes are their probabilities. Give noise=True to speak of labels."
+        )
     result = result.astype(float)
     # Shuffling the draws of each task keeps its marginal law and breaks its link with the others.
     rng, count = np.random.default_rng(seed), joint.sizes["draw"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayestl.errors import DataError, listed
+from bayestl.errors import DataError, listed, naming_rows
 from bayestl.features import BY_NAME, Features
 from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
 from bayestl.notices import warn_of_twins, warn_of_units, warn_of_zeros
@@ -60,6 +60,13 @@ class Column(NamedTuple):
 def marks_of(x: NDArray[np.float64]) -> NDArray[np.uint64]:
     """Mark rows (n, d), the same for the same inputs."""
     return np.asarray(pd.util.hash_pandas_object(pd.DataFrame(x + 0.0), index=False), dtype=np.uint64)
+
+
+def labels_of(rows: Iterable[Any]) -> pd.Index:
+    """Labels of rows as the caller has them; tuples, and labels of several kinds, as text, which files can hold."""
+    index = pd.Index(list(rows), tupleize_cols=False)
+    plain = index.inferred_type in ("integer", "floating", "boolean", "string", "datetime64", "empty")
+    return index if plain else pd.Index([str(row) for row in index])
 
 
 def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: str, given: Likelihood | None) -> Column:
@@ -118,7 +125,8 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
         if name is not None:
             require_columns(frame, [name])
             details[:, j] = read_numbers(part, name, task)
-    likelihood = given.resolve(values, details, task, levels)
+    with naming_rows(part.index.tolist()):
+        likelihood = given.resolve(values, details, task, levels)
     return Column(likelihood.observed(values, details), details, likelihood, levels)
 
 

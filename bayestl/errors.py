@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class DataError(ValueError):
     """The table, the task names or the file are not what they must be; the message says where and what to do."""
+
+
+class RowsError(DataError):
+    """The same of some of the rows that were read, marked by `mask`; whoever knows their labels says which."""
+
+    def __init__(self, message: str, mask: NDArray[np.bool_]) -> None:
+        super().__init__(message)
+        self.mask = mask
 
 
 class FitError(RuntimeError):
@@ -17,3 +30,15 @@ def listed(items: Sequence[object], most: int = 5) -> str:
     """Render the first few of `items`, and how many more there are."""
     shown = ", ".join(repr(item) if isinstance(item, str) else str(item) for item in items[:most])
     return shown + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+@contextmanager
+def naming_rows(labels: Sequence[Any]) -> Iterator[None]:
+    """Say of a `RowsError` which rows it is about: those of these labels."""
+    try:
+        yield
+    except RowsError as error:
+        if len(error.mask) != len(labels):
+            raise
+        rows = [label for label, odd in zip(labels, error.mask, strict=True) if odd]
+        raise DataError(f"{error} Rows: {listed(rows)}.") from None

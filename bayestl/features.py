@@ -176,10 +176,9 @@ class Molecules(Features):
         molecules = [Chem.MolFromSmiles(str(label)) for label in labels]
         # Written in one way: of another order of the atoms sums are rounded otherwise, as if it were another molecule.
         molecules = [molecule and Chem.MolFromSmiles(Chem.MolToSmiles(molecule)) for molecule in molecules]
-        if bad := [label for label, molecule in zip(labels, molecules, strict=True) if molecule is None]:
-            raise DataError(
-                f"These are not SMILES that RDKit can read: {listed([repr(b) for b in dict.fromkeys(bad)])}."
-            )
+        read = zip(labels, molecules, strict=True)
+        if bad := [str(label) for label, molecule in read if molecule is None or not molecule.GetNumAtoms()]:
+            raise DataError(f"These are not SMILES that RDKit can read: {listed(list(dict.fromkeys(bad)))}.")
         physical = (
             "MolWt", "MolLogP", "MolMR", "TPSA", "LabuteASA", "NumHDonors", "NumHAcceptors", "NumRotatableBonds", "RingCount",
             "NumAromaticRings", "FractionCSP3", "HeavyAtomCount", "NumHeteroatoms", "MaxPartialCharge", "MinPartialCharge",
@@ -262,7 +261,7 @@ def fractions(labels: Sequence[Any], symbols: Sequence[str]) -> NDArray[np.float
             bad[str(label)] = str(error)
     if bad:
         raise DataError(
-            f"{len(bad)} formulas cannot be read: {listed([f'{label!r} ({why})' for label, why in bad.items()])}. "
+            f"{len(bad)} formulas cannot be read: {listed([f'{label} ({why})' for label, why in bad.items()])}. "
             "Correct them or drop their rows."
         )
     return out

@@ -72,7 +72,10 @@ def plot_pit(scored: xr.Dataset, task: str | None = None, ax: Any = None, bins: 
 
 
 def plot_parity(scored: xr.Dataset, task: str | None = None, ax: Any = None, unit: str = "") -> Any:
-    """Measured against predicted values, with 90 % intervals of the predictive standard deviation; `unit` by default theirs."""
+    """Measured against predicted values, with bars of 1.645 predictive standard deviations; `unit` by default theirs.
+
+    The bars of a normal prediction are its 90 % interval; one that is skewed (counts, a warped scale) has another.
+    """
     ax = axes(ax)
     own = _of_task(scored, task)
     unit = unit or str(own["unit"].values[0])

@@ -20,7 +20,7 @@ from bayestl import answers, archive, cavity, export, fewshot, storage
 from bayestl.answers import QUANTILES, Function, levels_of
 from bayestl.columns import Table, as_frame, read_numbers
 from bayestl.condense import Inducing, condense, more_pairs
-from bayestl.errors import DataError, listed
+from bayestl.errors import DataError, listed, naming_rows
 from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord
 from bayestl.lazy import lazily
@@ -100,7 +100,7 @@ class Posterior:
             DataFrame, a chunked xarray Dataset or the path of a parquet folder the answer is lazy, a chunk for each part
         task : a task, several, or None for all
         noise : True predicts a new measurement, so that intervals cover measured values; False the value underneath, or
-            the rate of a count
+            the expectation of a count (the rate times the exposure of the row, 1 where the table has none)
         quantiles : levels in (0, 1), of the whole mixture, not of a normal with its moments
 
         Returns
@@ -223,9 +223,9 @@ class Posterior:
         rows are linked through the 1,000 values that tell the most about the others.
 
         With `noise` each value is a measurement: independent noise is added, counts and classes are drawn. Without it counts
-        are rates and classes are probabilities, dims (draw, row, class). Limits and zeros apply either way, save with `latent`,
-        as `predict` calls it: values without their limits, and of a hurdle task if they are positive. Where several tasks are
-        asked for and one of them holds classes, the answer is a Dataset with a variable for each.
+        are expectations and classes are probabilities, dims (draw, row, class). Limits and zeros apply either way, save with
+        `latent`, as `predict` calls it: values without their limits, and of a hurdle task if they are positive. Where several
+        tasks are asked for and one of them holds classes, the answer is a Dataset with a variable for each.
 
         Raises
         ------
@@ -671,14 +671,15 @@ class Posterior:
             return out
         frame = as_frame(new, [*(column.name for column in self.data.inputs), *self.data.columns, *wanted])
         if absent := [name for name in wanted if name not in frame]:
+            without = "for an exposure of 1" if likelihood.kind == "count" else "without that limit"
             warnings.warn(
-                f"The new table has no column {listed(absent)}: task {called!r} is predicted as without it.",
-                stacklevel=4,
+                f"The new table has no column {listed(absent)}: task {called!r} is predicted {without}.", stacklevel=4
             )
         for j, name in enumerate(likelihood.columns()):
             if name in frame and name is not None:
                 out[:, j] = read_numbers(frame, name, called)
-        likelihood.check_details(out, called)
+        with naming_rows(frame.index.tolist()):
+            likelihood.check_details(out, called)
         return out
 
     def _draw(

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayestl.columns import labels_of
 from bayestl.errors import DataError
 from bayestl.likelihoods.predictive import Classes, Predictive
 from bayestl.table import TaskData
@@ -44,10 +45,10 @@ class Scores:
         kept = {
             name: (dims.get(name, "row"), array) for name, array in self.arrays.items() if not np.isnan(array).all()
         }
-        rows = np.array([str(row) for row in self.data.rows])
+        rows = labels_of(self.data.rows)
         tasks = np.array(self.data.names)[self.data.task_index]
         units = np.array([task.unit or "" for task in self.data.tasks])[self.data.task_index]
-        return xr.Dataset(kept, coords={"row": rows, "task": ("row", tasks), "unit": ("row", units)})
+        return xr.Dataset(kept, coords={"row": ("row", rows), "task": ("row", tasks), "unit": ("row", units)})
 
 
 def _judged(law: Predictive, y: Tensor, crps: bool) -> dict[str, Tensor]:

@@ -514,7 +514,10 @@ class TaskData:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """Give the observations as a long table: the inputs, `task`, `value`, `error`, indexed by the caller's rows."""
+        """Give the observations as a long table: the inputs, `task`, `value`, `error`, indexed by the caller's rows.
+
+        And the columns of limits and exposures that vary from row to row, of the tasks that have them.
+        """
         frame = self.decode(self.x)
         frame.index = pd.Index(self.rows, name="row")
         levels = [task.levels for task in self.tasks]
@@ -524,7 +527,13 @@ class TaskData:
                 [y if (own := levels[t]) is None else own[int(y)] for t, y in zip(self.task_index, self.values, strict=True)],
                 dtype=object, index=frame.index,
             )  # fmt: skip
-        return frame.assign(task=[self.names[t] for t in self.task_index], value=values, error=self.errors)
+        frame = frame.assign(task=[self.names[t] for t in self.task_index], value=values, error=self.errors)
+        for t, task in enumerate(self.tasks):
+            for j, name in enumerate(task.likelihood.columns()):
+                if name is not None:
+                    before = frame[name].to_numpy() if name in frame else np.full(len(frame), np.nan)
+                    frame[name] = np.where(self.task_index == t, self.details[:, j], before)
+        return frame
 
     def where(self, mask: NDArray[np.bool_], *, empty: bool = False) -> TaskData:
         """Keep the observations for which `mask` (n,) is true; unless `empty`, every task must keep at least one.

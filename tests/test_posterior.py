@@ -754,7 +754,7 @@ def test_a_limit_that_is_not_given_is_pointed_out():
     frame = pd.DataFrame({"x": x, "y": np.maximum(np.sin(4 * x), 0.2), "lod": 0.2})
     data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.Censored(lower="lod")})
     posterior = btl.fit(btl.SingleTask(), data, seed=0, method="map")
-    with pytest.warns(UserWarning, match="no column 'lod': task 'y' is predicted as without it"):
+    with pytest.warns(UserWarning, match="no column 'lod': task 'y' is predicted without that limit"):
         posterior.predict({"x": [0.5]})
 
 

@@ -892,7 +892,7 @@ def test_the_class_that_is_wanted_is_spoken_of(wanted):
     chosen = suggest(posterior, new, target="phase", goal=wanted, score="upper_confidence_bound", batch=1).iloc[0]
     chance = posterior.predict(new, "phase")["probability"].sel({"class": wanted})
     assert float(chance[int(chosen["row"])]) > 0.5
-    said = [float(part) for part in chosen["why"].split("thought to be ")[1].rstrip(".").split(" to ")]
+    said = [float(part) for part in chosen["why"].split("thought to be ")[1].removesuffix(" (90 %).").split(" to ")]
     assert said[0] <= float(chance[int(chosen["row"])]) <= said[1]
 
 

@@ -265,12 +265,18 @@ class Campaign:
         assert task is not None
         assert inputs is not None
         data = self._ledger.data
-        levels = data.tasks[data.index_of(plain.known(task, data.names, "`task`"))].levels
+        told = data.tasks[data.index_of(plain.known(task, data.names, "`task`"))]
+        levels = told.levels
         if value is not None and levels is None and not isinstance(value, int | float | np.number):
             raise DataError(f"`value` of task {task!r} must be a number; got {value!r}.")
         if missing := data.lacking(inputs):
             raise DataError(
                 f"`inputs` lacks {listed(missing)}: it must hold a value for each of {listed(data.columns, 20)}."
+            )
+        if failed is False and (absent := [c for c in told.likelihood.columns() if c is not None and c not in inputs]):
+            raise DataError(
+                f"Task {task!r} is observed as {told.likelihood!r}, which needs {listed(absent)}. Tell it too: "
+                f"tell(..., inputs={{{absent[0]!r}: ...}}); or offer candidates that have such a column."
             )
         event = {
             "event": "tell", "time": _time(), "id": None if id is None else int(id), "row": own["row"],
@@ -300,8 +306,9 @@ class Campaign:
                 )
             return
         if event["failed"] is None:
-            if error is not None and levels is not None:
-                raise DataError(f"Task {task!r} is observed as classes, which have no errors. Leave `error` out.")
+            if error is not None and told.likelihood.kind != "numeric":
+                kind = "classes" if levels is not None else "counts"
+                raise DataError(f"Task {task!r} is observed as {kind}, which have no errors. Leave `error` out.")
             self._ledger.observations([event])  # refused before it is written
         else:
             data.encode(pd.DataFrame([event["inputs"]]))
@@ -360,15 +367,18 @@ class Campaign:
         -------
         pandas.DataFrame
             ``time``, ``event`` (asked, told, failed, withdrawn), ``id``, ``row``, ``task``, the inputs, ``value``, ``error``,
-            ``reason`` of a failure, ``cost``, ``spent`` so far, and ``best`` value of the target so far, not counting those at
-            whose inputs a constraint is known not to hold; NaN where there is none, or the goal has no best.
+            ``reason`` of a failure, ``cost``, ``spent`` so far, and ``best`` value of the target so far (of counts
+            per unit of exposure), not counting those at whose inputs a constraint is known not to hold; NaN where there is none,
+            or the goal has no best.
         """
         return self._ledger.history()
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the best value of the target so far against what was spent, into the axes given or new ones."""
         task = self._ledger.data.tasks[self._ledger.data.index_of(self._ledger.settings["target"])]
-        history = self.history()
+        history, told = self.history(), self._ledger.observations(self._ledger.measured)
+        if task.likelihood.kind == "count":
+            history.loc[history["event"] == "told", "value"] = task.likelihood.rate(told.values, told.details)
         return plot_history(history, task.name, task.unit or "", self._ledger.bests(history), ax)
 
     def __repr__(self) -> str:

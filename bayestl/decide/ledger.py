@@ -285,11 +285,11 @@ class Ledger:
         A value counts from its own line until a constraint is known not to hold at its inputs.
         """
         more = self.observations(self.measured)
-        task, values, mark = (
+        task, values, details, mark = (
             np.concatenate([own, new])
             for own, new in (
                 (self.data.task_index, more.task_index), (self.data.values, more.values),
-                (marks_of(self.data.x), marks_of(more.x)),
+                (self.data.details, more.details), (marks_of(self.data.x), marks_of(more.x)),
             )
         )  # fmt: skip
         lines = len(history) + 1
@@ -299,8 +299,9 @@ class Ledger:
             low, high = wanted if isinstance(wanted, tuple) else (wanted, wanted)
             for i in np.flatnonzero((task == t) & ~((low <= values) & (values <= high))):
                 until[mark == mark[i]] = np.minimum(until[mark == mark[i]], since[i])
-        own = task == self.data.index_of(self.settings["target"])
-        values, since, until = values[own], since[own], until[own]
+        t = self.data.index_of(self.settings["target"])
+        own = task == t
+        values, since, until = self.data.tasks[t].likelihood.rate(values[own], details[own]), since[own], until[own]
         gain, best = self.better(values), np.full(lines, np.nan)
         for line in range(lines):
             counts = (since <= line) & (line < until) & ~np.isnan(gain)

@@ -164,7 +164,8 @@ def suggest(
 
 def _merit(data: TaskData, t: int, sign: float, label: Any, level: float | None) -> NDArray[np.float64]:
     """What the values of the target are worth, larger the better."""
-    values = data.values[data.task_index == t]
+    own = data.task_index == t
+    values = data.tasks[t].likelihood.rate(data.values[own], data.details[own])
     if label is not None:
         return sign * (values == (data.tasks[t].levels or ()).index(label))
     return sign * values if level is None else -np.abs(values - level)

@@ -104,6 +104,10 @@ class Likelihood(ABC):
         """Values as they are observed: those beyond a limit are at it."""
         return values
 
+    def rate(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values that can be compared between rows: of counts per unit of exposure."""
+        return values
+
     def atomic(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Whether each value has a probability, where others have a density."""
         return np.zeros(len(values), dtype=bool)

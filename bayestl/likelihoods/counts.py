@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayestl import priors
-from bayestl.errors import DataError, listed
+from bayestl.errors import RowsError, listed
 from bayestl.likelihoods.base import Kind, Likelihood, Parameters, Rows
 from bayestl.likelihoods.predictive import CountMixture, NormalMixture, log_count
 from bayestl.likelihoods.warps import Log
@@ -36,14 +36,19 @@ class _Count(Likelihood):
 
     def check(self, values: NDArray[np.float64], details: NDArray[np.float64], task: str) -> None:
         if (odd := (values < 0) | (values != np.floor(values))).any():
-            raise DataError(
-                f"Counts must be whole numbers, zero or more; task {task!r} holds {listed(values[odd].tolist(), 3)}."
+            raise RowsError(
+                f"Counts must be whole numbers, zero or more; task {task!r} holds {listed(values[odd].tolist(), 3)}.",
+                odd,
             )
         self.check_details(details, task)
 
     def check_details(self, details: NDArray[np.float64], task: str) -> None:
-        if not (details[:, 0] > 0).all():
-            raise DataError(f"The exposure of task {task!r} must be positive in every row.")
+        if (odd := ~(details[:, 0] > 0)).any():
+            where = f" (column {self.exposure!r})" if isinstance(self.exposure, str) else ""
+            raise RowsError(f"The exposure of task {task!r}{where} must be given and positive in every row.", odd)
+
+    def rate(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values / details[:, 0]
 
     def atomic(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.bool_]:
         return np.ones(len(values), dtype=bool)

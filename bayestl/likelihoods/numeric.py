@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayestl import priors
-from bayestl.errors import DataError, listed
+from bayestl.errors import RowsError, listed
 from bayestl.gaussian.mixture import log_normal
 from bayestl.likelihoods.base import Likelihood, Parameters, Part, Rows, normal_nodes
 from bayestl.likelihoods.classes import Bernoulli
@@ -265,8 +265,8 @@ class Censored(_Numeric):
         super().check(_clipped(values, details), details, task)
 
     def check_details(self, details: NDArray[np.float64], task: str) -> None:
-        if (details[:, 0] >= details[:, 1]).any():
-            raise DataError(f"Task {task!r}: the lower limit must be below the upper one in every row.")
+        if (odd := details[:, 0] >= details[:, 1]).any():
+            raise RowsError(f"Task {task!r}: the lower limit must be below the upper one in every row.", odd)
 
     def observed(self, values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.float64]:
         return _clipped(values, details)
@@ -347,9 +347,9 @@ class Hurdle(Likelihood):
         return dataclasses.replace(self, positive=positive)
 
     def check(self, values: NDArray[np.float64], details: NDArray[np.float64], task: str) -> None:
-        if (values < 0).any():
-            raise DataError(
-                f"Hurdle needs values of zero or more; task {task!r} holds {listed(values[values < 0].tolist(), 3)}."
+        if (odd := values < 0).any():
+            raise RowsError(
+                f"Hurdle needs values of zero or more; task {task!r} holds {listed(values[odd].tolist(), 3)}.", odd
             )
         self.positive.check(values[values > 0], details[values > 0], task)
 

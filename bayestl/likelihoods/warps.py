@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayestl.errors import DataError
+from bayestl.errors import RowsError
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,15 @@ class _Offset(Warp):
     def check(self, values: NDArray[np.float64], task: str) -> None:
         low = float(values.min(initial=np.inf))
         if self.offset is None and low < 0:
-            raise DataError(
+            raise RowsError(
                 f"{type(self).__name__} with an inferred offset needs values of zero or more; task {task!r} holds "
-                f"{low:g}. Give an offset above {-low:g}."
-            )
+                f"{low:g}. Give an offset above {-low:g}.", values < 0,
+            )  # fmt: skip
         if self.offset is not None and low + self.offset <= 0:
-            raise DataError(
+            raise RowsError(
                 f"{type(self).__name__}(offset={self.offset:g}) cannot take the values of task {task!r}, the smallest of which "
-                f"is {low:g}: its slope is infinite there. Use a larger offset, offset=None to infer one, or Hurdle() for zeros."
+                f"is {low:g}: its slope is infinite there. Use a larger offset, offset=None to infer one, or Hurdle() for zeros.",
+                values + self.offset <= 0,
             )
 
     def resolve(self, values: NDArray[np.float64], task: str) -> Warp:
@@ -146,8 +147,9 @@ class Softplus(Warp):
 
     def check(self, values: NDArray[np.float64], task: str) -> None:
         if (low := float(values.min(initial=np.inf))) <= 0:
-            raise DataError(
-                f"Softplus needs positive values; task {task!r} holds {low:g}. Use Hurdle() for exact zeros, or Sqrt(offset=...)."
+            raise RowsError(
+                f"Softplus needs positive values; task {task!r} holds {low:g}. Use Hurdle() for zeros, or Sqrt(offset=...).",
+                values <= 0,
             )
 
     def resolve(self, values: NDArray[np.float64], task: str) -> Warp:
