@@ -166,14 +166,14 @@ def stack(posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *
 
 
 def default_models(data: TaskData, target: str) -> dict[str, Model]:
-    """The control and the three transfer models; the fidelities in the order of the data, the target last."""
+    """The control and the three transfer models; the target is built on each of the sources."""
     expect_data(data, "data")
     data.index_of(target)
     sources = [name for name in data.names if name != target]
     if not sources:
         return {"single": SingleTask()}
     return {
-        "single": SingleTask(), "multitask": MultiTask(), "difference": Difference.chain(*sources, target),
+        "single": SingleTask(), "multitask": MultiTask(), "difference": Difference({target: sources}),
         "latent": LatentTask(),
     }  # fmt: skip
 
@@ -194,7 +194,9 @@ def fit_best(
     Parameters
     ----------
     target : the task to be predicted; the others are its sources
-    models : others to choose from, by name; the control should be among them, so that transfer cannot cost much
+    models : others to choose from, by name; the control should be among them, so that transfer cannot cost much. By default
+        the four, `Difference` with the target built on each of its sources; where these are fidelities of one another
+        `Difference.chain` may tell more
     by, paired : what is left out with each observation of the target, as `leave_out` takes them; by default it alone. Where the
         same material was observed by several sources and new materials will have none, use ``by="row"`` or ``"inputs"``. For
         new metals that the sources know, ``by=table["metal"], paired=True``

@@ -809,3 +809,35 @@ def test_what_a_replay_cannot_be_asked(option, message):
     data, _ = toy()
     with pytest.raises(ValueError, match=message):
         replay(data, MODEL, target="exp", costs=COSTS, **({"initial": {"pbe": 2, "exp": 2}} | option))
+
+
+def test_counts_are_compared_by_their_rates():
+    frame = pd.DataFrame(
+        {"x": np.linspace(0, 1, 8), "area": 4.0, "k": [1.0, 2, 3, 40, 8, 6, 3, 2]}, index=list("abcdefgh")
+    )
+    laws = {"k": btl.Poisson(exposure="area")}
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["k"], likelihoods=laws)
+    new = pd.DataFrame({"x": np.linspace(0, 1, 21), "area": 1.0})
+    campaign = Campaign.create(None, btl.SingleTask(), data, new, target="k", method="map")
+    own = campaign.ask(batch=2).index
+    with pytest.raises(btl.DataError, match="observed as counts, which have no errors"):
+        campaign.tell(int(own[0]), 3, error=1.0)
+    campaign.tell(int(own[0]), 3)
+    campaign.tell(int(own[1]), 12)  # fewer than 40, of a quarter of the area
+    assert campaign.history()["best"].iloc[-2:].tolist() == [10.0, 12.0]
+    line = next(line for line in campaign.plot().lines if line.get_marker() == "o")
+    assert line.get_ydata().tolist() == [3.0, 12.0]
+
+
+def test_limits_that_differ_from_row_to_row_are_asked_for():
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 8), "lod": 0.1}).assign(y=lambda t: np.sin(5 * t["x"]))
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.Censored(lower="lod")})
+    campaign = Campaign.create(
+        None, btl.SingleTask(), data, pd.DataFrame({"x": np.linspace(0, 1, 21)}), target="y", method="map"
+    )
+    with pytest.warns(UserWarning, match="no column 'lod'"):
+        (own,) = campaign.ask().index
+    with pytest.raises(btl.DataError, match=r"needs 'lod'. Tell it too: tell\(..., inputs=\{'lod': ...\}\)"):
+        campaign.tell(int(own), 0.05)
+    campaign.tell(int(own), 0.05, inputs={"lod": 0.1})
+    assert campaign.data.values[-1] == 0.1

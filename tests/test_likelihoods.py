@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -1050,3 +1051,39 @@ def test_values_in_another_unit_are_named_under_every_law_that_they_would_spoil(
         btl.fit(btl.SingleTask(), data, method="map", progress=False)
     named = ["rows 5 (100000)" in str(warning.message) for warning in caught]
     assert any(named) == (not isinstance(likelihood, btl.StudentT))
+
+
+@pytest.mark.parametrize(
+    "likelihood, column, message",
+    [
+        (btl.Poisson(exposure="area"), "area", r"exposure of task 'k' \(column 'area'\).*Rows: 'r3', 'r7'"),
+        (btl.Poisson(), "k", "whole numbers.*Rows: 'r3', 'r7'"),
+        (btl.Hurdle(), "k", "zero or more.*Rows: 'r3', 'r7'"),
+        (btl.Gaussian(btl.Log(offset=0.0)), "k", "slope is infinite.*Rows: 'r3', 'r7'"),
+        (btl.Gaussian(btl.Softplus()), "k", "positive values.*Rows: 'r3', 'r7'"),
+        (btl.Censored(upper="area"), "area", None),
+    ],
+)
+def test_rows_that_cannot_be_are_named(likelihood, column, message):
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 10), "area": 2.0, "k": 1.0}, index=[f"r{i}" for i in range(10)])
+    frame.loc[["r3", "r7"], column] = -1.5
+    made = partial(btl.TaskData.from_wide, frame, inputs=["x"], tasks=["k"], likelihoods={"k": likelihood})
+    if message is None:
+        assert made().to_frame()["area"].tolist() == frame["area"].tolist()  # what to_frame gives can be read again
+        return
+    with pytest.raises(btl.DataError, match=message):
+        made()
+
+
+def test_a_table_with_exposures_goes_there_and_back():
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 6), "area": [1.0, 2, 3, 1, 2, 3], "k": [0.0, 3, 2, 1, 4, 9], "y": 1.0})
+    laws = {"k": btl.Poisson(exposure="area")}
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["k", "y"], likelihoods=laws)
+    again = btl.TaskData.from_long(data.to_frame(), inputs=["x"], task="task", value="value", likelihoods=laws)
+    np.testing.assert_array_equal(again.details[again.task_index == 0], data.details[data.task_index == 0])
+
+
+def test_an_empty_molecule_is_refused():
+    pytest.importorskip("rdkit")
+    with pytest.raises(btl.DataError, match="not SMILES that RDKit can read: ''"):
+        btl.Molecules()(["CCO", ""])

@@ -19,6 +19,7 @@ import xarray as xr
 import bayestl as btl
 from bayestl import cavity, plots
 from bayestl.cavity import densities, leave_one_out, left_out
+from bayestl.compare import default_models
 from bayestl.condense import condense
 from bayestl.crossvalidation import functions, left_out_scores
 from bayestl.gaussian import mixture
@@ -1171,3 +1172,43 @@ def test_what_would_be_refused_is_not_advised():
     assert "reweighted" not in advice["k-hat"]
     with pytest.raises(ValueError, match="moved to the mode of all"):
         posterior.reweighted()
+
+
+def test_the_target_is_built_on_each_of_its_sources_whatever_their_order():
+    """As a chain in the order of the table a source that tells nothing would stand between the target and one that does."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 40)}).assign(dft=lambda t: np.sin(7 * t["x"]), bulk=rng.random(40))
+    frame["exp"] = (1.1 * frame["dft"] + 0.2).where(frame.index % 5 == 0)
+    fits = {}
+    for order in (["dft", "bulk", "exp"], ["bulk", "dft", "exp"]):
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=order)
+        model = default_models(data, "exp")["difference"]
+        fits[order[0]] = btl.fit(model, data, seed=0, progress=False).predict(frame, "exp", noise=False)
+        assert float(abs(fits[order[0]]["mean"].values - 1.1 * frame["dft"] - 0.2).mean()) < 0.1
+    np.testing.assert_allclose(fits["dft"]["mean"], fits["bulk"]["mean"], atol=0.05)
+
+
+def test_labels_of_scores_are_those_of_the_table():
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 12)}, index=range(100, 112)).assign(y=lambda t: np.sin(5 * t["x"]))
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"])
+    posterior = btl.fit(btl.SingleTask(), data, method="map", progress=False)
+    left = btl.leave_out(posterior)
+    assert frame.join(left["error"].to_series())["error"].notna().all()
+    assert posterior.score(data)["row"].dtype == posterior.predict(frame)["row"].dtype
+    dated = btl.TaskData.from_wide(frame.set_index(pd.date_range("2026-01-01", periods=12)), inputs=["x"], tasks=["y"])
+    assert np.issubdtype(posterior.score(dated)["row"].dtype, np.datetime64)
+    mixed = btl.TaskData.from_wide(frame.set_index(pd.Index([1, "a", *range(2, 12)])), inputs=["x"], tasks=["y"])
+    assert posterior.score(mixed)["row"].values[:2].tolist() == ["1", "a"]
+
+
+def test_labels_are_not_asked_of_probabilities():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(30)}).assign(
+        ok=lambda t: np.where(t["x"] > 0.5, "yes", "no"), y=lambda t: t["x"]
+    )
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["ok", "y"])
+    posterior = btl.fit(btl.MultiTask(), data, method="map", progress=False)
+    both = lambda v: (v["ok"] == "yes") & (v["y"] > 0.2)  # noqa: E731
+    with pytest.raises(ValueError, match="noise=True to speak of labels"):
+        posterior.derive(both, frame)
+    assert posterior.derive(both, {"x": [0.9]}, noise=True)["mean"].item() > 0.5
