@@ -283,6 +283,7 @@ def transfer_report(
     paired: bool = False,
     seed: int = 0,
     progress: bool = True,
+    **options: Any,
 ) -> TransferReport:
     """Say of every source what it added to the predictions of the target, by fitting with it and without.
 
@@ -292,6 +293,7 @@ def transfer_report(
     model : the transfer model; `MultiTask` by default. In a `Difference` the parents of a source that is left out take its place
     by, paired : what is left out with each observation of the target when it is predicted, as `leave_out` takes them, but
         no label for each observation; by default it alone
+    options : for `fit`
 
     Returns
     -------
@@ -319,7 +321,7 @@ def transfer_report(
     @cache
     def left(tasks: tuple[str, ...]) -> tuple[Posterior, xr.Dataset]:
         own = SingleTask(model.kernel) if len(tasks) == 1 else model.of_tasks(tasks)
-        posterior = fit_whole(own, data.select(tasks), seed=seed, progress=progress)
+        posterior = fit_whole(own, data.select(tasks), seed=seed, progress=progress, **options)
         return posterior, left_out_scores(posterior, by, target, paired, crps=False)
 
     together, whole = left(data.names)
@@ -358,6 +360,9 @@ def transfer_report(
         sentences.append(
             f"{name} {verb}: log density {gain.sum():+.1f} +- {se:.1f}{_decisive(gain, whole['row'].values)}; {words}."
         )
+    verdicts = {source: line["verdict"] for source, line in lines.items()}
+    if len(sources) > 1 and verdicts.pop(ALL) == "helps" and "helps" not in verdicts.values():
+        sentences.append("Each can be spared while the others are there, for they tell much the same; not all of them.")
     table = pd.DataFrame(lines).T.infer_objects().rename_axis("source")
     return TransferReport(target, data.tasks[t].unit, table, tuple(sentences), type(model).__name__)
 

@@ -135,8 +135,8 @@ def fit(
             if progress and record.learned_from < len(data):
                 moved = ", moved to the mode of all" if record.moved else ""
                 print(
-                    f"{len(data):,} observations: parameters learned from {record.learned_from:,} of them{moved}; all "
-                    "conditioned on exactly."
+                    f"{type(model).__name__}, {len(data):,} observations: parameters learned from {record.learned_from:,} of "
+                    f"them{moved}; all conditioned on exactly."
                 )
             posterior = Posterior(model, data, scaling, theta, record, components, sites if size <= LEARN else None)
         else:
@@ -254,8 +254,8 @@ def _condensed(
         took("noise")
         if progress:
             print(
-                f"{data.counts.sum():,} observations: parameters learned from {record.learned_from:,} of them; all "
-                f"condensed onto {len(held.output):,} inducing pairs, which leave {100 * untold:.2g} % of "
+                f"{type(model).__name__}, {data.counts.sum():,} observations: parameters learned from {record.learned_from:,} of "
+                f"them; all condensed onto {len(held.output):,} inducing pairs, which leave {100 * untold:.2g} % of "
                 "the functions' variance untold."
             )
         shown = progress and sys.stderr.isatty()

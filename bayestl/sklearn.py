@@ -148,7 +148,8 @@ class _TransferEstimator(BaseEstimator):
             return columns[int(self.task)]
         raise ValueError(
             f"`task` must be the name of a column of a DataFrame, or the index of a column; got {self.task!r}. X is a table of "
-            f"{len(columns)} columns: {listed(columns, 20)}."
+            f"{len(columns)} columns: {listed(columns, 20)}. A ColumnTransformer before it keeps names with "
+            'verbose_feature_names_out=False and .set_output(transform="pandas").'
         )
 
     def _predicted(self, X: Any, *variables: str) -> list[NDArray]:

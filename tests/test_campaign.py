@@ -464,7 +464,7 @@ def test_history_and_picture():
     axes = campaign.plot()
     assert axes.get_ylabel() == "best exp (eV)"
     assert campaign.plot(axes) is axes
-    assert "minimize exp; 2 results, 1 failures, 1 pending" in repr(campaign)
+    assert "minimize exp; 2 results, 1 failed, 1 pending" in repr(campaign)
     learner = begin(None, goal="learn")
     learner.ask()
     assert learner.history()["best"].isna().all()

@@ -386,7 +386,7 @@ class Campaign:
         where = "in memory" if self._journal is None else str(self._journal.path)
         return (
             f"Campaign({where}: {ledger.settings['goal']} {ledger.settings['target']}; {len(ledger.measured)} results, "
-            f"{len(ledger.failed)} failures, {len(ledger.pending)} pending; {ledger.spent:g} spent"
+            f"{len(ledger.failed)} failed, {len(ledger.pending)} pending; {ledger.spent:g} spent"
             f"{'' if math.isinf(ledger.left) else f', {ledger.left:g} left'})"
         )
 
