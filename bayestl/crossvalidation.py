@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bayestl.cavity import LeftOut, laws, left_out
 from bayestl.errors import DataError, listed
 from bayestl.likelihoods.predictive import Predictive, mixed
+from bayestl.materials import NONE, Materials
 from bayestl.posterior import Posterior, expect_posterior
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
@@ -86,28 +87,38 @@ def left_out_scores(
         codes = np.where(wanted, codes, codes.max() + 1 + np.arange(len(data)))
         codes = pd.factorize(codes)[0].astype(np.int64)
     _warn_of_lone_groups(posterior, codes, wanted)
-    if posterior.inducing is not None and posterior.inducing.loose:
+    out, k = Scores(data), np.full(len(data), np.nan)
+    rest, unsure, everywhere = wanted, wanted, np.arange(len(data))
+    if (materials := posterior._materials) is not None:
+        told = _exact_groups(materials, codes) & wanted
+        within = _within_materials(materials.marks, codes) & wanted
+        rest, unsure = wanted & ~within & ~told, wanted & ~within
+        parts = materials.parts(np.unique(materials.marks[within & ~told]))
+        mine = [told, *(within & ~told & np.isin(materials.marks, some) for some in parts)]
+        for some, chosen in zip([NONE, *parts], mine, strict=True):
+            if chosen.any():
+                own, near = materials.rows_beside(some), posterior.beside(materials, some)
+                own_codes = pd.factorize(codes[own])[0].astype(np.int64)
+                k[chosen] = _judge(near, functions(near), own_codes, chosen[own], out, own, crps)[chosen[own]]
+    if unsure.any() and posterior.inducing is not None and posterior.inducing.loose:
         warnings.warn(
             f"The inducing pairs leave {100 * posterior.inducing.untold:.2g} % of the functions' variance untold, "
-            f"{posterior.inducing.blur:.2g} times that of the noise. Rows that are left out are then predicted worse than new "
-            "ones are: the pairs are among them. Hold rows out, and judge with posterior.score(test).",
+            f"{posterior.inducing.blur:.2g} times that of the noise. Rows left out with all that was observed at their "
+            "inputs are then predicted worse than new ones are: the pairs are among them. Hold rows out, and judge with "
+            "posterior.score(test).",
             stacklevel=3,
         )
-    out, k = Scores(data), np.full(len(data), np.nan)
-    rest, everywhere = wanted, np.arange(len(data))
-    if (materials := posterior._materials) is not None:
-        alone = _within_materials(materials.marks, codes) & wanted
-        rest = wanted & ~alone
-        for some in materials.parts(np.unique(materials.marks[alone])):
-            own, near = materials.rows_beside(some), posterior.beside(materials, some)
-            own_codes = pd.factorize(codes[own])[0].astype(np.int64)
-            chosen = alone[own] & np.isin(materials.marks[own], some)
-            k[own[chosen]] = _judge(near, functions(near), own_codes, chosen, out, own, crps)[chosen]
     if rest.any():
         k[rest] = _judge(posterior, regression or functions(posterior), codes, rest, out, everywhere, crps)[rest]
     scored = out.labelled()
     scored["pareto_k"] = ("row", k)
     return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
+
+
+def _exact_groups(materials: Materials, codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows of groups that are conditioned on exactly as a whole wherever anything is predicted."""
+    exact = np.isin(np.arange(len(codes)), materials.rows_beside(NONE))
+    return pd.Series(exact).groupby(codes).transform("all").to_numpy()
 
 
 def _within_materials(marks: NDArray[np.uint64], codes: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -26,6 +26,7 @@ MARKED = 100_000  # rows marked in one go
 DIGITS = 9  # of standardised inputs, by which they are told apart
 
 Marks = NDArray[np.uint64]
+NONE: Marks = np.empty(0, dtype=np.uint64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ class Materials:
     @cached_property
     def elsewhere(self) -> Regression:
         """What to predict with where nothing is known of a material."""
-        return self.beside(np.empty(0, dtype=np.uint64))
+        return self.beside(NONE)
 
     def marginals(
         self, x: Float[Tensor, "m columns"], groups: list[list[int]]
