@@ -1139,8 +1139,9 @@ def test_rows_are_left_out_beside_what_else_is_known_of_their_material():
         scored = btl.leave_out(posterior, task="exp")
         new = of_rough(frame.assign(exp=rough(known=1000)[0]["exp"]).iloc[150:350], law).select(["exp"])
         judged = posterior.score(new)
-        assert abs(float(scored["log_density"].mean() - judged["log_density"].mean())) < 0.6  # 2 without
-        assert float((scored["error"] ** 2).mean() ** 0.5) < (0.06 if law is None else 0.12)  # 0.13 and more without
+        assert abs(float(scored["log_density"].mean() - judged["log_density"].mean())) < 0.2  # 2 by the pairs alone
+        rmse = [float((own["error"] ** 2).mean() ** 0.5) for own in (scored, judged)]
+        assert rmse[0] == pytest.approx(rmse[1], rel=0.1)
 
 
 @pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
