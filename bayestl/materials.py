@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayestl.columns import marks_of
+from bayestl.columns import DIGITS, marks_of
 from bayestl.condense import Inducing
 from bayestl.models.problem import Problem
 from bayestl.priors import Theta
@@ -23,7 +23,6 @@ NEAR, CORE = 400, 800  # condensed rows that are looked at in one go, beside tho
 ALIKE = 50  # replicates of a task of one material that are conditioned on exactly
 FRESH = 2000  # points beside a condensed table that are conditioned on exactly
 MARKED = 100_000  # rows marked in one go
-DIGITS = 9  # of standardised inputs, by which they are told apart
 
 Marks = NDArray[np.uint64]
 NONE: Marks = np.empty(0, dtype=np.uint64)

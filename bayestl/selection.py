@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayestl.columns import DIGITS, marks_of
 from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.sites import step_from
 from bayestl.models.problem import Problem
@@ -52,7 +52,7 @@ def learning_rows(
     counts = np.array([int((data.task_index == t).sum()) for t in range(len(data.tasks))])
     wanted = shares(counts, budget, cost)
     scarce = int(np.argmin(counts))
-    order = np.lexsort((rng.permutation(len(data)), shuffled(data.x, rng)))
+    order = np.lexsort((data.values, shuffled(x, rng)))
     anchors = order[data.task_index[order] == scarce]
     chosen = np.zeros(len(data), dtype=bool)
     for t, count in enumerate(wanted):
@@ -69,9 +69,9 @@ def learning_rows(
     return chosen
 
 
-def shuffled(x: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.uint64]:
-    """Random numbers to sort rows by, the same for rows that are the same."""
-    numbers = pd.util.hash_pandas_object(pd.DataFrame(x), index=False).to_numpy(dtype=np.uint64)
+def shuffled(x: Float[Tensor, "n columns"], rng: np.random.Generator) -> NDArray[np.uint64]:
+    """Random numbers to sort points by, the same for the same point, whatever its unit was and however it was rounded."""
+    numbers = marks_of(x.numpy().round(DIGITS))
     return np.multiply(numbers, np.uint64(2 * int(rng.integers(2**62)) + 1))
 
 
@@ -99,7 +99,10 @@ def choose_pairs(
     outputs = points.output.numpy()
     counts = np.bincount(outputs, minlength=layout.first[-1])
     wanted = shares(counts, max(CANDIDATES, 8 * most))
-    index = np.concatenate([rng.permutation(np.flatnonzero(outputs == o))[:count] for o, count in enumerate(wanted)])
+    own = [np.flatnonzero(outputs == o) for o in range(len(wanted))]
+    index = np.concatenate(
+        [i[np.argsort(shuffled(points.x[i], rng), kind="stable")[:count]] for i, count in zip(own, wanted, strict=True)]
+    )
     pool = points.take(torch.from_numpy(index))
     diagonal = model.variance(theta, pool, layout).expand(len(index))
     weight = torch.ones_like(diagonal)

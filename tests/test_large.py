@@ -1270,3 +1270,17 @@ def test_noise_is_not_learned_again_through_a_blur():
     assert posterior.inducing.blur > 1.0
     noise = float(posterior.theta["noise"].median() * posterior.scaling.scale[0])
     assert noise == pytest.approx(0.1, rel=0.35)
+
+
+@pytest.mark.filterwarnings("ignore:The .* inducing pairs leave")
+@pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
+def test_order_and_units_of_the_inputs_do_not_matter():
+    frame, _ = rough()
+    new = frame.iloc[300:320, :5]
+    model = btl.MultiTask()
+    wanted = btl.fit(model, of_rough(frame), seed=0, pairs=100, draws=2, progress=False).predict(new, noise=False)
+    mixed_up = frame.sample(frac=1.0, random_state=1)
+    for changed, asked in ((mixed_up, new), (frame.assign(a=1000 * frame["a"] + 3), new.assign(a=1000 * new["a"] + 3))):
+        found = btl.fit(model, of_rough(changed), seed=0, pairs=100, draws=2, progress=False).predict(asked, noise=False)
+        assert float((abs(found["mean"] - wanted["mean"]) / wanted["std"]).max()) < 0.02
+        np.testing.assert_allclose(found["std"], wanted["std"], rtol=0.02)
