@@ -113,10 +113,12 @@ def derived(
     if not isinstance(result, xr.DataArray) or "draw" not in result.dims:
         raise ValueError("`function` must return an xarray.DataArray that keeps the dimension 'draw'.")
     if result.dtype == bool and any(str(dim).startswith("class_") for dim in result.dims) and not result.any():
-        raise ValueError(
-            "`function` asks of probabilities of classes what none of them is, their label perhaps: without noise, tasks of "
-            "classes are their probabilities. Give noise=True to speak of labels."
-        )
+        sure = {task.name: xr.ones_like(by_task[task.name]) if task.levels else by_task[task.name] for task in tasks}
+        if not function(_ByTask(sure)).any():  # true of no probability at all
+            raise ValueError(
+                "`function` asks of probabilities of classes what none can be, their label perhaps: without noise, tasks of "
+                "classes are their probabilities. Give noise=True to speak of labels."
+            )
     result = result.astype(float)
     # Shuffling the draws of each task keeps its marginal law and breaks its link with the others.
     rng, count = np.random.default_rng(seed), joint.sizes["draw"]

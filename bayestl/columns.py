@@ -66,10 +66,9 @@ def marks_of(x: NDArray[np.float64]) -> NDArray[np.uint64]:
 
 
 def labels_of(rows: Iterable[Any]) -> pd.Index:
-    """Labels of rows as the caller has them; tuples, and labels of several kinds, as text, which files can hold."""
+    """Labels of rows as the caller has them where they are numbers; others as text, as files hold them."""
     index = pd.Index(list(rows), tupleize_cols=False)
-    plain = index.inferred_type in ("integer", "floating", "boolean", "string", "datetime64", "empty")
-    return index if plain else pd.Index([str(row) for row in index])
+    return index if index.dtype.kind in "iuf" else pd.Index([str(row) for row in index])
 
 
 def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: str, given: Likelihood | None) -> Column:

@@ -30,7 +30,7 @@ from bayestl.table import TaskData
 LOOSE = 0.03  # share of the prior variance untold above which a warning is due
 CHUNK = 2048  # rows at a time: large enough for matrix products, small enough for the caches
 GPU_CHUNK = 2**16  # and on a GPU, where each operation costs as long as some thousand rows
-TELLING = 0.3
+TELLING = 0.3  # share of the noise variance, left untold, up to which rows teach it
 MANY, ROUNDS = 16_384, 10  # rows, and rounds of expectation maximisation, that teach the noise
 SETTLED, STEPS = 1e-3, 60  # of the bound of site rows, which are many here
 
@@ -82,6 +82,8 @@ def relearn_noise(
     factor = factors(model, one, pairs, problem.layout)
     sums = [_normal(replace(problem, pieces=(piece,)), one, pairs, factor, "cpu")[0] for piece in pieces]
     free = [k for k in free if float(sums[k].residual) <= TELLING * len(pieces[k].at)]
+    if not free:
+        return theta
     ratio = [torch.ones(1, dtype=torch.float64) for _ in pieces]  # of the new variance to the old
     for _ in range(ROUNDS):
         gram = sum((own.gram / r[:, None, None] for own, r in zip(sums, ratio, strict=True)), torch.zeros(()))

@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl.cavity import LeftOut, laws, left_out
+from bayestl.columns import labels_of
 from bayestl.errors import DataError, listed
 from bayestl.likelihoods.predictive import Predictive, mixed
 from bayestl.materials import NONE, Materials
@@ -237,7 +238,7 @@ def _groups(posterior: Posterior, by: Groups) -> tuple[NDArray[np.int64], NDArra
         return np.arange(len(data)), np.arange(len(data))
     if isinstance(by, str):
         if by == "row":
-            keys = np.array([str(row) for row in data.rows])
+            keys = labels_of(data.rows).to_numpy()
         elif by == "inputs":
             keys = np.unique(data.x, axis=0, return_inverse=True)[1].ravel()
         elif own := data.made_of(by):

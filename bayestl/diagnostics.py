@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import xarray as xr
 from pyro.ops.stats import effective_sample_size, gelman_rubin
+from scipy.stats import rankdata
 
 from bayestl.archive import prior_draws
 from bayestl.crossvalidation import WORK, functions, left_out_scores
@@ -159,7 +160,7 @@ def _of_theta(posterior: Posterior) -> Iterator[Finding]:
 
 
 def _of_chain(theta: Theta) -> Iterator[Finding]:
-    """Whether a chain mixed: rank-normalised split R-hat and effective sample size (Vehtari et al. 2021, arXiv:1903.08008)."""
+    """Whether a chain mixed: rank-normalised split R-hat and effective sample size, of the bulk (Vehtari et al. 2021)."""
     columns = {
         name if value[0].numel() == 1 else f"{name}[{i}]": own
         for name, value in theta.items()
@@ -168,7 +169,7 @@ def _of_chain(theta: Theta) -> Iterator[Finding]:
     }
     draws = torch.stack(list(columns.values()), -1)
     draws = draws[: len(draws) // 2 * 2]
-    ranks = draws.argsort(0).argsort(0) + 1
+    ranks = torch.from_numpy(rankdata(draws.numpy(), axis=0))
     halves = torch.special.ndtri((ranks - 0.375) / (len(draws) + 0.25)).double().unflatten(0, (2, -1))
     spread, effective = gelman_rubin(halves), effective_sample_size(halves)
     names, worst, least = list(columns), int(spread.argmax()), int(effective.argmin())

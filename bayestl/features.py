@@ -282,9 +282,10 @@ def describable(formulas: Iterable[str]) -> NDArray[np.bool_]:
 
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
 _ADDED = re.compile(r"[·•∙⋅*]")
-_HYDRATE = re.compile(r"(?<![A-Za-z·•∙⋅*]0)\.(?=(?:\d*|\d*\.\d+)\(?H2O\)?$)")
-_SPACED = re.compile(r"\s*([·•∙⋅*]|(?<=\s)\.|\.(?=\s))\s*")
-_TIMES = re.compile(r"\s+(?=(?:\d+\.?\d*|\.\d+)[A-Z(\[{])")
+_HYDRATE = re.compile(r"(?<![·•∙⋅*])(?<![A-Za-z·•∙⋅*]0)\.(?=(?:\d*|\d*\.\d+)\(?H2O\)?$)")
+_SPACED = re.compile(r"\s*([·•∙⋅*]|\.(?=\s))\s*")
+_NUMBERED = r"\s+(?=(?:\d+\.?\d*|\.\d+)"
+_TIMES = re.compile(rf"(?<=[\d)\]}}]){_NUMBERED}[A-Z(\[{{])|{_NUMBERED}H2O$)")
 _TORN = re.compile(r"[\d.]\s+[\d.]")
 _BLANK = re.compile(r"\s+(?![a-z])")
 _SUBSCRIPTS = str.maketrans({"½": "0.5"} | {chr(0x2080 + digit): str(digit) for digit in range(10)})
@@ -294,8 +295,9 @@ _TOKEN = re.compile(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?|([(\[{])|([)\]}])(\d+\.?\d
 def parse_formula(formula: str) -> dict[str, float]:
     """Amounts of the elements of a formula such as ``Ca(OH)2``, ``Ga0.5 As0.5`` or ``CuSO4·5H2O``.
 
-    Blanks between elements and subscripts (``Fe₂O₃``) are understood. What follows ``·``, ``*``, a point before ``H2O`` at the
-    end, or a blank before a number and an element (``CuSO4 5H2O``), is added as often as the number before it says; D is H.
+    Blanks between elements and subscripts (``Fe₂O₃``, ``Fe 2 O 3``) are understood. What follows ``·``, ``*``, a point before
+    ``H2O`` at the end, or after a number a blank before another (``CuSO4 5H2O``), is added as often as the number before it
+    says; D is H.
 
     Raises
     ------

@@ -83,6 +83,11 @@ class Materials:
         """The condensed rows where what the pairs do not tell of them counts as noise."""
         return self.inducing.softened(self._of(np.arange(len(self.marks)) < self.condensed), self.theta)
 
+    def learn_from(self, fewer: Materials) -> None:
+        """Take over the sums of the same condensed rows, where they were taken before more rows came."""
+        if "soft" in fewer.__dict__:
+            self.__dict__["soft"] = fewer.soft
+
     def parts(self, wanted: Marks) -> list[Marks]:
         """Split materials into parts of some NEAR condensed rows each."""
         distinct, counts = np.unique(self.marks[np.isin(self.marks, wanted)], return_counts=True)
@@ -104,7 +109,9 @@ class Materials:
 
     @cached_property
     def elsewhere(self) -> Regression:
-        """What to predict with where nothing is known of a material."""
+        """What to predict with where nothing is known of a material: by the pairs alone where nothing is exact beside them."""
+        if not len(self.rows_beside(NONE)):
+            return Regression(self._of(np.zeros(len(self.marks), dtype=bool)), self.theta, None, self.inducing)
         return self.beside(NONE)
 
     def marginals(

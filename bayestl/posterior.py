@@ -352,6 +352,8 @@ class Posterior:
         longer = dataclasses.replace(self, data=self._with_errors(self.data.append(more)), sites=None)
         fresh = longer._fresh
         if self.inducing is None or len(fresh.points.output) <= FRESH:
+            if longer._materials is not None and self._materials is not None:
+                longer._materials.learn_from(self._materials)
             return longer
         grown = more_pairs(self.inducing.apart(), fresh, self._mixed, PAIRS)
         inducing = condense([lambda: fresh], self.model, fresh.layout, self._mixed, grown.pairs, grown.untold, grown)

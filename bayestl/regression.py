@@ -21,6 +21,7 @@ from bayestl.scaling import Pairs
 
 WORKING_BYTES = 2e6  # of one temporary array while predicting: it should stay in the caches
 KEPT_BYTES = 1e9  # of factors kept between calls
+MANY = 4096  # points worked on at a time where none are kept
 
 
 class Regression:
@@ -50,6 +51,9 @@ class Regression:
         # Draws worked on in one batch: a function of sizes alone, so that answers repeat exactly.
         self.chunk = max(1, min(self.draws, int(WORKING_BYTES / (8 * size**2))))
         self.step = max(1, int(WORKING_BYTES / (8 * self.chunk * size)))
+        self.held = 8 * self.draws * size**2 <= KEPT_BYTES
+        if not self.held:  # everything is solved again for each call: for more points then
+            self.step = max(self.step, MANY)
 
     @cached_property
     def support(self) -> Pairs:
@@ -192,7 +196,7 @@ class Regression:
 
     @cached_property
     def _kept(self) -> list[Conditional] | None:
-        if 8 * self.draws * len(self.support.output) ** 2 > KEPT_BYTES:
+        if not self.held:
             return None
         found, start = list[Conditional](), self.start
         for count, part in enumerate(self._parts):

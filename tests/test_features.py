@@ -122,7 +122,7 @@ def test_valences_do_not_depend_on_how_a_formula_is_written(formula):
 
 
 def test_what_valences_cannot_read():
-    with pytest.raises(btl.DataError, match=r"'Lr2O3' \(no properties of Lr\)"):
+    with pytest.raises(btl.DataError, match=r"'Lr2O3 \(no properties of Lr\)'"):
         btl.Valences()(["MgO", "Lr2O3"])
     with pytest.raises(btl.DataError, match="beyond 1e9"):
         btl.Compositions()(["H" + 400 * "9"])
@@ -279,6 +279,16 @@ def test_a_parquet_file_of_formulas(tmp_path):
         ("CuSO4 · 5 H2O", "CuSO4(H2O)5"),
         ("LiFePO4 0.5H2O", "LiFePO4(H2O)0.5"),
         ("Al2O3 2SiO2", "Al2Si2O7"),
+        ("NaCl 2H2O", "NaCl(H2O)2"),
+        ("CaSO4 .5H2O", "CaSO4(H2O)0.5"),
+        ("Ti 3SiC2", "Ti3SiC2"),  # a blank before a subscript
+        ("Li 3N", "Li3N"),
+        ("H 2O", "H2O"),
+        ("Na 2SO4", "Na2SO4"),
+        ("Al 2(SO4)3", "Al2(SO4)3"),
+        ("Fe 2O 3", "Fe2O3"),
+        ("Ga 0.5As 0.5", "Ga0.5As0.5"),
+        ("La 1.85Sr 0.15CuO4", "La1.85Sr0.15CuO4"),
         ("MgCl2*6H2O", "MgCl2(H2O)6"),
         ("CaSO4.0.5H2O", "CaSO4(H2O)0.5"),
         ("CaSO4·½H2O", "CaSO4(H2O)0.5"),

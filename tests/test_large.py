@@ -1181,7 +1181,8 @@ def test_new_rows_on_a_blurred_table_help(blurred, fresh, monkeypatch):
     old, of_old = rough()
     grown = blurred.condition(more)
     assert grown.inducing.grown == (fresh == 100)
-    assert torch.linalg.eigvalsh(grown._materials.soft.gram).min() > -1e-6
+    some = marks_at(grown._inputs(old.iloc[200:240])[1])
+    assert torch.linalg.eigvalsh(grown._materials.others(some).gram).min() > -1e-6
     exact = dataclasses.replace(grown, inducing=None, condensed=0, sites=None)
     unknown = pd.DataFrame(np.random.default_rng(1).random((100, 5)), columns=list("abcde"))
     for new, truth in ((later, target), (old.iloc[200:300], of_old[200:300]), (unknown, None)):
@@ -1194,7 +1195,7 @@ def test_new_rows_on_a_blurred_table_help(blurred, fresh, monkeypatch):
         assert float((z**2).mean() ** 0.5) < 1.7
 
 
-def test_one_law_predicts_draws_and_decides(blurred):
+def test_what_is_drawn_and_decided_by_is_what_is_predicted(blurred):
     unknown = pd.DataFrame(np.random.default_rng(1).random((20, 5)), columns=list("abcde"))
     for new in (unknown, rough()[0].iloc[200:220, :5]):
         told, drawn = blurred.predict(new, "exp", noise=False), blurred.sample(new, "exp", draws=6000)
@@ -1281,6 +1282,30 @@ def test_order_and_units_of_the_inputs_do_not_matter():
     wanted = btl.fit(model, of_rough(frame), seed=0, pairs=100, draws=2, progress=False).predict(new, noise=False)
     mixed_up = frame.sample(frac=1.0, random_state=1)
     for changed, asked in ((mixed_up, new), (frame.assign(a=1000 * frame["a"] + 3), new.assign(a=1000 * new["a"] + 3))):
-        found = btl.fit(model, of_rough(changed), seed=0, pairs=100, draws=2, progress=False).predict(asked, noise=False)
+        found = btl.fit(model, of_rough(changed), seed=0, pairs=100, draws=2, progress=False).predict(
+            asked, noise=False
+        )
         assert float((abs(found["mean"] - wanted["mean"]) / wanted["std"]).max()) < 0.02
         np.testing.assert_allclose(found["std"], wanted["std"], rtol=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:The .* inducing pairs leave")
+@pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
+def test_without_scarce_tasks_the_pairs_alone_predict_what_nothing_is_known_of():
+    frame, _ = rough(1200)
+    posterior = btl.fit(btl.SingleTask(), of_rough(frame).select(["dft"]), seed=0, pairs=100, draws=2, progress=False)
+    assert posterior._materials is not None
+    assert not posterior._materials.core.any()
+    alone = dataclasses.replace(posterior)
+    alone.__dict__["_materials"] = None
+    unknown = pd.DataFrame(np.random.default_rng(1).random((20, 5)), columns=list("abcde"))
+    xr.testing.assert_allclose(posterior.predict(unknown), alone.predict(unknown), rtol=1e-9)
+    known = [own.predict(frame.iloc[:20], noise=False)["std"].mean() for own in (posterior, alone)]
+    assert known[0] < 0.7 * known[1]
+
+
+def test_what_came_later_does_not_sum_the_condensed_rows_again(blurred, monkeypatch):
+    blurred.predict(rough()[0].iloc[:3])
+    grown = blurred.condition(more_of_rough(5)[0])
+    monkeypatch.setattr(condensing.Inducing, "softened", None)  # it would fail
+    assert np.isfinite(grown.predict(rough()[0].iloc[:3], "exp")["mean"]).all()

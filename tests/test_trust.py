@@ -1196,7 +1196,7 @@ def test_labels_of_scores_are_those_of_the_table():
     assert frame.join(left["error"].to_series())["error"].notna().all()
     assert posterior.score(data)["row"].dtype == posterior.predict(frame)["row"].dtype
     dated = btl.TaskData.from_wide(frame.set_index(pd.date_range("2026-01-01", periods=12)), inputs=["x"], tasks=["y"])
-    assert np.issubdtype(posterior.score(dated)["row"].dtype, np.datetime64)
+    assert posterior.score(dated)["row"].values[0].startswith("2026-01-01")  # as after loading
     mixed = btl.TaskData.from_wide(frame.set_index(pd.Index([1, "a", *range(2, 12)])), inputs=["x"], tasks=["y"])
     assert posterior.score(mixed)["row"].values[:2].tolist() == ["1", "a"]
 

@@ -71,7 +71,9 @@ class Report:
                 value = self.judge.bound(own, std).mean() if search.score != "thompson" else own.mean()
                 gain = float(value - best.mean()) * self.scale
                 what = f"chosen by {search.score.replace('_', ' ')}; {gain:.3g}{unit} beyond the best so far"
-        low, high = sorted(float(objective.observable(own + side * std).mean()) for side in (-1.645, 1.645))
+        spread = (std.square().mean() + own.var(correction=0)).sqrt()  # within worlds and among them
+        ends = (own.mean() + side * spread for side in (-1.645, 1.645))
+        low, high = sorted(float(objective.observable(end.expand_as(own)).mean()) for end in ends)
         why = f"{data.names[t]} here is {what}, at a cost of {pool.costs[r, t]:g}; {objective.name} is thought to be "
         why += f"{low:.3g} to {high:.3g}{unit} (90 %)"
         if t != search.target:

@@ -181,11 +181,12 @@ class _Table:
         if self.goal == "learn":
             return out
         own = data.task_index == self.target
-        y = data.values if self.goal == "maximize" else -data.values
+        values = data.tasks[self.target].likelihood.rate(data.values, data.details)
+        y = values if self.goal == "maximize" else -values
         if not isinstance(self.goal, str):
-            y = -np.abs(data.values - self.goal)
+            y = -np.abs(values - self.goal)
         best = int(np.flatnonzero(own & seen)[y[own & seen].argmax()])
-        return {**out, "best": data.values[best], "regret": float(y[own].max() - y[best])}
+        return {**out, "best": values[best], "regret": float(y[own].max() - y[best])}
 
     def rmse(self, posterior: Any, seen: NDArray[np.bool_]) -> float:
         """Error of the target at its rows not yet measured."""
