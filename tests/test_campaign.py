@@ -406,6 +406,13 @@ def test_the_budget_holds(capsys):
     assert len(campaign._ledger.events) == events
 
 
+def test_a_budget_that_was_overspent_is_told_as_such():
+    campaign = begin(None, budget=13.0)
+    (number,) = campaign.ask().index
+    campaign.tell(number, 0.4, cost=20.0)
+    assert "overspent by 7" in campaign.ask().attrs["reason"]
+
+
 def test_only_what_is_affordable_is_suggested():
     campaign = begin(None, budget=4.0)  # the target costs 5
     assert set(campaign.ask(batch=2)["task"]) == {"pbe"}

@@ -84,6 +84,6 @@ def _why_not(ledger: Ledger, left: float, chosen: Sequence[Event]) -> str:
     least = min(float(own.min()) for own in free.values())
     committed = ledger.committed + sum(own["cost"] for own in chosen)
     running = f" ({committed:g} more are committed)" if committed else ""
-    if left < 0:
-        return f"the budget is overspent by {-left:g}{running}."
-    return f"of the budget {left:g} are left{running}, and the cheapest measurement on offer costs {least:g}."
+    if (over := -left - committed) > 1e-9 * ledger.settings["budget"]:
+        return f"the budget is overspent by {over:g}{running}."
+    return f"of the budget {max(left, 0.0):g} are left{running}, and the cheapest measurement on offer costs {least:g}."
