@@ -20,7 +20,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/bayestl demo
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-newest: $(VENV)-newest/test.stamp
 	$(VENV)-newest/bin/python -c "import sys, arviz, torch; print('Python', sys.version.split()[0], 'ArviZ', arviz.__version__, 'PyTorch', torch.__version__)"
