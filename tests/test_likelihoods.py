@@ -941,7 +941,7 @@ def test_exposures_of_new_rows_are_looked_at():
     frame = pd.DataFrame({"x": np.linspace(0, 1, 8), "n": np.arange(8), "hours": 2.0})
     law = btl.Poisson(exposure="hours")
     posterior = btl.fit(btl.SingleTask(), data_of(frame, "n", law, with_g=False), seed=0, method="map")
-    with pytest.raises(btl.DataError, match="exposure of task 'n' .column 'hours'. must be given and positive"):
+    with pytest.raises(btl.DataError, match=r"exposure of task 'n' .column 'hours'. must be given and positive"):
         posterior.predict(frame.assign(hours=-1.0), task="n")
 
 
