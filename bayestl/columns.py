@@ -57,9 +57,6 @@ class Column(NamedTuple):
     levels: tuple[Any, ...] | None
 
 
-DIGITS = 9  # of standardised inputs, by which points are told apart
-
-
 def marks_of(x: NDArray[np.float64]) -> NDArray[np.uint64]:
     """Mark rows (n, d), the same for the same inputs."""
     return np.asarray(pd.util.hash_pandas_object(pd.DataFrame(x + 0.0), index=False), dtype=np.uint64)

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayestl.columns import DIGITS, marks_of
 from bayestl.condense import Inducing
 from bayestl.models.problem import Problem
 from bayestl.priors import Theta
 from bayestl.regression import Regression
+from bayestl.selection import marks_at
 
 NEAR, CORE = 400, 800  # condensed rows that are looked at in one go, beside those of scarce tasks
 ALIKE = 50  # replicates of a task of one material that are conditioned on exactly
@@ -149,8 +149,3 @@ class Materials:
     def _of(self, rows: NDArray[np.bool_]) -> Problem:
         """The observations of some of the rows."""
         return Problem.of(self.problem.model, self.problem.data.where(rows, empty=True), self.problem.scaling)
-
-
-def marks_at(x: Float[Tensor, "m columns"]) -> Marks:
-    """A mark for each point, in standardised units, which is not zero; the same for points that differ by rounding errors."""
-    return marks_of(x.numpy().round(DIGITS)) | np.uint64(1)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayestl.columns import DIGITS, marks_of
+from bayestl.columns import marks_of
 from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.sites import step_from
 from bayestl.models.problem import Problem
@@ -17,6 +17,7 @@ from bayestl.scaling import Pairs
 from bayestl.table import TaskData
 
 CANDIDATES = 8192
+DIGITS = 9  # of standardised inputs, by which points are told apart
 SCARCE = 200  # rows
 PAIRS = 512
 NEAR = 256  # rows of the scarcest task that the choice of pairs looks at
@@ -69,10 +70,14 @@ def learning_rows(
     return chosen
 
 
+def marks_at(x: Float[Tensor, "n columns"]) -> NDArray[np.uint64]:
+    """A mark for each standardised point, the same whatever its unit was and however it was rounded."""
+    return marks_of(x.numpy().round(DIGITS))
+
+
 def shuffled(x: Float[Tensor, "n columns"], rng: np.random.Generator) -> NDArray[np.uint64]:
-    """Random numbers to sort points by, the same for the same point, whatever its unit was and however it was rounded."""
-    numbers = marks_of(x.numpy().round(DIGITS))
-    return np.multiply(numbers, np.uint64(2 * int(rng.integers(2**62)) + 1))
+    """Random numbers to sort points by, the same for the same point."""
+    return np.multiply(marks_at(x), np.uint64(2 * int(rng.integers(2**62)) + 1))
 
 
 def typical(theta: Theta, keep: bool = False) -> Theta:

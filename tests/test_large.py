@@ -26,10 +26,9 @@ from bayestl.gaussian.conditional import Conditioned, Updated
 from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.inducing import Sums, Weights, log_evidence
 from bayestl.inference.infer import _best_mode
-from bayestl.materials import marks_at
 from bayestl.models.problem import Problem
 from bayestl.regression import Regression, low_rank_draws
-from bayestl.selection import choose_pairs, learning_rows, shares
+from bayestl.selection import choose_pairs, learning_rows, marks_at, shares
 from bayestl.stream import Want, loaders_of, reservoir
 
 from .conftest import draw_theta, grid, table

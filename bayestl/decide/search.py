@@ -24,10 +24,10 @@ from bayestl.decide.reasons import Report
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.likelihoods.classes import normal_cloud
 from bayestl.likelihoods.predictive import Classes
-from bayestl.materials import marks_at
 from bayestl.posterior import Posterior
 from bayestl.priors import Theta
 from bayestl.scaling import Pairs
+from bayestl.selection import marks_at
 
 WORLDS = 16  # draws of theta, and of what is pending, that judge
 SCREEN, LARGE = (8, 2), 2000  # how many of them choose the shortlist, from at most this many candidates, and from more
