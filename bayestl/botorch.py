@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayestl.errors import listed
+from bayestl.errors import expect_whole, listed
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.likelihoods.numeric import warp_of
 from bayestl.posterior import Posterior, expect_posterior
@@ -95,8 +95,7 @@ def as_botorch_model(
     >>> improvement(X).argmax().item()
     1
     """
-    if draws < 1:
-        raise ValueError(f"`draws` must be at least 1; got {draws}.")
+    expect_whole("draws", draws)
     expect_posterior(posterior)
     own = None if task is None else posterior.data.index_of(task)
     if own is not None and (reason := _refusal(posterior, own, latent)):
@@ -332,14 +331,9 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
             )
         if not X.isfinite().all():
             raise ValueError("X holds values that are missing or infinite. Give finite ones.")
-        blocks = []
         for j, count in enumerate(scaling.levels):
-            column = X[..., j : j + 1]
             if count:
-                codes = _codes(column, count, f"codes of the input {data.inputs[j].name!r}")
-                blocks.append((codes == torch.arange(count)).double() / math.sqrt(2.0))
-            else:
-                blocks.append((column - scaling.centre[j]) / scaling.width[j])
+                _codes(X[..., j], count, f"codes of the input {data.inputs[j].name!r}")
         if self.task is None:
             task = _codes(X[..., -1], len(data.tasks), "positions of tasks")
         else:
@@ -347,7 +341,7 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
         for t in task.unique().tolist():
             if (reason := self._refused[t]) is not None:
                 raise ValueError(reason)
-        return _Points(torch.cat(blocks, -1), self._first[task]), task
+        return _Points(scaling.inputs(X[..., : len(data.inputs)]), self._first[task]), task
 
     def _noise_of(self, task: Tensor, given: Tensor | None, dim: int, usual: Tensor) -> Tensor:
         """Standardised variances (..., S or 1, q) of noise: given for X of `dim` dimensions, or the usual of each task."""

@@ -57,15 +57,30 @@ class Column(NamedTuple):
     levels: tuple[Any, ...] | None
 
 
+DIGITS = 9  # of scaled inputs, by which points are told apart
+
+
 def marks_of(x: NDArray[np.float64]) -> NDArray[np.uint64]:
     """Mark rows (n, d), the same for the same inputs."""
     return np.asarray(pd.util.hash_pandas_object(pd.DataFrame(x + 0.0), index=False), dtype=np.uint64)
 
 
+def extents(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Centre and width of inputs (n, d), and which of them vary: of a constant the width is its size.
+
+    Of sums that should agree, as of a composition's fractions, rounding is no variation.
+    """
+    low, high = x.min(0, initial=np.inf), x.max(0, initial=-np.inf)
+    centre, width = low + (high - low) / 2, high - low
+    varies = width > 16 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high))
+    return centre, np.where(varies, width, np.where(centre != 0, np.abs(centre), 1.0)), varies
+
+
 def labels_of(rows: Iterable[Any]) -> pd.Index:
-    """Labels of rows as the caller has them where they are numbers; others as text, as files hold them."""
+    """Labels of rows as the caller has them where they are numbers or dates; others as text, as files hold them."""
     index = pd.Index(list(rows), tupleize_cols=False)
-    return index if index.dtype.kind in "iuf" else pd.Index([str(row) for row in index])
+    plain = isinstance(index.dtype, np.dtype) and index.dtype.kind in "iufM"
+    return index if plain else pd.Index([str(row) for row in index])
 
 
 def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: str, given: Likelihood | None) -> Column:

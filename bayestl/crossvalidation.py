@@ -213,8 +213,6 @@ def _weights(
     """
     learned = torch.zeros(len(posterior.data), dtype=torch.bool)
     learned[torch.from_numpy(posterior.record.learned)] = True
-    if len(posterior.record.learned) == 0:
-        learned[:] = True
     silent = torch.zeros(groups, dtype=torch.bool)
     for part in parts:
         silent[part.groups[~learned[part.rows]]] = True
@@ -240,9 +238,9 @@ def _groups(posterior: Posterior, by: Groups) -> tuple[NDArray[np.int64], NDArra
         if by == "row":
             keys = labels_of(data.rows).to_numpy()
         elif by == "inputs":
-            keys = np.unique(data.x, axis=0, return_inverse=True)[1].ravel()
+            keys = data.places
         elif own := data.made_of(by):
-            keys = np.unique(data.x[:, own], axis=0, return_inverse=True)[1].ravel()
+            keys = data.marks(data.x[:, own], own)
             if len(own) == 1:
                 keys = data.decode(data.x)[data.inputs[own[0]].name].to_numpy()
         else:
@@ -253,18 +251,19 @@ def _groups(posterior: Posterior, by: Groups) -> tuple[NDArray[np.int64], NDArra
     elif isinstance(by, pd.Series):
         if not by.index.is_unique:
             raise DataError("The index of `by` repeats labels of rows. Give each row of the table one.")
-        if not set(data.rows) & set(by.index):  # data from a file hold labels such as dates as text
-            by = by.set_axis([str(row) for row in by.index])
-        if len(by) == len(data) and set(by.index) != set(data.rows):
+        rows, by = labels_of(data.rows), by.set_axis(labels_of(by.index))
+        if rows.dtype.kind != by.index.dtype.kind:  # data from a file hold labels such as dates as text
+            rows, by = labels_of(map(str, data.rows)), by.set_axis(labels_of(map(str, by.index)))
+        if len(by) == len(data) and set(by.index) != set(rows):
             raise DataError(
                 f"`by` has as many labels as there are observations ({len(data)}), and another index than the rows of the table. "
                 "Give an array for a label of each observation, or a Series indexed by the rows that the data hold."
             )
-        if missing := list(dict.fromkeys(row for row in data.rows if row not in by.index)):
+        if missing := list(dict.fromkeys(row for row in rows if row not in by.index)):
             raise DataError(
                 f"`by` has no label for rows {listed(missing)}. Index it as the table that the data were made from."
             )
-        keys = by.loc[list(data.rows)].to_numpy()
+        keys = by.loc[rows].to_numpy()
     else:
         keys = np.asarray(by)
         if keys.shape != (len(data),):

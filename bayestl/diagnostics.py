@@ -239,7 +239,7 @@ def _of_noise(posterior: Posterior) -> Iterator[Finding]:
         ]
         spread = float(torch.cat([v.reshape(-1) for v in values]).var(correction=0)) if values else 1.0
         future = problem.future_noise_variance(posterior.theta, t)
-        noise = 0.0 if future is None else float(future.median())
+        noise = float(future.median())
         share = min(1.0, noise / spread) if spread > 0 else 1.0
         name = posterior.data.names[t]
         if share > 0.8:

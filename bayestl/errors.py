@@ -32,6 +32,13 @@ def listed(items: Sequence[object], most: int = 5) -> str:
     return shown + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
+def expect_whole(name: str, value: object, least: int = 1) -> None:
+    """Refuse what is no whole number, or too small a one."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        bound = {0: "zero or more", 1: "at least 1"}.get(least, f"at least {least}")
+        raise ValueError(f"`{name}` must be a whole number, {bound}; got {value!r}.")
+
+
 @contextmanager
 def naming_rows(labels: Sequence[Any]) -> Iterator[None]:
     """Say of a `RowsError` which rows it is about: those of these labels."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from bayestl import checkpoint as checkpoints
 from bayestl.condense import Source, add, condense, relearn_noise
-from bayestl.errors import DataError, FitError
+from bayestl.errors import DataError, FitError, expect_whole
 from bayestl.inference.infer import FitRecord, Method, infer
 from bayestl.kernels import MaternOrRBF, Nugget
 from bayestl.likelihoods import Censored, Gaussian, Hurdle, Log
@@ -167,9 +167,8 @@ def _check_arguments(model: Model, data: TaskData, device: str, numbers: dict[st
         raise ValueError(f"`model` must be a bayestl model such as btl.MultiTask(); got {made}.")
     expect_data(data, "data")
     for name, value in numbers.items():
-        least = int(name == "draws")
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least):
-            raise ValueError(f"`{name}` must be a whole number, {'one' if least else 'zero'} or more; got {value!r}.")
+        if value is not None:
+            expect_whole(name, value, int(name == "draws"))
     gpu = torch.cuda.is_available()
     if device != "cpu" and not (gpu and device.startswith("cuda")):
         seen = "sees one" if gpu else "sees none here"

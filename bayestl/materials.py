@@ -56,11 +56,9 @@ class Materials:
         And for more than ALIKE replicates, which stay condensed.
         """
         data = self.problem.data
-        out, plain = np.zeros(len(data), dtype=np.uint64), np.zeros(len(data), dtype=bool)
-        for exact in (True, False):
-            for piece in self.problem.pieces:
-                if piece.law.exact == exact:
-                    plain[piece.at.numpy()] = exact
+        out, plain = np.zeros(len(data), dtype=np.uint64), np.ones(len(data), dtype=bool)
+        for piece in self.problem.sites:
+            plain[piece.at.numpy()] = False
         old = np.flatnonzero(plain & (np.arange(len(out)) < self.condensed))
         for start in range(0, len(old), MARKED):
             own = old[start : start + MARKED]

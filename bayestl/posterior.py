@@ -14,17 +14,19 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bayestl import answers, archive, cavity, export, fewshot, storage
 from bayestl.answers import QUANTILES, Function, levels_of
-from bayestl.columns import Table, as_frame, read_numbers
+from bayestl.columns import Table, as_frame, labels_of, read_numbers
 from bayestl.condense import Inducing, condense, more_pairs
-from bayestl.errors import DataError, listed, naming_rows
+from bayestl.errors import DataError, expect_whole, listed, naming_rows
 from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord
 from bayestl.lazy import lazily
 from bayestl.likelihoods.base import Rows
+from bayestl.likelihoods.numeric import numbers_of
 from bayestl.likelihoods.predictive import Classes, Predictive
 from bayestl.materials import FRESH, Marks, Materials
 from bayestl.models.base import Model
@@ -365,11 +367,11 @@ class Posterior:
         unknown[: len(self.data)] = False
         for t in self._problem.layout.noisy:
             share, square = self._problem.known_errors(t)
-            new = np.flatnonzero(unknown & (data.task_index == t))
-            if share == 1.0 and len(new):
+            new, law = np.flatnonzero(unknown & (data.task_index == t)), numbers_of(data.tasks[t].likelihood)
+            if law is not None and share == 1.0 and len(new):
                 ones = dataclasses.replace(data, errors=np.ones(len(data)))
                 rows = rows_of(ones, self.scaling, self._problem.layout, t, torch.from_numpy(new))
-                errors[new] = np.sqrt(square) / self._problem.known(t, rows).numpy()
+                errors[new] = np.sqrt(square) / law.known(rows.of([-1])).numpy()
         return dataclasses.replace(data, errors=errors)
 
     def new_task(
@@ -401,8 +403,7 @@ class Posterior:
                 f"new_task needs a model that embeds tasks; this one is {type(self.model).__name__}. Fit "
                 "btl.LatentTask(), or refit with the new task's rows."
             )
-        if draws < 1:
-            raise ValueError(f"`draws` must be at least 1; got {draws}.")
+        expect_whole("draws", draws)
         if name in self.data.names:
             raise DataError(f"Task {name!r} is known already. Use condition to add rows to it.")
         if rows is not None:
@@ -454,7 +455,7 @@ class Posterior:
         )
         inducing = None if self.inducing is None else self.inducing.taken(owner)
         record = self.record.of_other_draws()
-        if rows is not None and len(record.learned):  # none: theta was learned from all of them
+        if rows is not None:
             record = dataclasses.replace(record, learned=np.r_[record.learned, np.flatnonzero(new_rows)])
         return dataclasses.replace(
             self,
@@ -517,9 +518,14 @@ class Posterior:
             f"parameters, {self.data!r})"
         )
 
-    def laws(self, new: Table, task: str, noise: bool, step: int) -> Iterator[Predictive]:
-        """What is predicted of a task at `step` rows of a table after others: see `bayestl.likelihoods.predictive`."""
-        t, x = self.data.index_of(task), self._inputs(new)[1]
+    def laws(
+        self, new: Table, task: str, noise: bool, step: int, encoded: NDArray[np.float64] | None = None
+    ) -> Iterator[Predictive]:
+        """What is predicted of a task at `step` rows of a table after others: see `bayestl.likelihoods.predictive`.
+
+        `encoded` is what `data.encode` makes of the table, where that is known already.
+        """
+        t, x = self.data.index_of(task), self._inputs(new, encoded)[1]
         details = self._details(new, t, len(x))
         for start in range(0, len(x), step):
             part = slice(start, start + step)
@@ -636,7 +642,6 @@ class Posterior:
             variance = problem.measurement_noise(theta, task, rows)
         elif noise:
             variance = problem.future_noise_variance(theta, task)
-            variance = torch.zeros(1, 1, dtype=torch.float64) if variance is None else variance
         likelihood = self.data.tasks[task].likelihood
         return likelihood.predictive(mean, cov, variance, rows, problem.parameters_of(theta, task))
 
@@ -688,8 +693,7 @@ class Posterior:
         self, x: Tensor, tasks: list[int], rows: dict[int, Rows], draws: int, seed: int, noise: bool, latent: bool
     ) -> dict[int, np.ndarray]:
         """Joint draws (draw, row), or (draw, row, class), of several tasks."""
-        if draws < 1:
-            raise ValueError(f"`draws` must be at least 1; got {draws}.")
+        expect_whole("draws", draws)
         layout, problem = self._problem.layout, self._problem
         functions = [o for t in tasks for o in layout.contrasts(t)]
         size = len(x) * len(functions)
@@ -718,26 +722,18 @@ class Posterior:
                 for t in tasks:
                     own = slice(start, start + len(layout.contrasts(t)))
                     start = own.stop
-                    variance = None
-                    if noise:
-                        future = problem.future_noise_variance(theta, t)
-                        variance = torch.zeros(1, 1, dtype=torch.float64) if future is None else future
+                    variance = problem.future_noise_variance(theta, t) if noise else None
                     likelihood = self.data.tasks[t].likelihood
                     draw = likelihood.draw_latent if latent else likelihood.draw
                     values = draw(f[..., own], variance, rows[t], problem.parameters_of(theta, t), generator).numpy()
                     out.setdefault(t, np.empty((draws, *values.shape[1:])))[mine.numpy()] = values
         return out
 
-    def _inputs(self, new: Table) -> tuple[pd.Index, Tensor]:
-        x = self.scaling.inputs(self.data.encode(new))
+    def _inputs(self, new: Table, encoded: NDArray[np.float64] | None = None) -> tuple[pd.Index, Tensor]:
+        x = self.scaling.inputs(self.data.encode(new) if encoded is None else encoded)
         if len(x) == 0:
             raise DataError("The table of new inputs has no rows.")
-        index = new.index if isinstance(new, pd.DataFrame) else pd.RangeIndex(len(x))
-        if isinstance(index, pd.MultiIndex):  # as text, which a file can hold too
-            index = pd.Index([str(row) for row in index])
-        if isinstance(index, pd.CategoricalIndex):
-            index = pd.Index(index.astype(object))
-        return index.rename("row"), x
+        return labels_of(new.index if isinstance(new, pd.DataFrame) else range(len(x))).rename("row"), x
 
     def _tasks(self, task: str | Sequence[str] | None) -> tuple[list[str], bool]:
         asked: Any = self.data.names if task is None else task

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayestl.columns import Input
+from bayestl.columns import Input, extents
 from bayestl.errors import DataError
 from bayestl.likelihoods.numeric import warp_of
 from bayestl.table import TaskData
@@ -138,15 +138,11 @@ class Scaling:
         `location` and `scale` are those of the numeric values of each task.
         """
         location, scale = per_contrast(data, location, scale)
-        low, high = data.x.min(0), data.x.max(0)
-        centre, width = low + (high - low) / 2, high - low
+        centre, width, varies = extents(data.x)
         described = np.array([family is not None for family in families(data.inputs)])
         with np.errstate(over="ignore"):
             spread = np.maximum(data.x.std(0), width / 20)
-        width = np.where(described & np.isfinite(spread), spread, width)
-        # Of sums that should agree, as of a composition's fractions, rounding is no variation.
-        varies = high - low > 16 * np.finfo(np.float64).eps * np.maximum(np.abs(low), np.abs(high))
-        width = np.where(varies, width, np.where(centre != 0, np.abs(centre), 1.0))
+        width = np.where(described & varies & np.isfinite(spread), spread, width)
         of_tasks = np.empty((1, 0)) if data.descriptors is None else data.descriptors.to_numpy(dtype=float)
         named = [not unscaled.isdisjoint((column.name, column.source)) for column in data.inputs]
         raw = np.array([column.levels is None for column in data.inputs]) & named
@@ -165,15 +161,16 @@ class Scaling:
         """Input that each encoded column belongs to."""
         return tuple(j for j, count in enumerate(self.levels) for _ in range(max(count, 1)))
 
-    def inputs(self, x: NDArray[np.float64]) -> Float[Tensor, "n columns"]:
-        """Encode (n, d) inputs in the user's units."""
+    def inputs(self, x: NDArray[np.float64] | Tensor) -> Float[Tensor, "*n columns"]:
+        """Encode (..., d) inputs in the user's units, differentiably."""
+        columns = (x if isinstance(x, Tensor) else torch.tensor(x)).split(1, -1)
         blocks = []
-        for j, count in enumerate(self.levels):
+        for j, (count, column) in enumerate(zip(self.levels, columns, strict=True)):
             if count:
-                blocks.append((x[:, [j]] == np.arange(count)) / np.sqrt(2.0))
+                blocks.append((column == torch.arange(count)).double() / np.sqrt(2.0))
             else:
-                blocks.append((x[:, [j]] - self.centre[j]) / self.width[j])
-        return torch.from_numpy(np.ascontiguousarray(np.concatenate(blocks, axis=1)))
+                blocks.append((column - self.centre[j]) / self.width[j])
+        return torch.cat(blocks, -1)
 
     def layout(self, data: TaskData) -> Layout:
         """Names and sizes for the model."""
@@ -253,7 +250,7 @@ def _own_spreads(data: TaskData) -> tuple[NDArray[np.float64], NDArray[np.int64]
     for t in range(len(data.tasks)):
         own = data.task_index == t
         y = working_values(data, t)
-        distinct[t] = len(np.unique(data.x[own], axis=0))
+        distinct[t] = len(np.unique(data.places[own]))
         if y is not None:
             spreads[t] = spread_of(y)
     return spreads, distinct

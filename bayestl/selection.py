@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayestl.columns import marks_of
+from bayestl.columns import DIGITS, marks_of
 from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.sites import step_from
 from bayestl.models.problem import Problem
@@ -17,7 +17,6 @@ from bayestl.scaling import Pairs
 from bayestl.table import TaskData
 
 CANDIDATES = 8192
-DIGITS = 9  # of standardised inputs, by which points are told apart
 SCARCE = 200  # rows
 PAIRS = 512
 NEAR = 256  # rows of the scarcest task that the choice of pairs looks at

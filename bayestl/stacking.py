@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from bayestl import archive, storage
 from bayestl.answers import QUANTILES, Function, levels_of, predictions
 from bayestl.columns import Table
-from bayestl.errors import DataError
+from bayestl.errors import DataError, expect_whole
 from bayestl.lazy import lazily
 from bayestl.likelihoods.predictive import mixed
 from bayestl.models.base import Model
-from bayestl.posterior import Posterior
+from bayestl.posterior import Posterior, expect_data
 from bayestl.scoring import Scores
 from bayestl.stream import loaders_of
 from bayestl.table import TaskData
@@ -115,9 +115,13 @@ class Stack:
         if (loaders := loaders_of(new)) is not None:
             return lazily(partial(self.predict, task=task, noise=noise, quantiles=quantiles), loaders)
         self._alike(task)
-        index, levels = self.best._inputs(new)[0], levels_of(quantiles)
+        encoded, levels = self.data.encode(new), levels_of(quantiles)
+        index = self.best._inputs(new, encoded)[0]
         parts = [slice(start, start + AT_A_TIME) for start in range(0, len(index), AT_A_TIME)]
-        each = [self.posteriors[name].laws(new, task, noise, AT_A_TIME) for name in self.weights]
+        each = [
+            own.laws(new, task, noise, AT_A_TIME, encoded if own.data.reads_as(self.data) else None)
+            for own in (self.posteriors[name] for name in self.weights)
+        ]
         laws = ((part, [mixed(own, self._shares)]) for part, *own in zip(parts, *each, strict=True))
         return predictions([self.data.tasks[self.data.index_of(task)]], index, levels, laws, single=True)
 
@@ -141,6 +145,7 @@ class Stack:
 
     def score(self, test: TaskData) -> xr.Dataset:
         """Judge the predictions of measured values, row by row: see `Posterior.score`."""
+        expect_data(test, "test")
         out = Scores(test)
         for index, laws, y in self._measured(test):
             out.put(index, mixed(laws, self._shares), y)
@@ -159,8 +164,7 @@ class Stack:
         """Draw jointly over the rows, from each posterior its share of the draws: see `Posterior.sample`."""
         task = self.target if task is None else task
         self._alike(task)
-        if draws < 1:
-            raise ValueError(f"`draws` must be at least 1; got {draws}.")
+        expect_whole("draws", draws)
         parts: list[Any] = [
             self.posteriors[name].sample(new, task, draws=count, seed=seed, noise=noise, latent=latent)
             for name, count in zip(self.weights, self._counts(draws), strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayestl.columns import (
+    DIGITS,
     Column,
     Input,
     Table,
@@ -22,7 +23,9 @@ from bayestl.columns import (
     describe,
     descriptors_of,
     distinct,
+    extents,
     features_of,
+    marks_of,
     named_likelihoods,
     places,
     read_errors,
@@ -356,7 +359,7 @@ class TaskData:
         whole = pd.concat([frame.drop(columns=list(made)), *made.values()], axis=1) if made else frame
         x = data.encode(whole)
         if frame.index.has_duplicates:
-            kinds = pd.DataFrame({"label": frame.index, "x": np.unique(x, axis=0, return_inverse=True)[1].ravel()})
+            kinds = pd.DataFrame({"label": frame.index, "x": marks_of(x)})
             each = kinds.groupby("label", sort=False)["x"].agg(["min", "max"])
             mixed = int((each["min"] != each["max"]).sum())
             if mixed:
@@ -457,9 +460,22 @@ class TaskData:
     @property
     def shared_inputs(self) -> int:
         """How many distinct inputs several tasks were observed at."""
-        _, place = np.unique(self.x, axis=0, return_inverse=True)
-        seen = np.unique(np.stack([place.ravel(), self.task_index], -1), axis=0)
-        return int((np.bincount(seen[:, 0]) > 1).sum())
+        seen = pd.DataFrame({"place": self.places, "task": self.task_index}).groupby("place")["task"].nunique()
+        return int((seen > 1).sum())
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """Number of each row's inputs, the same for the same inputs."""
+        return pd.factorize(self.marks(self.x))[0]
+
+    def reads_as(self, other: TaskData) -> bool:
+        """Whether a table's inputs are encoded as those of other data are."""
+        return self.inputs == other.inputs and self.features == other.features
+
+    def marks(self, x: NDArray[np.float64], of: Sequence[int] | slice = slice(None)) -> NDArray[np.uint64]:
+        """Mark points (n, d), the same for the same inputs, however they were rounded; of some of the inputs, or all."""
+        centre, width, _ = extents(self.x[:, of] if len(self) else x)
+        return marks_of(((x - centre) / width).round(DIGITS))
 
     def index_of(self, task: str) -> int:
         """Position of a task; a `DataError` lists the known ones."""
@@ -663,8 +679,7 @@ class TaskData:
 
         ``shared with T`` counts the distinct inputs at which both tasks were observed.
         """
-        points = [np.unique(self.x[self.task_index == t], axis=0) for t in range(len(self.tasks))]
-        sets = [{row.tobytes() for row in p} for p in points]
+        sets = [set(self.places[self.task_index == t].tolist()) for t in range(len(self.tasks))]
         lines = {}
         for t, task in enumerate(self.tasks):
             own = self.task_index == t

@@ -389,6 +389,17 @@ def test_what_cannot_begin(tmp_path, options, message):
         begin(None).ask(batch=0)
 
 
+def test_what_was_measured_is_known_however_its_inputs_were_rounded():
+    """Were it not, the repetition of a sharp maximum's measurement would be asked for again and again."""
+    _, frame = toy()
+    x = np.append(frame["x"].to_numpy(), np.nextafter(frame["x"].to_numpy(), -1.0))
+    campaign = begin(None, candidates=pd.DataFrame({"x": x}), costs={"exp": 5.0})
+    asked = campaign.ask(batch=7)
+    assert len(asked) == 7
+    assert asked["x"].round(9).nunique() == 7
+    assert not asked["x"].round(9).isin([0.0, 1.0]).any()
+
+
 def test_the_budget_holds(capsys):
     campaign = begin(None, budget=13.0)
     chosen = campaign.ask(batch=30)

@@ -275,8 +275,12 @@ def test_fidelity_graphs_are_checked():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: btl.MultiTask(rank=0), lambda: btl.LatentTask(dim=0), lambda: btl.MultiTask(kernel="rbf")]
-)
+    "make",
+    [
+        lambda: btl.MultiTask(rank=0), lambda: btl.MultiTask(rank=2.7), lambda: btl.LatentTask(dim=0),
+        lambda: btl.LatentTask(dim=1.9), lambda: btl.Difference(rho=float("nan")), lambda: btl.MultiTask(kernel="rbf"),
+    ],
+)  # fmt: skip
 def test_senseless_choices_are_refused(make):
     with pytest.raises(ValueError, match="must be"):
         make()

@@ -945,6 +945,11 @@ def test_options_that_are_no_whole_numbers_are_refused(option, data):
         btl.fit(btl.SingleTask(), data, **option)
 
 
+def test_a_number_of_draws_is_whole(posterior):
+    with pytest.raises(ValueError, match="must be a whole number"):
+        posterior.sample(grid(2), draws=2.5)
+
+
 def test_several_threads_fit_and_predict_as_one(request):
     """Pyro's handlers and the parameters of a GPyTorch object belong to the process."""
     from concurrent.futures import ThreadPoolExecutor

@@ -19,7 +19,7 @@ from bayestl.decide.journal import Journal
 from bayestl.decide.ledger import FORMAT, Event, Ledger
 from bayestl.decide.progress import plot_history
 from bayestl.decide.suggest import _constraints
-from bayestl.errors import DataError, FitError, listed
+from bayestl.errors import DataError, FitError, expect_whole, listed
 from bayestl.fitting import fit_whole
 from bayestl.inference.infer import Method
 from bayestl.models.base import Model
@@ -121,10 +121,9 @@ class Campaign:
             raise ValueError(f"`target` of a campaign must be the name of a task; got {type(target).__name__}.")
         for name, number in (("budget", budget), ("refit_every", refit_every), ("growth", growth)):
             _positive(number, name)
-        if draws is not None and draws < 1:
-            raise ValueError(f"`draws` must be at least 1, or None; got {draws}.")
-        if int(seed) < 0:
-            raise ValueError(f"`seed` must not be negative; got {seed}.")
+        if draws is not None:
+            expect_whole("draws", draws)
+        expect_whole("seed", seed, 0)
         _constraints(data, constraints)
         if method not in get_args(Method):
             raise ValueError(f"`method` must be one of {listed(get_args(Method))}; got {method!r}.")

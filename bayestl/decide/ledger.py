@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayestl import archive
-from bayestl.columns import marks_of, read_task
+from bayestl.columns import read_task
 from bayestl.decide import plain
 from bayestl.decide.pool import _cost, pool_of, refuse_names
 from bayestl.decide.suggest import SCORES, _constraints, _goal, refuse_unoffered
@@ -158,7 +158,7 @@ class Ledger:
         for name, own in costs.items():
             table = self.table(name)
             if table is not None and len(table):
-                marks.setdefault(id(table), marks_of(self.data.encode(table)))
+                marks.setdefault(id(table), self.data.marks(self.data.encode(table)))
                 out[name] = _cost(own, name, table, np.ones(len(table), bool)), marks[id(table)]
         return out
 
@@ -179,7 +179,7 @@ class Ledger:
                 if not self.settings["replicates"]:
                     seen.append(self.data.x[self.data.task_index == self.data.index_of(name)])
                 for x in seen:
-                    barred |= np.isin(marks, marks_of(x))
+                    barred |= np.isin(marks, self.data.marks(x))
             if not barred.all():
                 out[name] = np.where(barred, BARRED, costs)
         return out
@@ -289,7 +289,7 @@ class Ledger:
             np.concatenate([own, new])
             for own, new in (
                 (self.data.task_index, more.task_index), (self.data.values, more.values),
-                (self.data.details, more.details), (marks_of(self.data.x), marks_of(more.x)),
+                (self.data.details, more.details), (self.data.marks(self.data.x), self.data.marks(more.x)),
             )
         )  # fmt: skip
         lines = len(history) + 1

@@ -160,20 +160,19 @@ def observation_noise(
     problem, likelihood = posterior._problem, posterior.data.tasks[task].likelihood
     worlds_, rows, c = mean.shape
     future = problem.future_noise_variance(theta, task)
-    if likelihood.exact and future is not None:
+    if likelihood.exact:
         return future.unsqueeze(-1).unsqueeze(-1).expand(worlds_, rows, 1, 1)
     p = problem.parameters_of(theta, task)
-    variance = torch.zeros(1, 1, dtype=torch.float64) if future is None else future
     spread = robust_cholesky(cov)[0]
     at = posterior._rows_at(task, details.numpy())
     precision = torch.zeros_like(cov)
     for _ in range(LABELS):
         e = torch.randn(mean.shape, dtype=torch.float64, generator=generator)
-        y = likelihood.draw(mean + (spread @ e.unsqueeze(-1)).squeeze(-1), variance, at, p, generator)
+        y = likelihood.draw(mean + (spread @ e.unsqueeze(-1)).squeeze(-1), future, at, p, generator)
         y = y[torch.randint(worlds_, (rows,), generator=generator), torch.arange(rows)]
         for part in likelihood.parts(at._replace(y=y)):
             own = list(part.functions or range(c))
-            here = at._replace(y=y).take(part.rows)._replace(location=at.location[own], scale=at.scale[own])
+            here = at._replace(y=y).take(part.rows).of(own)
             m, v = mean[:, part.rows][..., own], cov[:, part.rows][..., own, :][..., own]
             if part.law.exact:
                 told = part.law.noise_variance(here, p).reciprocal()[..., None, None]  # type: ignore[attr-defined]

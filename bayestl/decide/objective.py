@@ -145,8 +145,7 @@ def sight(beliefs: Beliefs, own: Linear, fixed: Linear, wanted: list[int], seen:
 def observable(likelihood: Likelihood, f: Float[Tensor, "W R c"], rows: Rows, p: Parameters) -> Tensor:
     """Mean of what is observed of a task given its functions: a value in its units, a rate, or probabilities of classes."""
     if isinstance(likelihood, Hurdle):
-        inner = rows._replace(location=rows.location[1:], scale=rows.scale[1:])
-        size = likelihood.positive.draw(f[..., 1:], None, inner, p, torch.Generator())
+        size = likelihood.positive.draw(f[..., 1:], None, rows.of([1]), p, torch.Generator())
         return size * torch.sigmoid(rows.location[0] + rows.scale[0] * f[..., 0])
     return likelihood.draw(f, None, rows, p, torch.Generator())
 

@@ -19,6 +19,7 @@ from bayestl.columns import as_frame
 from bayestl.errors import DataError, listed
 from bayestl.posterior import Posterior
 from bayestl.scaling import Scaling
+from bayestl.selection import marks_at
 from bayestl.table import TaskData
 
 SPREAD = 2048  # quasi-random points within bounds
@@ -129,7 +130,7 @@ class Pool:
     @property
     def places(self) -> NDArray[np.int64]:
         """Number of the inputs of each candidate, the same for the same inputs."""
-        return np.unique(self.x.numpy(), axis=0, return_inverse=True)[1].ravel()
+        return pd.factorize(marks_at(self.x))[0]
 
     @property
     def pairs(self) -> int:
@@ -196,7 +197,7 @@ def _pool(
         raise ValueError("No candidate is in a task that has a cost. Give `costs` for the tasks that can be measured.")
     among = mask
     if not mask.all():
-        place = np.unique(x.numpy(), axis=0, return_inverse=True)[1].ravel()
+        place = marks_at(x)
         among = np.stack([np.isin(place, place[own]) for own in mask.T], -1)
     return Pool(frame, labels, x, mask, among, offered, np.where(offered, found, np.nan))
 

@@ -202,7 +202,7 @@ class _Table:
 
 def _once(data: TaskData, prices: NDArray[np.float64]) -> tuple[TaskData, NDArray[np.float64]]:
     """Keep the first of the observations of a task at the same inputs: a pair is measured once."""
-    keys = pd.DataFrame(data.x).assign(task=data.task_index)
+    keys = pd.DataFrame({"place": data.places, "task": data.task_index})
     again = keys.duplicated().to_numpy()
     if not again.any():
         return data, prices
@@ -221,8 +221,9 @@ def _start(data: TaskData, initial: Mapping[str, Any], seed: int) -> NDArray[np.
         if count != "all" and (isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0):
             raise ValueError(f"`initial` of task {name!r} must be a number of observations, or 'all'; got {count!r}.")
     rng, known = np.random.default_rng(seed), np.zeros(len(data), dtype=bool)
-    place = np.unique(data.x, axis=0, return_inverse=True)[1].ravel()
-    order = rng.permutation(place.max() + 1)[place]  # the same inputs come first in every task
+    first = np.unique(data.places, return_index=True)[1]
+    rank = np.lexsort(data.x[first].T[::-1]).argsort()  # the start may not depend on the order of the rows
+    order = rng.permutation(len(rank))[rank[data.places]]  # the same inputs come first in every task
     for name in data.names:
         count = initial.get(name, 0)
         own = np.flatnonzero(data.task_index == data.index_of(name))

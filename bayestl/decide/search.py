@@ -185,7 +185,7 @@ class Search:
         """Mean and variance of the objective, and the probability that the constraints hold."""
         outputs = self.outputs if self.constraints else self.objective.outputs
         wanted = [outputs.index(o) for o in self.objective.outputs]
-        any_ = Pairs(x[:1], torch.tensor(outputs[:1]))
+        any_ = Pairs(x[:0], torch.empty(0, dtype=torch.int64))
         each = [world.beside(self.posterior._problem, x, outputs, any_) for world in self.found[: self.few]]
         mean, cov, reach = (torch.stack([own[i] for own in each]) for i in range(3))
         own, spread = mean[..., wanted], cov[:, :, wanted][..., wanted]

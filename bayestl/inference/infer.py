@@ -180,7 +180,7 @@ def infer(
                 lap("curvature")
                 if method == "variational":
                     bar.set_description("fit: variational")
-                    q, trace, interrupted = refine(coordinates, mode, plan, seed, lambda: _tick(bar))
+                    q, trace, interrupted = refine(coordinates, mode, plan, seed, bar.update)
                     left = "stands on an unfinished variational run." if interrupted else "its k-hat was not told."
                     white = _white(coordinates.dim, draws or components, 0 if draws else 256, seed)
                     v = q.push(white)
@@ -197,7 +197,7 @@ def infer(
                     bar.set_description("fit: nuts")
                     bar.reset(total=warmup + 1 + (draws or 1000))
                     v, divergences, interrupted = nuts.sample(
-                        coordinates, mode, draws or 1000, warmup, seed, lambda: _tick(bar), notes
+                        coordinates, mode, draws or 1000, warmup, seed, bar.update, notes
                     )
                     more = "" if notes is None else ", and the same call goes on"
                     left = f"stands on {len(v)} draws of the {draws or 1000}{more}." if len(v) > 1 else left
@@ -278,7 +278,3 @@ def _way_to_the_mode(whole: Problem, q: Gaussian) -> torch.Tensor:
     coordinates = Coordinates(whole.program, len(whole.points.output), whole.prior)
     u, _ = climb(InBasis(coordinates, q.centre, q.factor), torch.zeros_like(q.centre)[None], 1e-2)
     return u @ q.factor.mT
-
-
-def _tick(bar: tqdm) -> None:
-    bar.update()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +40,6 @@ def climb(
     starts: Float[Tensor, "S D"],
     tolerance: float = 1e-3,
     iterations: int = 200,
-    tick: Callable[[], None] = lambda: None,
 ) -> tuple[Float[Tensor, "S D"], Float[Tensor, " S"]]:
     """Climb from every start to a mode by L-BFGS (Nocedal & Wright 2006, alg. 7.4), all starts in one batch.
 
@@ -82,7 +80,6 @@ def climb(
             if len(searching) == 0:
                 break
         active[todo[searching]] = False
-        tick()
     return x, f
 
 

@@ -34,7 +34,7 @@ def sample(
     draws: int,
     warmup: int,
     seed: int,
-    tick: Callable[[], None],
+    tick: Callable[[], object],
     notes: Notes | None = None,
 ) -> tuple[Float[Tensor, "S D"], int, bool]:
     """Draw from the posterior; returns the draws of v, the number of divergent transitions, and whether it was interrupted.

@@ -50,7 +50,7 @@ def refine(
     mode: Mode,
     schedule: Schedule,
     seed: int,
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[], object] = lambda: None,
 ) -> tuple[Gaussian, list[float], bool]:
     """Maximise the ELBO by natural gradients from the Laplace approximation.
 

@@ -40,6 +40,10 @@ class Rows(NamedTuple):
         """Select rows."""
         return self._replace(y=self.y[rows], error=self.error[rows], details=self.details[rows])
 
+    def of(self, functions: Sequence[int]) -> Rows:
+        """The same for some of the functions."""
+        return self._replace(location=self.location[list(functions)], scale=self.scale[list(functions)])
+
 
 class Part(NamedTuple):
     """Rows of a task that share a law, and which of the task's functions it depends on (none given: all)."""

@@ -80,9 +80,8 @@ class _Numeric(Likelihood):
         error = rows.error / rows.scale
         if self.warp is not None:
             error = error * self.warp.log_slope(rows.y, typical_offset(self.warp)).exp()
-            error = torch.where(
-                error.isfinite(), error, torch.nan
-            )  # at an end of the scale, as of a zero, it says nothing
+            # At an end of the scale, as of a zero, it says nothing.
+            error = torch.where(error.isfinite(), error, torch.nan)
         return error
 
     def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
@@ -375,8 +374,8 @@ class Hurdle(Likelihood):
         return found
 
     def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
-        gate = Gate().log_density(f[..., 0], _of(rows, 0), p)
-        size = self.positive.log_density(f[..., 1], _of(rows, 1), p)
+        gate = Gate().log_density(f[..., 0], rows.of([0]), p)
+        size = self.positive.log_density(f[..., 1], rows.of([1]), p)
         return gate + torch.where(rows.y > 0, size, 0.0)
 
     def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> NormalMixture:
@@ -401,7 +400,7 @@ class Hurdle(Likelihood):
             centre.unsqueeze(-1),
             left[..., None, None],
             repeat(noise),
-            _of(rows, 1),
+            rows.of([1]),
             spread,  # type: ignore[arg-type]
         )
         share = odds / above
@@ -418,7 +417,7 @@ class Hurdle(Likelihood):
     def draw_latent(
         self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator
     ) -> Tensor:
-        return self.positive.draw(f[..., 1:], noise, _of(rows, 1), p, generator)
+        return self.positive.draw(f[..., 1:], noise, rows.of([1]), p, generator)
 
 
 @dataclass(frozen=True)
@@ -429,10 +428,6 @@ class Gate(Bernoulli):
         return super().log_density(f, rows._replace(y=(rows.y > 0).to(f.dtype)), p)
 
 
-def _of(rows: Rows, function: int) -> Rows:
-    return rows._replace(location=rows.location[function : function + 1], scale=rows.scale[function : function + 1])
-
-
 def _clipped(values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values as far as the limits let them be observed."""
     return np.fmin(np.fmax(values, details[:, 0]), details[:, 1])
@@ -440,5 +435,11 @@ def _clipped(values: NDArray[np.float64], details: NDArray[np.float64]) -> NDArr
 
 def warp_of(likelihood: Likelihood) -> Warp | None:
     """The scale on which a likelihood's numbers live."""
+    inner = numbers_of(likelihood)
+    return None if inner is None else inner.warp
+
+
+def numbers_of(likelihood: Likelihood) -> _Numeric | None:
+    """The law of a likelihood's numbers, of a hurdle those above it; None where there are none."""
     inner = likelihood.positive if isinstance(likelihood, Hurdle) else likelihood
-    return inner.warp if isinstance(inner, _Numeric) else None
+    return inner if isinstance(inner, _Numeric) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class Difference(Model):
                 "`parents` must map a task to those that it is built on, {'exp': ['pbe']}; for a chain write "
                 f"Difference.chain('pbe', 'exp'). Got {parents!r}."
             )
+        if rho is not None and not math.isfinite(rho):
+            raise ValueError(f"`rho` must be a finite number, or None; got {rho}.")
         object.__setattr__(self, "parents", None if parents is None else _canonical(parents))
         object.__setattr__(self, "kernel", as_kernel(kernel))
         object.__setattr__(self, "rho", None if rho is None else float(rho))
@@ -130,7 +133,7 @@ class Difference(Model):
         between = [name for name in data.names if graph[name] and any(name in of for of in graph.values())]
         lone = [
             name for name in between
-            if data.parts is None and len(np.unique(data.x[data.task_index == data.index_of(name)], axis=0)) == 1
+            if data.parts is None and len(np.unique(data.places[data.task_index == data.index_of(name)])) == 1
         ]  # fmt: skip
         if lone and self.rho is None:
             warnings.warn(

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayestl import priors
+from bayestl.errors import expect_whole
 from bayestl.kernels import Kernel, as_kernel
 from bayestl.models.base import Model, Term
 from bayestl.models.multitask import lower_trapezoid
@@ -60,8 +61,7 @@ class LatentTask(Model):
     kernel: Kernel
 
     def __init__(self, dim: int = 2, kernel: Kernel | gpytorch.kernels.Kernel | None = None) -> None:
-        if dim < 1:
-            raise ValueError(f"`dim` must be at least 1; got {dim}.")
+        expect_whole("dim", dim)
         object.__setattr__(self, "dim", int(dim))
         object.__setattr__(self, "kernel", as_kernel(kernel))
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayestl import priors
+from bayestl.errors import expect_whole
 from bayestl.kernels import Kernel, as_kernel
 from bayestl.models.base import Model, Term, constants, noise
 from bayestl.priors import Theta
@@ -54,8 +55,8 @@ class MultiTask(Model):
     rank: int | None
 
     def __init__(self, kernel: Kernel | gpytorch.kernels.Kernel | None = None, rank: int | None = None) -> None:
-        if rank is not None and rank < 1:
-            raise ValueError(f"`rank` must be at least 1; got {rank}.")
+        if rank is not None:
+            expect_whole("rank", rank)
         object.__setattr__(self, "kernel", as_kernel(kernel))
         object.__setattr__(self, "rank", None if rank is None else int(rank))
 
@@ -80,9 +81,8 @@ class MultiTask(Model):
             trapezoid = lower_trapezoid(diagonal, entries, count)
             loading = trapezoid[..., torch.tensor(layout.by_count).argsort(), :]
         theta["loading"] = pyro.deterministic("loading", loading, event_dim=2)
-        own = (
-            -2.5 if rank >= count else 0.0
-        )  # with fewer hidden functions than tasks, whatever they do not give is private
+        # With fewer hidden functions than tasks, whatever they do not give is private.
+        own = -2.5 if rank >= count else 0.0
         theta["private"] = pyro.sample("private", priors.log_normal(own, 1.0, len(layout.tasks)))
         return theta | self.kernel.prior("shared", layout) | self.kernel.prior("separate", layout)
 

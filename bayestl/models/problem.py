@@ -19,7 +19,7 @@ from bayestl.gaussian import sites
 from bayestl.gaussian.exact import GaussianMarginal
 from bayestl.gaussian.sites import Block, Prior, Site, Solved
 from bayestl.likelihoods.base import Likelihood, Rows
-from bayestl.likelihoods.numeric import NOISE_FLOOR
+from bayestl.likelihoods.numeric import NOISE_FLOOR, numbers_of
 from bayestl.models.base import Model
 from bayestl.priors import Theta, pyro_alone
 from bayestl.scaling import Layout, Pairs, Scaling
@@ -82,7 +82,7 @@ class Problem:
                 where = (base[part.rows] + place).unsqueeze(-1) + torch.arange(len(own))
                 x_here[where - start] = x[index[part.rows]].unsqueeze(1)
                 output_here[where - start] = layout.first[t] + torch.tensor(own)
-                rows = whole.take(part.rows)._replace(location=whole.location[list(own)], scale=whole.scale[list(own)])
+                rows = whole.take(part.rows).of(own)
                 pieces.append(Piece(t, part.law, own, rows, where, index[part.rows]))
             where_x.append(x_here)
             outputs.append(output_here)
@@ -190,21 +190,21 @@ class Problem:
         batch = np.broadcast_shapes(*(value.shape[:-1] for value in found))
         return torch.cat([value.expand(*batch, -1) for value in found], -1)[..., self._order]
 
-    def future_noise_variance(self, theta: Theta, task: int) -> Float[Tensor, "*#draws 1"] | None:
-        """Variance of the noise of an observation yet to be made, None for a task without noise.
+    def future_noise_variance(self, theta: Theta, task: int) -> Float[Tensor, "*#draws 1"]:
+        """Variance of the noise of an observation yet to be made, zero for a task without noise.
 
         On average it will be as those before: the mean over the rows of known squared errors and, where none is known, the
         inferred variance. Where the noise is in excess of known errors, both.
         """
         if task not in self.layout.noisy:
-            return None
+            return torch.zeros(1, 1, dtype=torch.float64)
         inferred = self.parameters_of(theta, task)["noise"].square()
         share, square = self.known_errors(task)
-        if not self._excess(task):
+        if not getattr(numbers_of(self.data.tasks[task].likelihood), "excess", False):
             inferred = (1 - share) * inferred
         return inferred + share * square + NOISE_FLOOR
 
-    def untold_noise_variance(self, theta: Theta, task: int) -> Float[Tensor, "*#draws 1"] | None:
+    def untold_noise_variance(self, theta: Theta, task: int) -> Float[Tensor, "*#draws 1"]:
         """Variance of the noise of an observation whose error is not known: inferred, unless those of all others are known."""
         if task in self.layout.noisy and self.known_errors(task)[0] < 1.0:
             return self.parameters_of(theta, task)["noise"].square() + NOISE_FLOOR
@@ -227,30 +227,18 @@ class Problem:
             out[task] = float(told.double().mean()), float(square[told].mean()) if told.any() else 0.0
         return out
 
-    def _excess(self, task: int) -> bool:
-        likelihood = self.data.tasks[task].likelihood
-        return getattr(getattr(likelihood, "positive", likelihood), "excess", False)
-
     def measurement_noise(self, theta: Theta, task: int, rows: Rows, seen: bool = False) -> Float[Tensor, "*#draws R"]:
         """Variance of the noise of given rows: of known errors where they have them; zero for a task without noise.
 
         Where they have none, that of an observation yet to be made; of rows that were `seen` the inferred one.
         """
-        future = self.future_noise_variance(theta, task)
-        if future is None:
+        if (law := numbers_of(self.data.tasks[task].likelihood)) is None:
             return torch.zeros(1, len(rows.y), dtype=torch.float64)
-        inferred = self.parameters_of(theta, task)["noise"].square()
-        known = self.known(task, rows)
-        variance = known.square() + NOISE_FLOOR
-        if self._excess(task):
-            variance = variance + inferred
-        return torch.where(known.isnan(), inferred + NOISE_FLOOR if seen else future, variance)
-
-    def known(self, task: int, rows: Rows) -> Float[Tensor, " R"]:
-        """Known errors of rows of a task, standardised."""
-        likelihood = self.data.tasks[task].likelihood
-        inner = getattr(likelihood, "positive", likelihood)
-        return inner.known(rows._replace(location=rows.location[-1:], scale=rows.scale[-1:]))  # type: ignore
+        own = rows.of([-1])
+        variance = law.noise_variance(own, self.parameters_of(theta, task))
+        return (
+            variance if seen else torch.where(law.known(own).isnan(), self.future_noise_variance(theta, task), variance)
+        )
 
     def rows(self, task: int, index: Tensor) -> Rows:
         """Observations of one task."""
