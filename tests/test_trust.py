@@ -98,7 +98,7 @@ def test_the_joint_density_of_a_group_is_the_ratio_of_evidences(problem):
 
 @pytest.mark.parametrize("likelihood", ["classes", "counts", "stable", "zeros", "limits", "tails"])
 def test_sites_of_left_out_rows_leave_little_behind(likelihood):
-    """Against settling all other sites anew: they stay as they are, and that is nearly right."""
+    """Against settling all other sites anew: under a theta that was learned they stay as they are, and that is nearly right."""
     rng = np.random.default_rng(0)
     x = np.sort(rng.random(40))
     f = np.sin(6 * x)
@@ -113,7 +113,7 @@ def test_sites_of_left_out_rows_leave_little_behind(likelihood):
     frame = pd.DataFrame({"x": x, "g": f + 0.1 * rng.standard_normal(40), "t": values})
     data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["g", "t"], likelihoods={"t": law})
     problem = Problem.of(btl.MultiTask(), data)
-    theta = draw_theta(problem, 2, seed=1)
+    theta = {name: value[:4] for name, value in btl.fit(btl.MultiTask(), data, seed=0, progress=False).theta.items()}
     ours = leave_one_out(Regression(problem, theta), problem)
     gaps = []
     for row in range(42, 80, 5):
@@ -121,7 +121,7 @@ def test_sites_of_left_out_rows_leave_little_behind(likelihood):
         one = btl.Posterior(btl.MultiTask(), rest.data, problem.scaling, theta, None)
         test = data.where(np.arange(80) == row, empty=True)
         theirs = float(one.score(test)["log_density"][0])
-        gaps.append(float(ours[:, row].logsumexp(0)) - np.log(2) - theirs)
+        gaps.append(float(ours[:, row].logsumexp(0)) - np.log(4) - theirs)
     assert np.abs(gaps).mean() < 0.02
 
 
