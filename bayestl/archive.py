@@ -13,13 +13,14 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayestl import cavity, features, kernels, likelihoods
+from bayestl import features, kernels, likelihoods
 from bayestl.columns import Input, Task, without_slash
 from bayestl.condense import Inducing
 from bayestl.errors import DataError
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord
+from bayestl.materials import Materials
 from bayestl.models.base import Model
 from bayestl.models.difference import Difference
 from bayestl.models.latent import LatentTask
@@ -265,12 +266,13 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
         return xr.Dataset({"y": (dims, values, attributes)}, coords=coords)
 
     generator = torch.Generator().manual_seed(seed)
-    regression = posterior._whole()  # which draws from all functions and leaves every row out: solved once
-    theta = regression.theta
-    replicated = _replicated(problem, theta, _posterior_functions(problem, regression, generator), generator)
+    whole = posterior._whole()  # which draws from all functions and leaves every row out: solved once
+    theta = whole.theta
+    drawn = _posterior_functions(problem, posterior._materials or whole, generator)
+    replicated = _replicated(problem, theta, drawn, generator)
     prior_theta = prior_draws(problem, len(replicated), seed)
     prior_y = _replicated(problem, prior_theta, _prior_functions(problem, prior_theta, generator), generator)
-    log_likelihood = cavity.leave_one_out(regression, problem, posterior.condensed).numpy()
+    log_likelihood = posterior.log_likelihood_given(whole).numpy()
     frame = data.decode(data.x)
     constant = xr.Dataset(
         {without_slash(name): ("obs", frame[name].to_numpy()) for name in frame}
@@ -316,7 +318,9 @@ def _rows_of_task(problem: Problem, task: int) -> torch.Tensor:
     return torch.from_numpy(np.flatnonzero(problem.data.task_index == task))
 
 
-def _posterior_functions(problem: Problem, regression: Regression, generator: torch.Generator) -> list[torch.Tensor]:
+def _posterior_functions(
+    problem: Problem, regression: Regression | Materials, generator: torch.Generator
+) -> list[torch.Tensor]:
     """Functions (draw, row, function) of every task at its own rows, each row drawn by itself."""
     found = []
     for t in range(len(problem.layout.tasks)):

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayestl.condense import factors
+from bayestl.condense import Inducing, factors
 from bayestl.gaussian.conditional import Conditional, Conditioned, Updated
 from bayestl.gaussian.exact import factorise, inverse_blocks, log_density, triangular_inverse
 from bayestl.gaussian.sites import Site, noise_of, step_from
@@ -66,23 +66,29 @@ def left_out(
     observed: Problem,
     groups: NDArray[np.int64] | None = None,
     wanted: NDArray[np.bool_] | None = None,
-    condensed: int = 0,
+    in_sums: NDArray[np.bool_] | None = None,
+    settled: Inducing | None = None,
 ) -> Iterator[LeftOut]:
     """Leave out one group after another (each row by itself by default), for every draw of theta; of the `wanted` rows only.
 
     With K the covariance of the pseudo-data and G the points of a group, ``Cov[y_G | rest] = ((K^-1)_GG)^-1``, and
     ``y_G - E[y_G | rest]`` is that times ``alpha_G`` (Rasmussen & Williams 2006, eq. 5.12, in blocks): exact for
     normal observations. Others are their pseudo-data, of which the noise is the inverse precision of the site; the sites of
-    all other rows stay as they are. On a condensed table sites are taken out of the posterior of the functions, T, as
-    ``(I - T Lambda)^-1 T``, found anew by the step from T that they would take; its first `condensed` rows have sites that
-    hold what the inducing pairs tell of them; later rows are held whole.
+    all other rows stay as they are. On a condensed table sites are taken out of the posterior of what they are of, T, as
+    ``(I - T Lambda)^-1 T``, found anew by the step from T that they would take; rows that are `in_sums` have sites that hold
+    what the inducing pairs tell of them; others are held whole. `settled` is what the sites of rows in the sums settled in,
+    where the sums are others by now.
     """
     buckets = _buckets(observed, groups, wanted)
+    held = torch.from_numpy(np.zeros(len(observed.data), dtype=bool) if in_sums is None else in_sums)
     for draws, theta, solved in regression.batches():
+        first = solved.base if isinstance(solved, Updated) else None
+        if settled is not None:
+            first = settled.conditional(observed.model, theta, observed.layout, draws)
         leave = (
             partial(_by_precision, observed, theta, solved, triangular_inverse(solved.factor))
             if isinstance(solved, Conditioned)
-            else partial(_by_sites, regression, observed, theta, solved, condensed)
+            else partial(_by_sites, regression, observed, theta, solved, held, first)
         )
         for bucket in buckets:
             size = sum(observed.pieces[k].where.shape[1] for k in bucket.pieces) + len(bucket.hidden)
@@ -93,10 +99,16 @@ def left_out(
                 yield from _rows(observed, draws, part, *leave(part))
 
 
-def leave_one_out(regression: Regression, observed: Problem, condensed: int = 0) -> Float[Tensor, "S n"]:
-    """``log p(y_i | y_-i, theta)`` for every draw and observation, in the tasks' units."""
-    out = torch.empty(regression.draws, len(observed.data.values), dtype=torch.float64)
-    for found in left_out(regression, observed, condensed=condensed):
+def leave_one_out(
+    regression: Regression,
+    observed: Problem,
+    wanted: NDArray[np.bool_] | None = None,
+    in_sums: NDArray[np.bool_] | None = None,
+    settled: Inducing | None = None,
+) -> Float[Tensor, "S n"]:
+    """``log p(y_i | y_-i, theta)`` for every draw and observation, in the tasks' units; zero for those not `wanted`."""
+    out = torch.zeros(regression.draws, len(observed.data.values), dtype=torch.float64)
+    for found in left_out(regression, observed, None, wanted, in_sums, settled):
         theta = {name: value[found.draws] for name, value in regression.theta.items()}
         own = found.log_joint
         out[found.draws, found.rows] = densities(observed, theta, found) if own is None else own
@@ -260,7 +272,8 @@ def _by_sites(
     observed: Problem,
     theta: Theta,
     solved: Conditional,
-    condensed: int,
+    held: Tensor,
+    first: Conditional | None,
     bucket: _Bucket,
 ) -> tuple[Tensor, Tensor, None]:
     """Moments of the functions of groups, their sites found anew and taken out of the posterior."""
@@ -285,20 +298,35 @@ def _by_sites(
         return mean, prior - torch.einsum("...ngs,...ngt->...gst", white, white)
 
     mean, cov = moments(solved, cross)
-    settled_mean, settled_cov, untold = mean, cov, torch.zeros_like(cov)
+    settled_mean, settled_cov = mean, cov
+    told_mean, between, told = mean, cov, cov  # of what the sites are of, and of the functions with it
     if regression.base is not None:
+        # Sites in the sums are of what the pairs tell of a function, g: Cov[g, .] = phi' phi for all but the pairs.
         pairs = regression.base.pairs
-        phi = torch.linalg.solve_triangular(
-            factors(model, theta, pairs, layout), model.covariance(theta, pairs, at, layout), upper=False
-        ).unflatten(-1, (groups, size))
         spans = [*(observed.pieces[k].where.shape[1] for k in bucket.pieces), *(1 for _ in bucket.hidden)]
         rows = [*bucket.rows, *(r for r, *_ in bucket.hidden)]
-        old = (bucket.index[:, rows] < condensed).repeat_interleave(torch.tensor(spans), 1)
-        both = old.unsqueeze(-1) & old.unsqueeze(-2)
-        untold = (prior - torch.einsum("...ngs,...ngt->...gst", phi, phi)) * both
-        if isinstance(solved, Updated):  # sites of condensed rows were settled before the later rows came
-            first, first_cov = moments(solved.base, cross[..., : solved.base.alpha.shape[-1]])
-            settled_mean, settled_cov = torch.where(old, first, mean), torch.where(both, first_cov, cov)
+        old = held[bucket.index[:, rows]].repeat_interleave(torch.tensor(spans), 1)
+        chol = factors(model, theta, pairs, layout)
+        reach = torch.linalg.solve_triangular(chol, cross[..., : len(pairs.output)].mT, upper=False)
+        later = regression.support.take(torch.arange(len(pairs.output), len(regression.support.output)))
+        phi = torch.linalg.solve_triangular(chol, model.covariance(theta, pairs, later, layout), upper=False)
+        near = torch.cat([cross[..., : len(pairs.output)], reach.mT @ phi], -1)
+        white, of_sites = (
+            solved.whiten(c).unflatten(-1, (groups, size))
+            for c in (cross, torch.where(old.flatten().unsqueeze(-1), near, cross))
+        )
+        features = reach.unflatten(-1, (groups, size))
+        among = torch.einsum("...ngs,...ngt->...gst", features, features)
+        one, both = old.unsqueeze(-2), old.unsqueeze(-1) & old.unsqueeze(-2)
+        told_mean = torch.where(
+            old, (model.mean(theta, at, layout) + solved.mean(near)).reshape(-1, groups, size), mean
+        )
+        between = torch.where(one, among, prior) - torch.einsum("...ngs,...ngt->...gst", white, of_sites)
+        told = torch.where(one | old.unsqueeze(-1), among, prior)
+        told = told - torch.einsum("...ngs,...ngt->...gst", of_sites, of_sites)
+        if first is not None:  # sites of condensed rows were settled before the later rows came
+            first_mean, first_cov = moments(first, cross[..., : first.alpha.shape[-1]])
+            settled_mean, settled_cov = torch.where(old, first_mean, mean), torch.where(both, first_cov, cov)
     sites, natural = torch.zeros_like(cov), torch.zeros_like(mean)
     for piece, own in _taken(observed, bucket):
         p = observed.parameters_of(theta, piece.task)
@@ -311,17 +339,16 @@ def _by_sites(
                 m, v = settled_mean[..., own], settled_cov[..., own, own]
                 site = step_from(m, piece.law.expect(piece.rows, p)(m, v))
             sites[..., own, own], natural[..., own] = site.precision, site.natural
-    told = cov - untold
     # A site that is not quite the one in T may tell more than T holds: it is taken out as far as something is left.
     root = torch.linalg.cholesky_ex(sites[..., :seen, :seen])[0]
     inside = root.mT @ told[..., :seen, :seen] @ root
     most = inside[..., 0, 0] if seen == 1 else torch.linalg.eigvalsh(inside)[..., -1]
     share = (MOST / most.clamp_min(MOST))[..., None, None]
     sites, natural = share * sites, share.squeeze(-1) * natural
-    inverse = torch.linalg.inv(torch.eye(size, dtype=cov.dtype) - told @ sites)
-    rest = inverse @ told
-    centre = (inverse @ (mean - (told @ natural.unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)).squeeze(-1)
-    return centre, 0.5 * (rest + rest.mT) + untold, None
+    gain = between @ torch.linalg.inv(torch.eye(size, dtype=cov.dtype) - sites @ told)
+    centre = mean + (gain @ ((sites @ told_mean.unsqueeze(-1)).squeeze(-1) - natural).unsqueeze(-1)).squeeze(-1)
+    rest = cov + gain @ sites @ between.mT
+    return centre, 0.5 * (rest + rest.mT), None
 
 
 def _rows(

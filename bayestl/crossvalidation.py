@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from bayestl.cavity import LeftOut, laws, left_out
 from bayestl.columns import labels_of
+from bayestl.condense import Inducing
 from bayestl.errors import DataError, listed
 from bayestl.likelihoods.predictive import Predictive, mixed
-from bayestl.materials import NONE, Materials
 from bayestl.posterior import Posterior, expect_posterior
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
@@ -89,18 +89,12 @@ def left_out_scores(
         codes = pd.factorize(codes)[0].astype(np.int64)
     _warn_of_lone_groups(posterior, codes, wanted)
     out, k = Scores(data), np.full(len(data), np.nan)
-    rest, unsure, everywhere = wanted, wanted, np.arange(len(data))
+    rest = unsure = wanted
     if (materials := posterior._materials) is not None:
-        told = _exact_groups(materials, codes) & wanted
-        within = _within_materials(materials.marks, codes) & wanted
-        rest, unsure = wanted & ~within & ~told, wanted & ~within
-        parts = materials.parts(np.unique(materials.marks[within & ~told]))
-        mine = [told, *(within & ~told & np.isin(materials.marks, some) for some in parts)]
-        for some, chosen in zip([NONE, *parts], mine, strict=True):
-            if chosen.any():
-                own, near = materials.rows_beside(some), posterior.beside(materials, some)
-                own_codes = pd.factorize(codes[own])[0].astype(np.int64)
-                k[chosen] = _judge(near, functions(near), own_codes, chosen[own], out, own, crps)[chosen[own]]
+        unsure = wanted & ~materials.accompanied(codes)
+        for chosen, near, in_sums in materials.sights(codes, wanted):
+            k[chosen] = _judge(posterior, near, codes, chosen, out, crps, in_sums, posterior.inducing)[chosen]
+            rest = rest & ~chosen
     if unsure.any() and posterior.inducing is not None and posterior.inducing.loose:
         warnings.warn(
             f"The inducing pairs leave {100 * posterior.inducing.untold:.2g} % of the functions' variance untold, "
@@ -110,33 +104,22 @@ def left_out_scores(
             stacklevel=3,
         )
     if rest.any():
-        k[rest] = _judge(posterior, regression or functions(posterior), codes, rest, out, everywhere, crps)[rest]
+        k[rest] = _judge(posterior, regression or functions(posterior), codes, rest, out, crps)[rest]
     scored = out.labelled()
     scored["pareto_k"] = ("row", k)
     return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
 
 
-def _exact_groups(materials: Materials, codes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Rows of groups that are conditioned on exactly as a whole wherever anything is predicted."""
-    exact = np.isin(np.arange(len(codes)), materials.rows_beside(NONE))
-    return pd.Series(exact).groupby(codes).transform("all").to_numpy()
-
-
-def _within_materials(marks: NDArray[np.uint64], codes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Rows whose group is of one material, of which other rows stay: these are then conditioned on exactly."""
-    groups = pd.DataFrame({"mark": marks, "code": codes})
-    one = (groups["mark"] != 0) & (groups.groupby("code")["mark"].transform("nunique") == 1)
-    return (one & (groups.groupby("mark")["code"].transform("nunique") > 1)).to_numpy()
-
-
 def _judge(
-    posterior: Posterior, regression: Regression, codes: NDArray[np.int64], wanted: NDArray[np.bool_], out: Scores,
-    places: NDArray[np.int64], crps: bool,
+    posterior: Posterior, regression: Regression, codes: NDArray[np.int64], wanted: NDArray[np.bool_], out: Scores, crps: bool,
+    in_sums: NDArray[np.bool_] | None = None, settled: Inducing | None = None,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Put the scores of groups that have wanted rows where these belong; gives k-hat for every row."""
     problem = posterior._problem
     batches: dict[int, list[LeftOut]] = {}
-    for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), posterior.condensed):
+    if in_sums is None:
+        in_sums = np.arange(len(codes)) < posterior.condensed
+    for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), in_sums, settled):
         batches.setdefault(part.draws.start, []).append(part)
     whole = [_all_draws(parts) for parts in zip(*batches.values(), strict=True)]
     count = int(codes.max()) + 1
@@ -150,7 +133,7 @@ def _judge(
     for part, each in zip(whole, predicted, strict=True):
         if wanted[part.rows.numpy()].any():  # rows of other tasks only weigh theta
             y = problem.rows(part.task, part.rows).y
-            out.put(places[part.rows.numpy()], mixed(each, weight[:, part.groups]), y, crps=crps)
+            out.put(part.rows.numpy(), mixed(each, weight[:, part.groups]), y, crps=crps)
     return k.numpy()[codes]  # type: ignore[no-any-return]
 
 

@@ -6,7 +6,8 @@ import dataclasses
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,15 @@ from bayestl.selection import PAIRS, SCARCE, choose_pairs, learning_rows, typica
 from bayestl.table import TaskData
 
 LEARN = 600  # points that theta is learned from
+FEW = 250  # points up to which one thread infers theta
 EXACT = 2500  # points that are conditioned on exactly
 TELLING = 250  # points above which the smoothness of the functions is asked for
 SHARED = 5  # materials observed by several tasks from which on they are reckoned with: a nugget is inferred, say
 STRANGE, STRANGE_FROM = 1000.0, 20  # times what nine tenths of at least so many values span
 SMALL, PART = 16_384, 65_536  # rows of a table in memory that are condensed in one go: all of it, or parts of it
 SITE_WORK = 2e10  # draws times the cube of the points, whose sites must settle under each draw before it predicts
-WORK, MORE_WORK = (
-    400_000,
-    1_600_000,
-)  # rows times draws that the pass may take; where a task is scarce, its theta uncertain
+# Rows times draws that the pass may take; and where a task is scarce, its theta uncertain.
+WORK, MORE_WORK = 400_000, 1_600_000
 
 
 def fit(
@@ -195,12 +195,25 @@ def _learn(
     whole = None
     if LEARN < points <= EXACT and data.parts is None and problem.plain and _alone(problem.layout):
         whole = Problem.of(model, data, scaling)
-    theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress, notes, smoother, whole)
+    with _threads_for(problem):
+        theta, record, components, sites = infer(problem, method, seed, draws, warmup, progress, notes, smoother, whole)
     record = dataclasses.replace(record, learned=np.flatnonzero(chosen))
     kept = {name: theta[name] for name in problem.parameters()}
     if notes is not None and not record.interrupted:
         notes.write_theta(kept, record, components, sites)
     return kept, record, components, sites
+
+
+@contextmanager
+def _threads_for(problem: Problem) -> Iterator[None]:
+    """One thread for FEW rows or less: more gain nothing, and on a machine that others use they wait for one another."""
+    threads = torch.get_num_threads()
+    if len(problem.points.output) <= FEW:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _same_materials(model: Model, data: TaskData, layout: Layout) -> bool:

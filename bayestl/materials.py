@@ -50,21 +50,31 @@ class Materials:
     condensed: int
 
     @cached_property
-    def marks(self) -> Marks:
-        """A mark for the inputs of each condensed row that is normal, the same for the same inputs; zero for others.
+    def at(self) -> Marks:
+        """A mark for the inputs of each row, the same for the same inputs."""
+        x, parts = self.problem.data.x, range(0, max(len(self.problem.data), 1), MARKED)
+        return np.concatenate([marks_at(self.problem.scaling.inputs(x[i : i + MARKED])) for i in parts])
 
-        And for more than ALIKE replicates, which stay condensed.
-        """
-        data = self.problem.data
-        out, plain = np.zeros(len(data), dtype=np.uint64), np.ones(len(data), dtype=bool)
+    @cached_property
+    def sites(self) -> NDArray[np.bool_]:
+        """Condensed rows that are not normal, which stay in the sums."""
+        out = np.zeros(len(self.at), dtype=bool)
         for piece in self.problem.sites:
-            plain[piece.at.numpy()] = False
-        old = np.flatnonzero(plain & (np.arange(len(out)) < self.condensed))
-        for start in range(0, len(old), MARKED):
-            own = old[start : start + MARKED]
-            out[own] = marks_at(self.problem.scaling.inputs(data.x[own]))
-        replicate = pd.DataFrame({"mark": out, "task": data.task_index}).groupby(["mark", "task"]).cumcount()
+            out[piece.at.numpy()] = True
+        return out & self._old
+
+    @cached_property
+    def marks(self) -> Marks:
+        """The mark of each condensed row that is normal; zero for others, and for more than ALIKE replicates."""
+        out = np.where(self._old & ~self.sites, self.at, np.uint64(0))
+        replicate = (
+            pd.DataFrame({"mark": out, "task": self.problem.data.task_index}).groupby(["mark", "task"]).cumcount()
+        )
         return np.where(replicate < ALIKE, out, np.uint64(0))
+
+    @property
+    def _old(self) -> NDArray[np.bool_]:
+        return np.arange(len(self.problem.data)) < self.condensed
 
     @cached_property
     def core(self) -> NDArray[np.bool_]:
@@ -79,7 +89,7 @@ class Materials:
     @cached_property
     def soft(self) -> Inducing:
         """The condensed rows where what the pairs do not tell of them counts as noise."""
-        return self.inducing.softened(self._of(np.arange(len(self.marks)) < self.condensed), self.theta)
+        return self.inducing.softened(self._of(self._old), self.theta)
 
     def learn_from(self, fewer: Materials) -> None:
         """Take over the sums of the same condensed rows, where they were taken before more rows came."""
@@ -94,7 +104,7 @@ class Materials:
 
     def rows_beside(self, wanted: Marks) -> NDArray[np.int64]:
         """The rows to condition on exactly: those of some materials, of the core, and those that came later."""
-        return np.flatnonzero(self._condensed_beside(wanted) | (np.arange(len(self.marks)) >= self.condensed))
+        return np.flatnonzero(self._condensed_beside(wanted) | ~self._old)
 
     def others(self, wanted: Marks) -> Inducing:
         """The rest, condensed."""
@@ -131,6 +141,41 @@ class Materials:
         known = np.intersect1d(marks_at(x), self.marks)
         few = len(known) > 0 and np.isin(self.marks, known).sum() <= FRESH
         return self.beside(known) if few else self.elsewhere
+
+    def accompanied(self, codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Rows of groups at one point where something stays, of another group, that is conditioned on exactly."""
+        rows = pd.DataFrame({"at": self.at, "code": codes})
+        exact = (self.marks != 0) | ~self._old
+        present = rows[exact].groupby("at")["code"].nunique()
+        mine = pd.Series(exact).groupby([rows["at"], rows["code"]]).transform("any")
+        others = rows["at"].map(present).fillna(0) - mine
+        return ((rows.groupby("code")["at"].transform("nunique") == 1) & (others > 0)).to_numpy()
+
+    def sights(
+        self, codes: NDArray[np.int64], wanted: NDArray[np.bool_]
+    ) -> Iterator[tuple[NDArray[np.bool_], Regression, NDArray[np.bool_]]]:
+        """Observations to leave out, group by group, what to leave them out of, and which rows are in its sums.
+
+        All that would be predicted from exact rows if it were new. Not among them are groups of several materials or of rows both
+        exact and not, and more than ALIKE replicates: they are left out of the pairs.
+        """
+        rows = pd.DataFrame({"at": self.at, "code": codes})
+        by_group = rows.groupby("code")
+
+        def whole(rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+            return pd.Series(rows).groupby(codes).transform("all").to_numpy()
+
+        elsewhere = np.isin(np.arange(len(codes)), self.rows_beside(NONE))
+        far = np.isin(self.at, self.marks[~self.core & (self.marks != 0)])  # what is near is looked up there
+        one = (by_group["at"].transform("nunique") == 1).to_numpy()
+        single = one & (whole(self.sites) | (self.accompanied(codes) & whole((self.marks != 0) | ~self._old)))
+        near = wanted & single & far
+        told = wanted & ~near & (whole(elsewhere) | (one & whole(self.sites)))
+        for some in [NONE, *self.parts(np.unique(self.at[near]))]:
+            chosen = told if some is NONE else near & np.isin(self.at, some)
+            if chosen.any():
+                regression = self.elsewhere if some is NONE else self.beside(some)
+                yield chosen, regression, ~np.isin(np.arange(len(codes)), self.rows_beside(some))
 
     def _near(self, x: Tensor) -> Iterator[tuple[NDArray[np.int64], Regression]]:
         """Points, and what to predict them with."""

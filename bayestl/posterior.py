@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from bayestl.lazy import lazily
 from bayestl.likelihoods.base import Rows
 from bayestl.likelihoods.numeric import numbers_of
 from bayestl.likelihoods.predictive import Classes, Predictive
-from bayestl.materials import FRESH, Marks, Materials
+from bayestl.materials import FRESH, Materials
 from bayestl.models.base import Model
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem, rows_of
@@ -476,7 +477,7 @@ class Posterior:
         Of a condensed table the draws are those that predict. Exact for normal observations; for others the likelihood is
         integrated over the function given all other rows, whose sites stay as they are.
         """
-        values = cavity.leave_one_out(self._whole(), self._problem, self.condensed).numpy()
+        values = self.log_likelihood_given(self._whole()).numpy()
         return xr.DataArray(values, dims=["draw", "obs"], coords={"obs": np.arange(len(self.data))}, name="y")
 
     def to_arviz(self, *, task: str | None = None, new: Table | None = None, seed: int = 0) -> Any:
@@ -591,15 +592,14 @@ class Posterior:
         """What decides and predicts where nothing was observed."""
         return self._regression if self._materials is None else self._materials.elsewhere
 
-    def beside(self, materials: Materials, wanted: Marks) -> Posterior:
-        """The same of fewer rows: those of some materials and those that matter to these, all conditioned on exactly."""
-        rows = materials.rows_beside(wanted)
-        kept = np.isin(np.arange(len(self.data)), rows)
-        record = dataclasses.replace(self.record, learned=np.flatnonzero(np.isin(rows, self.record.learned)))
-        return dataclasses.replace(
-            self, data=self.data.where(kept, empty=True), sites=None, condensed=0, inducing=materials.others(wanted),
-            record=record,
-        )  # fmt: skip
+    def log_likelihood_given(self, whole: Regression) -> Float[Tensor, "S n"]:
+        """`log_likelihood`, where the functions given all rows are known; of a condensed table as new rows are predicted."""
+        one, out = np.arange(len(self.data)), torch.zeros(whole.draws, len(self.data), dtype=torch.float64)
+        rest = np.ones(len(one), dtype=bool)
+        for chosen, near, in_sums in () if self._materials is None else self._materials.sights(one, rest):
+            out += cavity.leave_one_out(near, self._problem, chosen, in_sums, self.inducing)
+            rest = rest & ~chosen
+        return out + cavity.leave_one_out(whole, self._problem, rest, one < self.condensed)
 
     def _moments(self, x: Tensor, groups: list[list[int]]) -> list[tuple[Tensor, Tensor]]:
         """Means and covariances of groups of functions at some points under every component: see `Regression.marginals`."""

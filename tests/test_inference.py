@@ -158,7 +158,7 @@ def test_k_hat_is_low_for_a_good_guide_and_high_for_a_bad_one():
 def state():
     legacy = np.random.get_state()[1].tolist()  # noqa: NPY002 - what others may rely on must not change
     store = dict(pyro.get_param_store())
-    return torch.random.get_rng_state().tolist(), legacy, torch.get_default_dtype(), store
+    return torch.random.get_rng_state().tolist(), legacy, torch.get_default_dtype(), torch.get_num_threads(), store
 
 
 @pytest.mark.parametrize("method", ["variational", "map", "nuts"])
