@@ -285,8 +285,8 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
     for column in data.inputs:
         constant[without_slash(column.name)].attrs["units"] = column.unit or ""
     return {
-        "posterior": _parameters(posterior, theta),
-        "prior": _parameters(posterior, prior_theta),
+        "posterior": parameters(posterior, theta),
+        "prior": parameters(posterior, prior_theta),
         "posterior_predictive": observed(replicated),
         "prior_predictive": observed(prior_y),
         "log_likelihood": observed(log_likelihood, {"units": "nat"}),
@@ -374,7 +374,7 @@ def _replicated(
     return out
 
 
-def _parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
+def parameters(posterior: Posterior, theta: Theta) -> xr.Dataset:
     """Parameters with named dimensions; noise in the tasks' units, length scales of numeric inputs in theirs."""
     data, scaling, layout = posterior.data, posterior.scaling, posterior._problem.layout
     coords: dict[str, Any] = {

@@ -260,9 +260,12 @@ def as_frame(table: Table, names: Sequence[str] | None = None, observed: Sequenc
         return pd.DataFrame(dict(table))
     if hasattr(table, "compute"):
         raise DataError("Expected a table in memory here; got a Dask one. Call its compute() first, or use predict.")
+    kind, advice = type(table), "Columns need names: wrap an array as pandas.DataFrame(array, columns=[...])."
+    if hasattr(table, "to_pandas"):
+        advice = "Convert it first: table.to_pandas()."
+    home = "" if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}."
     raise DataError(
-        f"Expected a pandas DataFrame, an xarray Dataset or a mapping of columns; got {type(table).__name__}. "
-        "Columns need names: wrap an array as pandas.DataFrame(array, columns=[...])."
+        f"Expected a pandas DataFrame, an xarray Dataset or a mapping of columns; got {home}{kind.__name__}. {advice}"
     )
 
 

@@ -13,7 +13,9 @@ import xarray as xr
 from pyro.ops.stats import effective_sample_size, gelman_rubin
 from scipy.stats import rankdata
 
+from bayestl import archive
 from bayestl.archive import prior_draws
+from bayestl.columns import without_slash
 from bayestl.crossvalidation import WORK, functions, left_out_scores
 from bayestl.errors import listed
 from bayestl.fitting import SHARED
@@ -134,10 +136,12 @@ def _of_theta(posterior: Posterior) -> Iterator[Finding]:
         k = record.pareto_k
         level: Level = "good" if k <= reliable(len(record.log_ratios)) else "note" if k <= 1.0 else "warning"
         meaning = {
-            "good": "The Gaussian posterior of theta is close to the true one: reweighting its draws would be reliable.",
-            "note": "The Gaussian posterior of theta misses some of the true one's tails; predictions are usually sound.",
-            "warning": "The Gaussian posterior of theta fits badly.",
+            "good": "The Gaussian posterior of theta is close to the true one: reweighting its draws would be reliable",
+            "note": "The Gaussian posterior of theta misses some of the true one's tails; predictions are usually sound",
+            "warning": "The Gaussian posterior of theta fits badly",
         }[level]
+        limit = reliable(len(record.log_ratios))
+        meaning += f" (the limit for {len(record.log_ratios)} draws is {limit:.2f})." if len(record.log_ratios) else "."
         advice = "" if level == "good" else 'Compare predictions with those of method="nuts" where they matter.'
         if level == "note" and posterior.inducing is None and not record.moved:
             advice += " posterior.reweighted() corrects what importance weights can."
@@ -193,7 +197,7 @@ def _of_chain(theta: Theta) -> Iterator[Finding]:
 def _of_edges(posterior: Posterior, seed: int) -> Iterator[Finding]:
     """Parameters whose posterior lies where the prior hardly does."""
     prior = prior_draws(posterior._problem, 1000, seed)
-    stuck = 0
+    stuck, labelled = 0, archive.parameters(posterior, posterior.theta)
     for name, value in posterior.theta.items():
         own, before = value.reshape(len(value), -1), prior[name].reshape(1000, -1)
         if own.shape[1] != before.shape[1]:  # a task was added since
@@ -202,7 +206,7 @@ def _of_edges(posterior: Posterior, seed: int) -> Iterator[Finding]:
         rank = (before.unsqueeze(0) < own.median(0).values.unsqueeze(0)).double().mean(1)[0]
         for i in (free & ((rank <= 0.002) | (rank >= 0.998))).nonzero().squeeze(-1).tolist():
             stuck += 1
-            label = name if own.shape[1] == 1 else f"{name}[{i}]"
+            label = name if own.shape[1] == 1 else f"{name}[{_entry(labelled[without_slash(name)], i)}]"
             side = "above" if rank[i] > 0.5 else "below"
             yield Finding(
                 f"edge: {label}", "note", float(own[:, i].median()),
@@ -213,15 +217,26 @@ def _of_edges(posterior: Posterior, seed: int) -> Iterator[Finding]:
         yield Finding("parameters at an edge", "good", 0, "All parameters lie well within their priors.")
 
 
+def _entry(parameter: xr.DataArray, i: int) -> str:
+    """What the i-th entry of a parameter is called."""
+    dims = parameter.dims[2:]
+    place = np.unravel_index(i, [parameter.sizes[dim] for dim in dims])
+    return ", ".join(str(parameter[dim].values[k]) for dim, k in zip(dims, place, strict=True))
+
+
 def _edge_advice(name: str, side: str) -> str:
     if name.endswith("length_scale"):
         if side == "above":
-            return "The input does not matter: it may be left out."
+            return "Either the input does not matter, or the function is a straight line along it (and its amplitude large)."
         return "The function varies faster than the rows can show: look for mistakes in the input, or a jump."
     if name == "noise":
         if side == "below":
             return "The values look exact: are they computed, or rows repeated?"
         return "The inputs do not tell this task: look for inputs that do."
+    if name == "amplitude" and side == "above":
+        return (
+            "The function goes far beyond its values, as a straight line does; or look for outliers and mistaken units."
+        )
     return "Look at the values of the task for outliers and mistaken units."
 
 

@@ -17,6 +17,9 @@ from bayestl.likelihoods.warps import Warp, typical_offset
 
 BENT = 1.3  # times that an error is larger one error away
 FEW_LEVELS = 4  # that could be labels by chance
+MOSTLY = 0.9  # of labels, that say what all are meant to be
+FAR = 2.0  # widths between the ranges of an input in two parts of a table, beyond which it is hardly one input
+UNLIKELY = 1e-6
 _MEASURE = re.compile(r"\s*[-+]?\d[\d.,]*(?:[eE][-+]?\d+)?\s*([^\d\s.,].*?)\s*")
 
 
@@ -37,11 +40,67 @@ def warn_of_twins(labels: Sequence[Any], what: str) -> None:
 def warn_of_units(labels: Sequence[Any], what: str, advice: str) -> None:
     """Say where labels are numbers with a unit behind: they are taken as labels, and hardly meant so."""
     found = [match.group(1) for label in labels if isinstance(label, str) and (match := _MEASURE.fullmatch(label))]
-    if len(labels) > FEW_LEVELS and len(found) == len(labels) and len(set(found)) == 1:
+    if len(labels) > FEW_LEVELS and len(found) >= MOSTLY * len(labels) and len(set(found)) == 1:
         warnings.warn(
             f"{what} holds numbers with {found[0]!r} behind them, {listed(labels, 3)}, and they are taken as labels. Take it "
             f"away, convert the column with pandas.to_numeric, and say the unit with units={{...}}; {advice}",
             stacklevel=6,
+        )
+
+
+def spanned(x: NDArray[np.float64]) -> str:
+    """From where to where some numbers lie."""
+    if not len(x):
+        return ""
+    low, high = x.min(), x.max()
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
+def warn_of_ranges(
+    x: NDArray[np.float64], task_index: NDArray[np.int64], inputs: dict[int, str], tasks: Sequence[str]
+) -> None:
+    """Say which numeric inputs lie elsewhere in one task than in all others, as if they were in another unit."""
+    for j, name in inputs.items():
+        for t, task in enumerate(tasks):
+            here, others = x[task_index == t, j], x[task_index != t, j]
+            if not len(here) or not len(others):
+                continue
+            width = max(np.ptp(here), np.ptp(others))
+            if width > 0 and max(here.min() - others.max(), others.min() - here.max()) > FAR * width:
+                warnings.warn(
+                    f"Input {name!r} is {spanned(here)} in task {task!r} and {spanned(others)} in the others: is it in another "
+                    "unit? Where tasks were observed so far from one another, none tells of the others.",
+                    stacklevel=4,
+                )
+                break
+
+
+def warn_of_extrapolation(
+    x: NDArray[np.float64], seen: NDArray[np.float64], inputs: dict[int, str], rows: Sequence[Any]
+) -> None:
+    """Say which numeric inputs lie farther outside what was observed than that is wide."""
+    if not len(seen):
+        return
+    for j, name in inputs.items():
+        low, high = seen[:, j].min(), seen[:, j].max()
+        off = np.flatnonzero((x[:, j] < 2 * low - high) | (x[:, j] > 2 * high - low))
+        if high > low and len(off):
+            warnings.warn(
+                f"Input {name!r} is {spanned(x[off, j])} in rows {listed([rows[int(i)] for i in off])}, and was observed from "
+                f"{spanned(seen[:, j])}: is it in another unit? So far outside predictions say little, on the scale of a Log "
+                "they may be absurd.",
+                stacklevel=4,
+            )
+
+
+def warn_of_surprises(task: str, rows: Sequence[Any], values: NDArray[np.float64], chance: NDArray[np.float64]) -> None:
+    """Say which new values the model had held for all but impossible; `chance` is that of one at least so far out."""
+    if (odd := np.flatnonzero(chance < UNLIKELY)).size:
+        shown = listed([f"{values[i]:.4g} in row {rows[int(i)]}" for i in odd]).replace("'", "")
+        warnings.warn(
+            f"Task {task!r}: {shown} had a chance of less than one in a million. Look at the unit, and for slips; if what was "
+            "measured is right, fit again with it.",
+            stacklevel=4,
         )
 
 

@@ -33,6 +33,7 @@ from bayestl.materials import FRESH, Materials
 from bayestl.models.base import Model
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem, rows_of
+from bayestl.notices import warn_of_extrapolation, warn_of_surprises
 from bayestl.priors import Theta
 from bayestl.psis import resampled, smoothed
 from bayestl.regression import Regression
@@ -42,6 +43,7 @@ from bayestl.selection import PAIRS
 from bayestl.stream import loaders_of
 from bayestl.table import TaskData
 
+DOUBTED = 500  # new rows of a task that are compared with what was predicted
 BLUR = 0.1  # of the noise, from which on rows at the very inputs that are predicted are conditioned on exactly
 FEW = 100  # rows that the embedding of a new task is inferred from
 DENSE, RANK = 4000, 1000  # values drawn jointly by their whole covariance, and by how many of them beyond
@@ -353,6 +355,7 @@ class Posterior:
         """
         expect_data(more, "more")
         longer = dataclasses.replace(self, data=self._with_errors(self.data.append(more)), sites=None)
+        self._doubt(more, longer.data)
         fresh = longer._fresh
         if self.inducing is None or len(fresh.points.output) <= FRESH:
             if longer._materials is not None and self._materials is not None:
@@ -361,6 +364,24 @@ class Posterior:
         grown = more_pairs(self.inducing.apart(), fresh, self._mixed, PAIRS)
         inducing = condense([lambda: fresh], self.model, fresh.layout, self._mixed, grown.pairs, grown.untold, grown)
         return dataclasses.replace(longer, inducing=inducing, condensed=len(longer.data))
+
+    def _doubt(self, more: TaskData, longer: TaskData) -> None:
+        """Say of new rows which can hardly be meant: those that were held for impossible, or that are in the data already."""
+        numeric = [s for s, task in enumerate(more.tasks) if task.likelihood.kind == "numeric"]
+        place = pd.DataFrame({"at": longer.places, "task": longer.task_index, "value": longer.values})
+        if len(more) > 1 and len(numeric) == len(more.tasks) and place.duplicated()[len(self.data) :].all():
+            warnings.warn(
+                f"All {len(more)} new rows are in the data already, with the same values: from now on they count twice.",
+                stacklevel=3,
+            )
+        for s in numeric if self._materials is None else ():
+            rows = np.flatnonzero(more.task_index == s)
+            if 0 < len(rows) <= DOUBTED:
+                law, y = self.measured_law(more, s, rows)
+                assert not isinstance(law, Classes)
+                below = torch.nextafter(y, torch.full_like(y, -torch.inf))
+                chance = 2 * torch.minimum(law.cdf(y), 1 - law.cdf(below))
+                warn_of_surprises(more.names[s], [more.rows[i] for i in rows], more.values[rows], chance.numpy())
 
     def _with_errors(self, data: TaskData) -> TaskData:
         """The same with usual errors where rows that came later have none, in tasks in which all had one."""
@@ -730,10 +751,13 @@ class Posterior:
         return out
 
     def _inputs(self, new: Table, encoded: NDArray[np.float64] | None = None) -> tuple[pd.Index, Tensor]:
-        x = self.scaling.inputs(self.data.encode(new) if encoded is None else encoded)
+        encoded = self.data.encode(new) if encoded is None else encoded
+        x = self.scaling.inputs(encoded)
         if len(x) == 0:
             raise DataError("The table of new inputs has no rows.")
-        return labels_of(new.index if isinstance(new, pd.DataFrame) else range(len(x))).rename("row"), x
+        index = labels_of(new.index if isinstance(new, pd.DataFrame) else range(len(x))).rename("row")
+        warn_of_extrapolation(encoded, self.data.x, self.data.plain, index.tolist())
+        return index, x
 
     def _tasks(self, task: str | Sequence[str] | None) -> tuple[list[str], bool]:
         asked: Any = self.data.names if task is None else task

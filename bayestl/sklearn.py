@@ -62,7 +62,9 @@ class _TransferEstimator(BaseEstimator):
         self.method = method
         self.random_state = random_state
 
-    def _learn(self, X: Any, y: NDArray, default: Likelihood, levels: Sequence[Any] | None = None) -> Self:
+    def _learn(
+        self, X: Any, y: NDArray, default: Likelihood, levels: Sequence[Any] | None = None, ordered: bool = False
+    ) -> Self:
         """Fit to numbers, or to the codes of `levels`, which every task has even where it does not show them."""
         frame, labels = self._read(X, reset=True)
         check_consistent_length(frame, y)
@@ -80,7 +82,7 @@ class _TransferEstimator(BaseEstimator):
             likelihoods=laws if levels is None else dict.fromkeys(names, Gaussian()),  # codes, until they are classes
         )  # fmt: skip
         if levels is not None:
-            data = _classes(data, laws, tuple(levels))
+            data = _classes(data, laws, tuple(levels), ordered)
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(2**31 - 1)
@@ -246,8 +248,8 @@ class TransferClassifier(ClassifierMixin, _TransferEstimator):
     Parameters
     ----------
     model, task, target, features, method, random_state : see `TransferRegressor`
-    likelihood : of all tasks, or a mapping by task; by default `Bernoulli` of two classes, `Categorical` of more. `Ordinal` takes
-        numbers, in their order
+    likelihood : of all tasks, or a mapping by task; by default `Bernoulli` of two classes, `Categorical` of more, or `Ordinal`
+        where y is an ordered pandas categorical. Of other classes `Ordinal` takes numbers, in their order
 
     Attributes
     ----------
@@ -278,19 +280,26 @@ class TransferClassifier(ClassifierMixin, _TransferEstimator):
         FitError
             When no usable posterior is found.
         """
+        dtype = getattr(y, "dtype", None)
         y = validate_data(self, "no_validation", y)
         check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        ordered = isinstance(dtype, pd.CategoricalDtype) and bool(dtype.ordered)
+        labels = np.asarray(y)
+        self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"y must hold two classes or more; got {len(self.classes_)} class: {self.classes_.tolist()}."
             )
-        default = Bernoulli() if len(self.classes_) == 2 else Categorical()
-        return self._learn(X, codes, default, self.classes_.tolist())
+        levels = [c for c in dtype.categories if c in self.classes_] if ordered else self.classes_.tolist()  # type: ignore
+        many = Ordinal() if ordered else Categorical()
+        self._place = pd.Index(levels).get_indexer(self.classes_)
+        return self._learn(
+            X, pd.Index(levels).get_indexer(labels), Bernoulli() if len(levels) == 2 else many, levels, ordered
+        )
 
     def predict_proba(self, X: ArrayLike | pd.DataFrame) -> NDArray[np.float64]:
         """Probabilities (n, K) of the classes, in the order of `classes_`, each row's of its own task."""
-        return self._predicted(X, "probability")[0]
+        return self._predicted(X, "probability")[0][:, self._place]
 
     def predict(self, X: ArrayLike | pd.DataFrame) -> NDArray:
         """Predict the most probable class (n,) of each row's task."""
@@ -298,13 +307,16 @@ class TransferClassifier(ClassifierMixin, _TransferEstimator):
         return self.classes_[chances.argmax(-1)]
 
 
-def _classes(data: TaskData, laws: Mapping[str, Likelihood], levels: tuple[Any, ...]) -> TaskData:
+def _classes(data: TaskData, laws: Mapping[str, Likelihood], levels: tuple[Any, ...], ordered: bool) -> TaskData:
     """Observe the values of every task as codes of the same classes."""
     tasks = []
     for t, task in enumerate(data.tasks):
         own, law = data.task_index == t, laws[task.name]
-        if isinstance(law, Ordinal) and len(levels) > 2 and isinstance(levels[0], str):
-            raise ValueError(f"Ordinal does not know the order of the classes {listed(levels)}. Number them.")
+        if isinstance(law, Ordinal) and not ordered and len(levels) > 2 and isinstance(levels[0], str):
+            raise ValueError(
+                f"Ordinal does not know the order of the classes {listed(levels)}. Number them, or give y as an ordered pandas "
+                "categorical."
+            )
         law = law.resolve(data.values[own], data.details[own], task.name, levels)
         tasks.append(replace(task, likelihood=law, levels=levels))
     return replace(data, tasks=tuple(tasks))

@@ -39,7 +39,7 @@ from bayestl.errors import DataError, listed
 from bayestl.features import Features
 from bayestl.likelihoods import Likelihood
 from bayestl.likelihoods.numeric import warp_of
-from bayestl.notices import warn_of_errors, warn_of_twins
+from bayestl.notices import spanned, warn_of_errors, warn_of_ranges, warn_of_twins
 from bayestl.stream import Loader, Want, loaders_of, reservoir
 
 RESERVED = frozenset(
@@ -368,7 +368,9 @@ class TaskData:
                     "takes them for one. Number the rows anew, table.reset_index(drop=True), if they are not.",
                     stacklevel=4,
                 )
-        return replace(data, x=x[position])
+        data = replace(data, x=x[position])
+        warn_of_ranges(data.x, data.task_index, data.plain, data.names)
+        return data
 
     @classmethod
     def _of_parts(cls, loaders: list[Loader], shape: str, options: dict[str, Any], tasks: list[str] | None) -> TaskData:
@@ -445,6 +447,11 @@ class TaskData:
     def columns(self) -> tuple[str, ...]:
         """The caller's input columns, of which some may be described by several inputs."""
         return tuple(dict.fromkeys(own.source or own.name for own in self.inputs))
+
+    @property
+    def plain(self) -> dict[int, str]:
+        """Positions and names of the inputs that are numbers of the caller's own."""
+        return {i: own.name for i, own in enumerate(self.inputs) if own.levels is None and own.source is None}
 
     def made_of(self, column: str) -> list[int]:
         """Positions of the inputs that describe a column of the caller's, or of the one that it is."""
@@ -577,8 +584,8 @@ class TaskData:
         return kept
 
     def select(self, tasks: Iterable[str]) -> TaskData:
-        """Keep only the named tasks, in that order."""
-        names = distinct(list(tasks), "tasks")
+        """Keep only the named tasks, in that order, or a single one."""
+        names = distinct([tasks] if isinstance(tasks, str) else list(tasks), "tasks")
         old = [self.index_of(name) for name in names]
         renumber = np.full(len(self.tasks), -1)
         renumber[old] = np.arange(len(old))
@@ -679,6 +686,7 @@ class TaskData:
 
         ``shared with T`` counts the distinct inputs at which both tasks were observed.
         """
+        shown = self.plain if len(self.plain) <= 8 else {}
         sets = [set(self.places[self.task_index == t].tolist()) for t in range(len(self.tasks))]
         lines = {}
         for t, task in enumerate(self.tasks):
@@ -691,6 +699,7 @@ class TaskData:
                 "distinct inputs": len(sets[t]),
                 "known errors": int((~np.isnan(self.errors[own])).sum()),
                 "likelihood": _brief(task),
+                **{name: spanned(self.x[own, j]) for j, name in shown.items()},
                 **({"min": y.min(), "mean": y.mean(), "max": y.max(), "std": y.std()} if len(y) and not task.levels else {}),
                 **{f"shared with {o.name}": len(sets[t] & sets[s]) for s, o in enumerate(self.tasks)},
             }  # fmt: skip
@@ -746,5 +755,7 @@ def _columns_of(likelihoods: Mapping[str, Likelihood] | None) -> list[str]:
 
 
 def _brief(task: Task) -> str:
-    name = type(task.likelihood).__name__
+    name, warp = type(task.likelihood).__name__, warp_of(task.likelihood)
+    if warp is not None:
+        name += f" on {type(warp).__name__}"
     return f"{name}, {len(task.levels)} classes" if task.levels else name
