@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 import bayestl as btl
-from bayestl.archive import prior_draws
 from bayestl.models.problem import Problem
 
 MODELS = {
@@ -48,7 +47,10 @@ def grid(n: int = 7, d: int = 2, seed: int = 1) -> pd.DataFrame:
 
 def draw_theta(problem: Problem, draws: int, seed: int = 0):
     """Draws of theta from the prior, stacked."""
-    return prior_draws(problem, draws, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        each = [problem.prior() for _ in range(draws)]
+    return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
 
 @pytest.fixture(scope="session")

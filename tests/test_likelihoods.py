@@ -431,6 +431,7 @@ def test_latent_posterior_matches_elliptical_slice_sampling(name):
         torch.testing.assert_close(cov[0, :, 0, 0].sqrt(), draws[:, own].std(0), rtol=0.1, atol=0.02 * size)
 
 
+@pytest.mark.filterwarnings("ignore:Input .* is it in another unit")
 @pytest.mark.parametrize("case", ["separable", "one class", "all censored", "huge counts", "no counts"])
 def test_extreme_data_settle(case, capsys):
     n = 30
@@ -777,6 +778,7 @@ def mixed(request):
     return request.param, frame, posterior
 
 
+@pytest.mark.filterwarnings("ignore:All .* new rows are in the data already")
 def test_every_observation_goes_the_whole_way(mixed, tmp_path):
     name, frame, posterior = mixed
     new = frame.head(4)
@@ -922,6 +924,7 @@ def test_values_that_the_law_does_not_allow_are_refused_later_too(law, good, bad
             ask(more[bad])
 
 
+@pytest.mark.filterwarnings("ignore:All .* new rows are in the data already")
 def test_new_rows_are_observed_as_the_old_ones_though_they_do_not_say_so():
     frame = pd.DataFrame({"x": np.linspace(0, 1, 12)}).assign(y=lambda f: np.maximum(np.sin(6 * f["x"]), -0.3))
     law = btl.Censored(lower=-0.3)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import bayestl as btl
+from bayestl.archive import prior_draws
 from bayestl.models.multitask import correlation_factor
 from bayestl.models.problem import Problem
 from bayestl.scaling import Pairs, Scaling
@@ -236,7 +237,7 @@ def test_partial_correlations_make_a_correlation_matrix_of_any_sign():
 def test_bartlett_embedding_has_the_isotropic_law():
     """Z Z^T has the mean and variance that unrestricted normal embeddings give it."""
     problem = Problem.of(btl.LatentTask(dim=2), table())
-    z = draw_theta(problem, 20_000)["embedding"]
+    z = prior_draws(problem, 20_000, seed=0)["embedding"]
     gram = z @ z.mT
     torch.testing.assert_close(gram.mean(0), 2 * torch.eye(3, dtype=torch.float64), atol=0.1, rtol=0)
     off = gram[:, [0, 0, 1], [1, 2, 2]]
@@ -248,7 +249,7 @@ def test_bartlett_embedding_has_the_isotropic_law():
 def test_a_new_task_is_drawn_as_the_others_are():
     """Tasks are exchangeable: under the prior sizes of a new one have the law of the others', and as much in common with them."""
     model, draws = btl.LatentTask(dim=2), 4000
-    theta = draw_theta(Problem.of(model, table()), draws)
+    theta = prior_draws(Problem.of(model, table()), draws, seed=0)
     for outputs, noisy in ((1, True), (3, False)):
         size = model.white_size(theta, outputs, noisy)
         white = torch.randn(draws, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

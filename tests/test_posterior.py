@@ -1035,3 +1035,30 @@ def test_the_order_of_rows_changes_nothing(model):
         data = btl.TaskData.from_wide(own, inputs=["x"], tasks=["a", "b"])
         stds.append(btl.fit(model, data, seed=0, progress=False).predict({"x": [0.2, 0.5, 0.8]})["std"].values)
     np.testing.assert_allclose(stds[1], stds[0], rtol=1e-7)
+
+
+def test_what_can_hardly_be_meant_is_named():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(20)}).assign(y=lambda t: np.sin(6 * t["x"]) + 0.1 * rng.standard_normal(20))
+    told = {"inputs": ["x"], "tasks": ["y"]}
+    posterior = btl.fit(btl.SingleTask(), btl.TaskData.from_wide(frame, **told), seed=0, progress=False)
+    with pytest.warns(UserWarning, match=r"Input 'x' is 50 in rows 1, and was observed from .* another unit"):
+        posterior.predict({"x": [0.5, 50.0]})
+    odd = pd.DataFrame({"x": [0.5, 0.6], "y": [1e3, np.sin(3.6)]}, index=["a", "b"])
+    with pytest.warns(UserWarning, match=r"Task 'y': 1000 in row a had a chance of less than one in a million"):
+        posterior.condition(btl.TaskData.from_wide(odd, **told))
+    with pytest.warns(UserWarning, match="All 20 new rows are in the data already"):
+        posterior.condition(posterior.data)
+    posterior.predict({"x": [-0.5, 1.5]})  # somewhat outside, as extrapolation goes
+    posterior.condition(btl.TaskData.from_wide(odd.iloc[1:], **told))
+
+
+def test_limits_and_zeros_are_no_surprise():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(40)}).assign(y=lambda t: np.maximum(np.sin(9 * t["x"]), 0.0))
+    new = pd.DataFrame({"x": [0.5, 0.12], "y": [0.0, float(np.sin(9 * 0.12))]})
+    for law in (btl.Hurdle(), btl.Censored(lower=0.0), btl.Censored(upper=0.5)):
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": law})
+        posterior = btl.fit(btl.SingleTask(), data, method="map", progress=False)
+        more = btl.TaskData.from_wide(new, inputs=["x"], tasks=["y"], likelihoods={"y": law})
+        assert len(posterior.condition(more).data) == 42

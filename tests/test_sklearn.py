@@ -266,3 +266,19 @@ def test_without_scikit_learn(monkeypatch):
     )  # fmt: skip
     with pytest.raises(ImportError, match=r"pip install 'bayestl\[sklearn\]'"):
         importlib.reload(importlib.import_module("bayestl.sklearn"))
+
+
+def test_ordered_classes_stay_ordered():
+    x = np.random.default_rng(0).random(45)
+    grades = ["poor", "fair", "good"]
+    y = pd.Series(pd.Categorical(np.array(grades)[np.digitize(x, [0.33, 0.66])], grades, ordered=True))
+    frame = pd.DataFrame({"x": x})
+    classifier = TransferClassifier(method="map").fit(frame, y)
+    (task,) = classifier.posterior_.data.tasks
+    assert task.levels == tuple(grades)
+    assert isinstance(task.likelihood, btl.Ordinal)
+    assert classifier.classes_.tolist() == sorted(grades)
+    assert classifier.score(frame, y) > 0.9
+    chance = classifier.predict_proba(pd.DataFrame({"x": [0.1, 0.9]}))
+    assert chance[0, 2] > 0.9  # poor
+    assert chance[1, 1] > 0.9  # good

@@ -333,6 +333,7 @@ def test_second_of_a_batch_against_refits(posterior, monkeypatch):
     assert chosen["gain"][1] == pytest.approx(np.mean(gains), rel=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:.*less than one in a million")
 def test_variance_score_against_refits(posterior):
     new, region = grid(6), grid(20, seed=5)
     first = suggest(posterior, new, target="exp", goal="learn", batch=1, region=region, costs={"cheap": 1, "exp": 1})
@@ -348,6 +349,7 @@ def test_variance_score_against_refits(posterior):
     assert first["gain"][0] == pytest.approx(before**0.5 - min(found.values()) ** 0.5, rel=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.*less than one in a million")
 def test_greedy_variance_batch_against_brute_force(posterior):
     """Each choice is the best single addition to those before it."""
     new, region = grid(5), grid(15, seed=5)
@@ -482,6 +484,7 @@ def noisy(error):
     return btl.fit(btl.SingleTask(), data, seed=0, method="map")
 
 
+@pytest.mark.filterwarnings("ignore:Input .* is it in another unit")
 def test_replicates_where_noise_makes_them_worthwhile():
     far = pd.DataFrame({"x0": [0.5, 3.0], "x1": [0.5, 3.0]})
     region = far.iloc[[1]]

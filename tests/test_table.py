@@ -365,3 +365,22 @@ def test_errors_that_depend_on_what_was_measured_are_pointed_out(warp):
     btl.TaskData.from_wide(frame.assign(e=0.05), likelihoods={"y": btl.Gaussian(warp)}, **told)
     btl.TaskData.from_wide(frame.assign(e=1.2), **told)
     btl.TaskData.from_wide(frame.assign(e=0.3 * frame["y"]), likelihoods={"y": btl.Gaussian(btl.Log())}, **told)
+
+
+def test_an_input_that_lies_elsewhere_in_one_task_is_named():
+    frame = pd.DataFrame(
+        {"T": np.r_[np.linspace(0, 40, 9), np.linspace(273, 313, 9)], "lab": ["a"] * 9 + ["b"] * 9, "v": 1.0}
+    )
+    told = {"inputs": ["T"], "task": "lab", "value": "v"}
+    with pytest.warns(
+        UserWarning, match=r"Input 'T' is 0 to 40 in task 'a' and 273 to 313 in the others: .* another unit"
+    ):
+        btl.TaskData.from_long(frame, **told)
+    nearer = frame.assign(T=lambda t: t["T"] - 200.0 * (t["lab"] == "b"))
+    assert btl.TaskData.from_long(nearer, **told).summary()["T"].tolist() == ["0 to 40", "73 to 113"]
+
+
+def test_a_single_task_is_selected_by_its_name():
+    frame = pd.DataFrame({"x": [0.0, 1.0], "lab": [1.0, 2.0], "other": [1.0, 3.0]})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["lab", "other"])
+    assert data.select("lab").names == ("lab",)

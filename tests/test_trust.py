@@ -1251,3 +1251,16 @@ def test_dates_label_rows_alike_everywhere(tmp_path):
     assert len(by_week["row"]) == 24
     expected = btl.leave_out(posterior.condition(more), by=weeks)
     np.testing.assert_allclose(by_week["log_density"], expected["log_density"])
+
+
+def test_parameters_at_an_edge_have_their_names():
+    """A straight line along an input pulls its length scale as far as one without any effect does."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"temp": rng.random(60), "ratio": rng.random(60)}).assign(
+        y=lambda t: 5 * t["temp"] + np.sin(9 * t["ratio"])
+    )
+    data = btl.TaskData.from_wide(frame, inputs=["temp", "ratio"], tasks=["y"])
+    found = str(btl.diagnose(btl.fit(btl.SingleTask(), data, seed=0, progress=False)))
+    assert "length_scale[temp]" in found
+    assert "straight line along it" in found
+    assert "length_scale[ratio]" not in found
