@@ -7,6 +7,7 @@ matplotlib.use("Agg")
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import bayestl as btl
 from bayestl.models.problem import Problem
