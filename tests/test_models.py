@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import bayestl as btl
+from bayestl import priors
 from bayestl.archive import prior_draws
 from bayestl.models.multitask import correlation_factor
 from bayestl.models.problem import Problem
@@ -349,3 +350,13 @@ def test_a_middle_fidelity_seen_once_is_pointed_out():
     btl.Difference.chain("a", "b", "c", rho=1.0).check(data)
     classes = btl.TaskData.from_wide(frame[["x"]].assign(a=x > 0.5, c=x > 0.3), inputs=["x"], tasks=["a", "c"])
     assert np.isfinite(btl.Difference.chain("a", "c", rho=1.0).scaling(classes).scale).all()
+
+
+def test_factors_among_many_parents_are_smaller():
+    """Five have the law of a single one each; the typical one of ten is an eighth of that, and some are as large all the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        one, few, many = (priors.slopes([n] * n).sample((20_000,)).abs() for n in (1, 5, 10))
+    torch.testing.assert_close(few.median(), one.median(), rtol=0.05, atol=0.0)
+    assert many.median() < 0.15 * few.median()
+    assert (many.amax(-1) > 0.7).double().mean() > 0.25

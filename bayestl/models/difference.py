@@ -37,7 +37,7 @@ class Difference(Model):
     smooth delta is the difference architecture of Hutchinson et al. 2017; where declared units differ, or none are declared
     and spreads differ by more than a factor of ten, each task has its own. Priors: ``rho = 0.28 sinh(1.6 v)``,
     ``v ~ N(0, 1)``, which peaks at 0, so that an irrelevant source is switched off, and has tails in which a source of
-    either sign fits; of n parents ``0.28/n sinh((1.6 + 0.15 log n) v)``, for one or two of them are supposed to matter;
+    either sign fits; of n > 5 parents ``0.28/n sinh((1.6 + 0.15 log n) v)``, for one or two of so many are supposed to matter;
     ``s ~ LogNormal(-0.1, 0.5)`` for a task without parents and ``LogNormal(-0.4, 0.8)`` for a correction: two
     thirds of the spread, from an eighth (a good source leaves little to correct) to three times it (a useless one leaves all, and
     what it adds itself); ``noise ~ LogNormal(-2, 1)``.
