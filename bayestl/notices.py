@@ -19,6 +19,7 @@ BENT = 1.3  # times that an error is larger one error away
 FEW_LEVELS = 4  # that could be labels by chance
 MOSTLY = 0.9  # of labels, that say what all are meant to be
 FAR = 2.0  # widths between the ranges of an input in two parts of a table, beyond which it is hardly one input
+A_FEW = 3  # rows, that tell where a task was observed
 UNLIKELY = 1e-6
 _MEASURE = re.compile(r"\s*[-+]?\d[\d.,]*(?:[eE][-+]?\d+)?\s*([^\d\s.,].*?)\s*")
 
@@ -63,7 +64,7 @@ def warn_of_ranges(
     for j, name in inputs.items():
         for t, task in enumerate(tasks):
             here, others = x[task_index == t, j], x[task_index != t, j]
-            if not len(here) or not len(others):
+            if min(len(here), len(others)) < A_FEW:
                 continue
             width = max(np.ptp(here), np.ptp(others))
             if width > 0 and max(here.min() - others.max(), others.min() - here.max()) > FAR * width:

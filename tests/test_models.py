@@ -288,6 +288,7 @@ def test_senseless_choices_are_refused(make):
         make()
 
 
+@pytest.mark.filterwarnings("ignore:Input .* is it in another unit")
 @pytest.mark.parametrize(
     "model", [btl.MultiTask(), btl.Difference.chain("a", "b"), btl.LatentTask()], ids=lambda m: type(m).__name__
 )

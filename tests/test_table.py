@@ -146,6 +146,7 @@ def tables(draw):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Input .* is it in another unit")
 @settings(max_examples=60, deadline=None)
 @given(tables())
 def test_nothing_is_lost_on_the_way_in_and_out(frame):
@@ -159,6 +160,7 @@ def test_nothing_is_lost_on_the_way_in_and_out(frame):
     assert data.counts.sum() == len(frame)
 
 
+@pytest.mark.filterwarnings("ignore:Input .* is it in another unit")
 @settings(max_examples=60, deadline=None)
 @given(tables())
 def test_scaling_is_finite_bounded_and_invertible(frame):

@@ -992,6 +992,7 @@ def test_a_stack_mixes_no_task_that_differs():
         btl.compare({"one": one, "other": btl.fit(btl.SingleTask(), data, method="map")}, target="y")
 
 
+@pytest.mark.filterwarnings("ignore:.*less than one in a million")
 def test_condensed_rows_are_left_out_as_they_were_put_in():
     """Their sites were settled before later rows came that say otherwise: those are what is taken out."""
     rng = np.random.default_rng(0)
