@@ -19,6 +19,7 @@ BENT = 1.3  # times that an error is larger one error away
 FEW_LEVELS = 4  # that could be labels by chance
 MOSTLY = 0.9  # of labels, that say what all are meant to be
 FAR = 2.0  # widths between the ranges of an input in two parts of a table, beyond which it is hardly one input
+SPANNING = 20  # rows, whose range is what there is
 A_FEW = 3  # rows, that tell where a task was observed
 UNLIKELY = 1e-6
 _MEASURE = re.compile(r"\s*[-+]?\d[\d.,]*(?:[eE][-+]?\d+)?\s*([^\d\s.,].*?)\s*")
@@ -79,12 +80,12 @@ def warn_of_ranges(
 def warn_of_extrapolation(
     x: NDArray[np.float64], seen: NDArray[np.float64], inputs: dict[int, str], rows: Sequence[Any]
 ) -> None:
-    """Say which numeric inputs lie farther outside what was observed than that is wide."""
-    if not len(seen):
+    """Say which numeric inputs lie twice as far outside what was observed, in many rows, as that is wide."""
+    if len(seen) < SPANNING:
         return
     for j, name in inputs.items():
         low, high = seen[:, j].min(), seen[:, j].max()
-        off = np.flatnonzero((x[:, j] < 2 * low - high) | (x[:, j] > 2 * high - low))
+        off = np.flatnonzero((x[:, j] < low - FAR * (high - low)) | (x[:, j] > high + FAR * (high - low)))
         if high > low and len(off):
             warnings.warn(
                 f"Input {name!r} is {spanned(x[off, j])} in rows {listed([rows[int(i)] for i in off])}, and was observed from "

@@ -183,6 +183,7 @@ def test_batches_are_computed_one_by_one(own, monkeypatch):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*less than one in a million")
 @pytest.mark.parametrize("mixture", [False, True])
 def test_condition_on_observations_is_condition(own, mixture):
     first, second, at = grid(4, seed=5), grid(2, seed=6), grid(6)
@@ -541,6 +542,7 @@ def kinds() -> btl.Posterior:
     return btl.fit(btl.SingleTask(), data, method="map")
 
 
+@pytest.mark.filterwarnings("ignore:.*less than one in a million")
 def test_functions_on_other_scales_are_asked_for_by_name(kinds):
     X = torch.tensor([[0.2], [0.7]], dtype=torch.float64)
     frame = {"x": [0.2, 0.7]}

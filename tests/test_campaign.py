@@ -705,6 +705,7 @@ def test_a_correction_of_the_value_alone_leaves_the_rest_as_it_was_told():
         campaign.tell(2, 0.7, error=float("nan"))
 
 
+@pytest.mark.filterwarnings("ignore:.*less than one in a million")
 def test_measurements_that_were_not_suggested_have_labels_of_their_own():
     campaign = begin(None, refit_every=2)
     for x in (0.21, 0.47, 0.93):

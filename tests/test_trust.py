@@ -1236,6 +1236,7 @@ def test_the_same_inputs_are_the_same_however_they_were_rounded():
     np.testing.assert_allclose(*(own["log_density"] for own in left), atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*less than one in a million")
 def test_dates_label_rows_alike_everywhere(tmp_path):
     days = pd.date_range("2026-01-01", periods=12)
     frame = pd.DataFrame({"x": np.linspace(0, 1, 12), "y": np.sin(np.linspace(0, 6, 12))}, index=days)
