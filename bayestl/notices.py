@@ -19,6 +19,7 @@ BENT = 1.3  # times that an error is larger one error away
 FEW_LEVELS = 4  # that could be labels by chance
 MOSTLY = 0.9  # of labels, that say what all are meant to be
 FAR = 2.0  # widths between the ranges of an input in two parts of a table, beyond which it is hardly one input
+ROUNDING = 1e-9  # of its size, that is no width
 SPANNING = 20  # rows, whose range is what there is
 A_FEW = 3  # rows, that tell where a task was observed
 UNLIKELY = 1e-6
@@ -68,7 +69,7 @@ def warn_of_ranges(
             if min(len(here), len(others)) < A_FEW:
                 continue
             width = max(np.ptp(here), np.ptp(others))
-            if width > 0 and max(here.min() - others.max(), others.min() - here.max()) > FAR * width:
+            if width > ROUNDING * np.abs(x[:, j]).max() and max(here.min() - others.max(), others.min() - here.max()) > FAR * width:
                 warnings.warn(
                     f"Input {name!r} is {spanned(here)} in task {task!r} and {spanned(others)} in the others: is it in another "
                     "unit? Where tasks were observed so far from one another, none tells of the others.",
@@ -86,7 +87,7 @@ def warn_of_extrapolation(
     for j, name in inputs.items():
         low, high = seen[:, j].min(), seen[:, j].max()
         off = np.flatnonzero((x[:, j] < low - FAR * (high - low)) | (x[:, j] > high + FAR * (high - low)))
-        if high > low and len(off):
+        if high - low > ROUNDING * max(abs(low), abs(high)) and len(off):
             warnings.warn(
                 f"Input {name!r} is {spanned(x[off, j])} in rows {listed([rows[int(i)] for i in off])}, and was observed from "
                 f"{spanned(seen[:, j])}: is it in another unit? So far outside predictions say little, on the scale of a Log "
