@@ -68,8 +68,8 @@ def warn_of_ranges(
             here, others = x[task_index == t, j], x[task_index != t, j]
             if min(len(here), len(others)) < A_FEW:
                 continue
-            width = max(np.ptp(here), np.ptp(others))
-            if width > ROUNDING * np.abs(x[:, j]).max() and max(here.min() - others.max(), others.min() - here.max()) > FAR * width:
+            width, gap = max(np.ptp(here), np.ptp(others)), max(here.min() - others.max(), others.min() - here.max())
+            if width > ROUNDING * np.abs(x[:, j]).max() and gap > FAR * width:
                 warnings.warn(
                     f"Input {name!r} is {spanned(here)} in task {task!r} and {spanned(others)} in the others: is it in another "
                     "unit? Where tasks were observed so far from one another, none tells of the others.",
