@@ -924,3 +924,23 @@ def test_large_batches_without_replicates_hold_none(options, count):
     chosen = suggest(posterior, twice, target="y", batch=96, replicates=False, **options)
     assert len(chosen[["x", "z"]].drop_duplicates()) == 96
     assert np.isfinite(chosen["score"]).all()
+
+
+def test_chances_are_said_within_their_limits_and_values_as_they_are():
+    """A linear approximation of a probability may leave its limits; a value that is called so has none."""
+    x = np.linspace(0, 1, 40)
+    grades = pd.Categorical(
+        np.array(["poor", "fair", "good"])[np.digitize(x, [0.3, 0.6])], ["poor", "fair", "good"], ordered=True
+    )
+    name = "probability of pore"
+    frame = pd.DataFrame({"x": x, "grade": grades, name: 5 + 3 * x})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["grade", name])
+    posterior = btl.fit(btl.SingleTask(), data, method="map", progress=False)
+
+    def said(**wanted):
+        why = suggest(posterior, frame[["x"]].iloc[::4], **wanted)["why"].iloc[0]
+        low, high = why.split("thought to be ")[1].split(" (90 %)")[0].split(" to ")
+        return float(low), float(high)
+
+    assert 0.0 <= said(target="grade", goal="good")[0] <= said(target="grade", goal="good")[1] <= 1.0
+    assert said(target=name, goal="maximize")[1] > 7

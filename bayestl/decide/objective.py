@@ -38,6 +38,7 @@ class Objective:
     sign : 1, or -1 where less is better
     rising : whether u rises with the only function
     unit : of u
+    limits : between which u lies
     name, verb : of the target, and what is wanted of it, to be said
     """
 
@@ -48,6 +49,7 @@ class Objective:
     unit: str = ""
     name: str = ""
     verb: str = "raise"
+    limits: tuple[float, float] = (-np.inf, np.inf)
 
     def linear(
         self, mean: Float[Tensor, "W R k"], cov: Float[Tensor, "W R k k"]
@@ -196,7 +198,9 @@ def objective_of(
         if rising and wanted == 0:  # it falls as the function rises
             sign = -sign
         name = f"probability of {task.name} = {label}"
-        return Objective(outputs, lambda f: values(f, t)[..., wanted], sign, rising=rising, name=name, verb=verb)
+        return Objective(
+            outputs, lambda f: values(f, t)[..., wanted], sign, rising=rising, name=name, verb=verb, limits=(0.0, 1.0),
+        )  # fmt: skip
     code = torch.arange(count).double()  # of ordered classes, the mean place
     function: Callable[[Tensor], Tensor] = (lambda f: values(f, t) @ code) if count else (lambda f: values(f, t))
     return Objective(outputs, function, sign, rising=len(outputs) == 1, unit=task.unit or "", name=task.name, verb=verb)

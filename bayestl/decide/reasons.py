@@ -73,9 +73,8 @@ class Report:
                 what = f"chosen by {search.score.replace('_', ' ')}; {gain:.3g}{unit} beyond the best so far"
         spread = (std.square().mean() + own.var(correction=0)).sqrt()  # within worlds and among them
         ends = (own.mean() + side * spread for side in (-1.645, 1.645))
-        low, high = sorted(float(objective.observable(end.expand_as(own)).mean()) for end in ends)
-        if objective.name.startswith("probability of "):
-            low, high = max(low, 0.0), min(high, 1.0)
+        found = sorted(float(objective.observable(end.expand_as(own)).mean()) for end in ends)
+        low, high = np.clip(found, *objective.limits)  # a linear approximation may leave them
         why = f"{data.names[t]} here is {what}, at a cost of {pool.costs[r, t]:g}; {objective.name} is thought to be "
         why += f"{low:.3g} to {high:.3g}{unit} (90 %)"
         if t != search.target:
