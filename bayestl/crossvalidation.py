@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from bayestl.cavity import LeftOut, laws, left_out
 from bayestl.columns import labels_of
-from bayestl.condense import Inducing
 from bayestl.errors import DataError, listed
 from bayestl.likelihoods.predictive import Predictive, mixed
+from bayestl.materials import Sight
 from bayestl.posterior import Posterior, expect_posterior
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
@@ -89,12 +89,8 @@ def left_out_scores(
         codes = pd.factorize(codes)[0].astype(np.int64)
     _warn_of_lone_groups(posterior, codes, wanted)
     out, k = Scores(data), np.full(len(data), np.nan)
-    rest = unsure = wanted
-    if (materials := posterior._materials) is not None:
-        unsure = wanted & ~materials.accompanied(codes)
-        for chosen, near, in_sums in materials.sights(codes, wanted):
-            k[chosen] = _judge(posterior, near, codes, chosen, out, crps, in_sums, posterior.inducing)[chosen]
-            rest = rest & ~chosen
+    materials = posterior._materials
+    unsure = wanted if materials is None else wanted & ~materials.accompanied(codes)
     if unsure.any() and posterior.inducing is not None and posterior.inducing.loose:
         warnings.warn(
             f"The inducing pairs leave {100 * posterior.inducing.untold:.2g} % of the functions' variance untold, "
@@ -103,22 +99,19 @@ def left_out_scores(
             "posterior.score(test).",
             stacklevel=3,
         )
-    if rest.any():
-        k[rest] = _judge(posterior, regression or functions(posterior), codes, rest, out, crps)[rest]
+    for sight in posterior.sights(codes, wanted, regression or functions(posterior)):
+        k[sight.chosen] = _judge(posterior, sight, codes, out, crps)[sight.chosen]
     scored = out.labelled()
     scored["pareto_k"] = ("row", k)
     return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
 
 
 def _judge(
-    posterior: Posterior, regression: Regression, codes: NDArray[np.int64], wanted: NDArray[np.bool_], out: Scores, crps: bool,
-    in_sums: NDArray[np.bool_] | None = None, settled: Inducing | None = None,
-) -> NDArray[np.float64]:  # fmt: skip
-    """Put the scores of groups that have wanted rows where these belong; gives k-hat for every row."""
-    problem = posterior._problem
+    posterior: Posterior, sight: Sight, codes: NDArray[np.int64], out: Scores, crps: bool
+) -> NDArray[np.float64]:
+    """Put the scores of groups that have chosen rows where these belong; gives k-hat for every row."""
+    problem, (wanted, regression, in_sums, settled) = posterior._problem, sight
     batches: dict[int, list[LeftOut]] = {}
-    if in_sums is None:
-        in_sums = np.arange(len(codes)) < posterior.condensed
     for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), in_sums, settled):
         batches.setdefault(part.draws.start, []).append(part)
     whole = [_all_draws(parts) for parts in zip(*batches.values(), strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,18 @@ MARKED = 100_000  # rows marked in one go
 
 Marks = NDArray[np.uint64]
 NONE: Marks = np.empty(0, dtype=np.uint64)
+
+
+class Sight(NamedTuple):
+    """Observations to leave out, the functions to leave them out of, which rows are in its sums, and what their sites settled in.
+
+    None where that is what is in the sums.
+    """
+
+    chosen: NDArray[np.bool_]
+    regression: Regression
+    in_sums: NDArray[np.bool_]
+    settled: Inducing | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +84,11 @@ class Materials:
             pd.DataFrame({"mark": out, "task": self.problem.data.task_index}).groupby(["mark", "task"]).cumcount()
         )
         return np.where(replicate < ALIKE, out, np.uint64(0))
+
+    @property
+    def _exactly(self) -> NDArray[np.bool_]:
+        """Rows that are conditioned on exactly where their material is looked at."""
+        return (self.marks != 0) | ~self._old
 
     @property
     def _old(self) -> NDArray[np.bool_]:
@@ -145,37 +163,33 @@ class Materials:
     def accompanied(self, codes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Rows of groups at one point where something stays, of another group, that is conditioned on exactly."""
         rows = pd.DataFrame({"at": self.at, "code": codes})
-        exact = (self.marks != 0) | ~self._old
-        present = rows[exact].groupby("at")["code"].nunique()
-        mine = pd.Series(exact).groupby([rows["at"], rows["code"]]).transform("any")
+        present = rows[self._exactly].groupby("at")["code"].nunique()
+        mine = pd.Series(self._exactly).groupby([rows["at"], rows["code"]]).transform("any")
         others = rows["at"].map(present).fillna(0) - mine
         return ((rows.groupby("code")["at"].transform("nunique") == 1) & (others > 0)).to_numpy()
 
-    def sights(
-        self, codes: NDArray[np.int64], wanted: NDArray[np.bool_]
-    ) -> Iterator[tuple[NDArray[np.bool_], Regression, NDArray[np.bool_]]]:
-        """Observations to leave out, group by group, what to leave them out of, and which rows are in its sums.
+    def sights(self, codes: NDArray[np.int64], wanted: NDArray[np.bool_]) -> Iterator[Sight]:
+        """What to leave the `wanted` observations out of, where one would be predicted from exact rows if it were new.
 
-        All that would be predicted from exact rows if it were new. Not among them are groups of several materials or of rows both
-        exact and not, and more than ALIKE replicates: they are left out of the pairs.
+        Not among them are groups of several materials or of rows both exact and not, and more than ALIKE replicates: they are
+        left out of the pairs.
         """
-        rows = pd.DataFrame({"at": self.at, "code": codes})
-        by_group = rows.groupby("code")
 
         def whole(rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
             return pd.Series(rows).groupby(codes).transform("all").to_numpy()
 
-        elsewhere = np.isin(np.arange(len(codes)), self.rows_beside(NONE))
-        far = np.isin(self.at, self.marks[~self.core & (self.marks != 0)])  # what is near is looked up there
-        one = (by_group["at"].transform("nunique") == 1).to_numpy()
-        single = one & (whole(self.sites) | (self.accompanied(codes) & whole((self.marks != 0) | ~self._old)))
-        near = wanted & single & far
-        told = wanted & ~near & (whole(elsewhere) | (one & whole(self.sites)))
-        for some in [NONE, *self.parts(np.unique(self.at[near]))]:
-            chosen = told if some is NONE else near & np.isin(self.at, some)
+        exact = np.isin(np.arange(len(codes)), self.rows_beside(NONE))
+        sites = whole(self.sites) & (pd.Series(self.at).groupby(codes).transform("nunique") == 1).to_numpy()
+        looked_up = np.isin(
+            self.at, self.marks[~self.core & (self.marks != 0)]
+        )  # where rows are exact that are not elsewhere
+        near = wanted & looked_up & (sites | (self.accompanied(codes) & whole(self._exactly)))
+        told = wanted & ~near & (sites | whole(exact))
+        mine = [(NONE, told), *((some, near & np.isin(self.at, some)) for some in self.parts(np.unique(self.at[near])))]
+        for some, chosen in mine:
             if chosen.any():
-                regression = self.elsewhere if some is NONE else self.beside(some)
-                yield chosen, regression, ~np.isin(np.arange(len(codes)), self.rows_beside(some))
+                regression = self.beside(some) if len(some) else self.elsewhere
+                yield Sight(chosen, regression, ~np.isin(np.arange(len(codes)), self.rows_beside(some)), self.inducing)
 
     def _near(self, x: Tensor) -> Iterator[tuple[NDArray[np.int64], Regression]]:
         """Points, and what to predict them with."""

@@ -29,7 +29,7 @@ from bayestl.lazy import lazily
 from bayestl.likelihoods.base import Rows
 from bayestl.likelihoods.numeric import numbers_of
 from bayestl.likelihoods.predictive import Classes, Predictive
-from bayestl.materials import FRESH, Materials
+from bayestl.materials import FRESH, Materials, Sight
 from bayestl.models.base import Model
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem, rows_of
@@ -351,7 +351,8 @@ class Posterior:
         `more` has the same inputs and any of the tasks. The sites of observations that are not normal settle anew, but for
         those of a table that was condensed: new rows are conditioned on exactly on top of it, up to 2,000; then they are
         condensed too. Refit once the new rows are many enough to change theta. New rows of a task whose errors were all known,
-        and which have none, are taken to have the root mean square of those: nothing has been learned of its noise.
+        and which have none, are taken to have the root mean square of those: nothing has been learned of its noise. Values that
+        were held for less likely than one in a million are named, and rows that are in the data already.
         """
         expect_data(more, "more")
         longer = dataclasses.replace(self, data=self._with_errors(self.data.append(more)), sites=None)
@@ -368,20 +369,23 @@ class Posterior:
     def _doubt(self, more: TaskData, longer: TaskData) -> None:
         """Say of new rows which can hardly be meant: those that were held for impossible, or that are in the data already."""
         numeric = [s for s, task in enumerate(more.tasks) if task.likelihood.kind == "numeric"]
-        place = pd.DataFrame({"at": longer.places, "task": longer.task_index, "value": longer.values})
-        if len(more) > 1 and len(numeric) == len(more.tasks) and place.duplicated()[len(self.data) :].all():
-            warnings.warn(
-                f"All {len(more)} new rows are in the data already, with the same values: from now on they count twice.",
-                stacklevel=3,
-            )
+        known, new = longer.values[: len(self.data)], longer.values[len(self.data) :]
+        if (
+            len(new) > 1 and len(numeric) == len(more.tasks) and np.isin(new, known).all()
+        ):  # inputs are dearer to compare
+            keys = pd.DataFrame({"at": longer.places, "task": longer.task_index, "value": longer.values})
+            if keys.duplicated()[len(known) :].all():
+                warnings.warn(
+                    f"All {len(new)} new rows are in the data already, with the same values: from now on they count twice.",
+                    stacklevel=3,
+                )
         for s in numeric if self._materials is None else ():
             rows = np.flatnonzero(more.task_index == s)
             if 0 < len(rows) <= DOUBTED:
                 law, y = self.measured_law(more, s, rows)
-                assert not isinstance(law, Classes)
-                below = torch.nextafter(y, torch.full_like(y, -torch.inf))
-                chance = 2 * torch.minimum(law.cdf(y), 1 - law.cdf(below))
-                warn_of_surprises(more.names[s], [more.rows[i] for i in rows], more.values[rows], chance.numpy())
+                if not isinstance(law, Classes):
+                    chance = 2 * torch.minimum(law.cdf(y), 1 - law.below(y))
+                    warn_of_surprises(more.names[s], [more.rows[i] for i in rows], more.values[rows], chance.numpy())
 
     def _with_errors(self, data: TaskData) -> TaskData:
         """The same with usual errors where rows that came later have none, in tasks in which all had one."""
@@ -616,11 +620,18 @@ class Posterior:
     def log_likelihood_given(self, whole: Regression) -> Float[Tensor, "S n"]:
         """`log_likelihood`, where the functions given all rows are known; of a condensed table as new rows are predicted."""
         one, out = np.arange(len(self.data)), torch.zeros(whole.draws, len(self.data), dtype=torch.float64)
-        rest = np.ones(len(one), dtype=bool)
-        for chosen, near, in_sums in () if self._materials is None else self._materials.sights(one, rest):
-            out += cavity.leave_one_out(near, self._problem, chosen, in_sums, self.inducing)
-            rest = rest & ~chosen
-        return out + cavity.leave_one_out(whole, self._problem, rest, one < self.condensed)
+        for chosen, near, in_sums, settled in self.sights(one, np.ones(len(one), dtype=bool), whole):
+            out += cavity.leave_one_out(near, self._problem, chosen, in_sums, settled)
+        return out
+
+    def sights(self, codes: NDArray[np.int64], wanted: NDArray[np.bool_], whole: Regression) -> Iterator[Sight]:
+        """What to leave the `wanted` observations out of, which come in groups: the functions given all rows, or nearer ones."""
+        rest = wanted
+        for sight in () if self._materials is None else self._materials.sights(codes, wanted):
+            rest = rest & ~sight.chosen
+            yield sight
+        if rest.any():
+            yield Sight(rest, whole, np.arange(len(codes)) < self.condensed)
 
     def _moments(self, x: Tensor, groups: list[list[int]]) -> list[tuple[Tensor, Tensor]]:
         """Means and covariances of groups of functions at some points under every component: see `Regression.marginals`."""
@@ -756,7 +767,7 @@ class Posterior:
         if len(x) == 0:
             raise DataError("The table of new inputs has no rows.")
         index = labels_of(new.index if isinstance(new, pd.DataFrame) else range(len(x))).rename("row")
-        warn_of_extrapolation(encoded, self.data.x, self.data.plain, index.tolist())
+        warn_of_extrapolation(encoded, self.data.x, self.data.numeric_inputs, index.tolist())
         return index, x
 
     def _tasks(self, task: str | Sequence[str] | None) -> tuple[list[str], bool]:
