@@ -292,10 +292,15 @@ def _by_sites(
     else:
         prior = _by_group(model.covariance(theta, at, at, layout), groups)
 
-    def moments(given: Conditional, cross: Tensor) -> tuple[Tensor, Tensor]:
-        white = given.whiten(cross).unflatten(-1, (groups, size))
+    product = partial(torch.einsum, "...ngs,...ngt->...gst")
+
+    def seen_through(given: Conditional, cross: Tensor) -> tuple[Tensor, Tensor]:
         mean = (model.mean(theta, at, layout) + given.mean(cross)).reshape(-1, groups, size)
-        return mean, prior - torch.einsum("...ngs,...ngt->...gst", white, white)
+        return mean, given.whiten(cross).unflatten(-1, (groups, size))
+
+    def moments(given: Conditional, cross: Tensor) -> tuple[Tensor, Tensor]:
+        mean, white = seen_through(given, cross)
+        return mean, prior - product(white, white)
 
     mean, cov = moments(solved, cross)
     settled_mean, settled_cov = mean, cov
@@ -311,19 +316,15 @@ def _by_sites(
         later = regression.support.take(torch.arange(len(pairs.output), len(regression.support.output)))
         phi = torch.linalg.solve_triangular(chol, model.covariance(theta, pairs, later, layout), upper=False)
         near = torch.cat([cross[..., : len(pairs.output)], reach.mT @ phi], -1)
-        white, of_sites = (
-            solved.whiten(c).unflatten(-1, (groups, size))
-            for c in (cross, torch.where(old.flatten().unsqueeze(-1), near, cross))
-        )
+        of_sites = torch.where(old.flatten().unsqueeze(-1), near, cross)
         features = reach.unflatten(-1, (groups, size))
-        among = torch.einsum("...ngs,...ngt->...gst", features, features)
-        one, both = old.unsqueeze(-2), old.unsqueeze(-1) & old.unsqueeze(-2)
-        told_mean = torch.where(
-            old, (model.mean(theta, at, layout) + solved.mean(near)).reshape(-1, groups, size), mean
-        )
-        between = torch.where(one, among, prior) - torch.einsum("...ngs,...ngt->...gst", white, of_sites)
-        told = torch.where(one | old.unsqueeze(-1), among, prior)
-        told = told - torch.einsum("...ngs,...ngt->...gst", of_sites, of_sites)
+        among = product(features, features)
+        of_old, any_old = old.unsqueeze(-2), old.unsqueeze(-1) | old.unsqueeze(-2)
+        both = old.unsqueeze(-1) & of_old
+        white = seen_through(solved, cross)[1]
+        told_mean, told_white = seen_through(solved, of_sites)
+        between = torch.where(of_old, among, prior) - product(white, told_white)
+        told = torch.where(any_old, among, prior) - product(told_white, told_white)
         if first is not None:  # sites of condensed rows were settled before the later rows came
             first_mean, first_cov = moments(first, cross[..., : first.alpha.shape[-1]])
             settled_mean, settled_cov = torch.where(old, first_mean, mean), torch.where(both, first_cov, cov)
