@@ -13,8 +13,7 @@ import xarray as xr
 from pyro.ops.stats import effective_sample_size, gelman_rubin
 from scipy.stats import rankdata
 
-from bayestl import archive
-from bayestl.archive import prior_draws
+from bayestl.archive import parameters, prior_draws
 from bayestl.columns import without_slash
 from bayestl.crossvalidation import WORK, functions, left_out_scores
 from bayestl.errors import listed
@@ -197,7 +196,7 @@ def _of_chain(theta: Theta) -> Iterator[Finding]:
 def _of_edges(posterior: Posterior, seed: int) -> Iterator[Finding]:
     """Parameters whose posterior lies where the prior hardly does."""
     prior = prior_draws(posterior._problem, 1000, seed)
-    stuck, labelled = 0, archive.parameters(posterior, posterior.theta)
+    stuck, labelled = 0, parameters(posterior, posterior.theta)
     for name, value in posterior.theta.items():
         own, before = value.reshape(len(value), -1), prior[name].reshape(1000, -1)
         if own.shape[1] != before.shape[1]:  # a task was added since

@@ -358,8 +358,9 @@ class TaskData:
         )
         whole = pd.concat([frame.drop(columns=list(made)), *made.values()], axis=1) if made else frame
         x = data.encode(whole)
+        data = replace(data, x=x[position])
         if frame.index.has_duplicates:
-            kinds = pd.DataFrame({"label": frame.index, "x": marks_of(x)})
+            kinds = pd.DataFrame({"label": frame.index, "x": data.marks(x)})
             each = kinds.groupby("label", sort=False)["x"].agg(["min", "max"])
             mixed = int((each["min"] != each["max"]).sum())
             if mixed:
@@ -368,8 +369,7 @@ class TaskData:
                     "takes them for one. Number the rows anew, table.reset_index(drop=True), if they are not.",
                     stacklevel=4,
                 )
-        data = replace(data, x=x[position])
-        warn_of_ranges(data.x, data.task_index, data.plain, data.names)
+        warn_of_ranges(data.x, data.task_index, data.numeric_inputs, data.names)
         return data
 
     @classmethod
@@ -449,7 +449,7 @@ class TaskData:
         return tuple(dict.fromkeys(own.source or own.name for own in self.inputs))
 
     @property
-    def plain(self) -> dict[int, str]:
+    def numeric_inputs(self) -> dict[int, str]:
         """Positions and names of the inputs that are numbers of the caller's own."""
         return {i: own.name for i, own in enumerate(self.inputs) if own.levels is None and own.source is None}
 
@@ -686,7 +686,7 @@ class TaskData:
 
         ``shared with T`` counts the distinct inputs at which both tasks were observed.
         """
-        shown = self.plain if len(self.plain) <= 8 else {}
+        shown = self.numeric_inputs if len(self.numeric_inputs) <= 8 else {}
         sets = [set(self.places[self.task_index == t].tolist()) for t in range(len(self.tasks))]
         lines = {}
         for t, task in enumerate(self.tasks):

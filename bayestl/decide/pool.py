@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ class Pool:
         out[own] = posterior._details(self.frame.iloc[own], task, len(own))
         return torch.from_numpy(out)
 
-    @property
+    @cached_property
     def places(self) -> NDArray[np.int64]:
         """Number of the inputs of each candidate, the same for the same inputs."""
         return pd.factorize(marks_at(self.x))[0]
