@@ -589,3 +589,19 @@ def test_the_mode_of_many_kinds_of_tasks_does_not_depend_on_the_start(rows):
     data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["s", "y", "b", "rating"], likelihoods=laws)
     modes = [btl.fit(btl.MultiTask(), data, method="map", seed=seed).record.modes.max() for seed in (0, 1, 2)]
     assert np.ptp(modes) < 0.05
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(20, 1), (300, 2)])
+def test_few_rows_are_left_to_one_thread(monkeypatch, rows, expected):
+    from bayestl import fitting
+
+    before, used = torch.get_num_threads(), []
+    monkeypatch.setattr(fitting, "infer", lambda *given: used.append(torch.get_num_threads()) or infer(*given))
+    x = np.linspace(0, 1, rows)
+    data = btl.TaskData.from_wide(pd.DataFrame({"x": x, "y": np.sin(6 * x)}), inputs=["x"], tasks=["y"])
+    try:
+        torch.set_num_threads(2)
+        btl.fit(btl.SingleTask(), data, method="map", progress=False)
+        assert (used, torch.get_num_threads()) == ([expected], 2)
+    finally:
+        torch.set_num_threads(before)
