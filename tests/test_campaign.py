@@ -86,7 +86,7 @@ def story(campaign):
 def murders(folder: Path, kills: int) -> dict:
     """Kill campaigns at random moments, go on with each, and compare with one that was left alone."""
     torch.set_num_threads(1)
-    module.fit = remembered(btl.fit)
+    module.fit_whole = remembered(btl.fit)
     suggest, made = choice.suggest, {}
 
     def once(posterior, *args, **options):
