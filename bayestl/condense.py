@@ -329,8 +329,19 @@ def _parts(problem: Problem, exact: bool, device: str) -> Iterator[_Part]:
             yield part, problem.points.x[part.where[:, 0]], outputs
 
 
-def _draw(theta: Theta, draw: int, device: str) -> Theta:
-    return {name: value[draw].to(device) for name, value in theta.items()}
+def _draws(theta: Theta, factor: Tensor, device: str) -> list[tuple[Theta, Theta, Tensor]]:
+    """Each draw of theta, as a batch of one here and alone on the device, and its factor there.
+
+    Rows are the outer loop and draws the inner one: distances of descriptors, which cost the most, are the same for all draws.
+    """
+    return [
+        (
+            {name: value[s : s + 1] for name, value in theta.items()},
+            {name: value[s].to(device) for name, value in theta.items()},
+            held.to(device),
+        )
+        for s, held in enumerate(factor)
+    ]
 
 
 def _normal(
@@ -352,12 +363,12 @@ def _normal_sums(
     model, layout = problem.model, problem.layout
     sums = Sums.zero(len(factor), len(pairs.output), device)
     held = Pairs(pairs.x.to(device), pairs.output)
-    for s in range(len(factor)):
-        one, own, held_factor = _row(theta, s), _draw(theta, s, device), factor[s].to(device)
-        gram, moment = sums.gram[s], sums.moment[s]
-        for part, x, outputs in parts:
-            x, count = x.to(device), len(x)
-            at = Pairs(x, torch.full((count,), outputs[0]))
+    draws = _draws(theta, factor, device)
+    for part, x, outputs in parts:
+        x, count = x.to(device), len(x)
+        at = Pairs(x, torch.full((count,), outputs[0]))
+        for s, (one, own, held_factor) in enumerate(draws):
+            gram, moment = sums.gram[s], sums.moment[s]
             p = problem.parameters_of(one, part.task)
             noise = part.law.noise_variance(part.rows, p)  # type: ignore[attr-defined]
             y, slope = part.law.standardised(part.rows, p)
@@ -372,7 +383,7 @@ def _normal_sums(
             phi = phi.mul_(w.sqrt().unsqueeze(-1))
             add_gram(gram, phi)
             moment.addmv_(phi.mT, w.sqrt() * r)
-        sums.residual[s] -= gram.diagonal().sum()  # sum_i w_i |phi_i|^2
+    sums.residual.sub_(sums.gram.diagonal(dim1=-2, dim2=-1).sum(-1))  # sum_i w_i |phi_i|^2
     return sums._replace(residual=sums.residual.clamp_min(0.0))
 
 
@@ -402,11 +413,11 @@ def _site_sums(
     model, layout = problem.model, problem.layout
     sums, value = Sums.zero(len(factor), len(pairs.output), device), torch.zeros(len(factor), dtype=torch.float64)
     held = Pairs(pairs.x.to(device), pairs.output)
-    for s in range(len(factor)):
-        one, own, held_factor = _row(theta, s), _draw(theta, s, device), factor[s].to(device)
-        gram, moment = sums.gram[s], sums.moment[s]
-        for part, x, outputs in parts:
-            x = x.to(device)
+    draws = _draws(theta, factor, device)
+    for part, x, outputs in parts:
+        x = x.to(device)
+        for s, (one, own, held_factor) in enumerate(draws):
+            gram, moment = sums.gram[s], sums.moment[s]
             phi = torch.stack(list(_features(model, own, layout, x, outputs, held, held_factor)))  # (c, r, m)
             start = torch.stack([model.mean(own, Pairs(x, torch.full((len(x),), o)), layout) for o in outputs], -1)
             mean, cov = start, model.among(own, x, outputs, layout)
@@ -451,10 +462,6 @@ def _in_threads(work: Callable[[list[_Part]], Any], parts: list[_Part], device: 
             return list(pool.map(alone, [parts[i::threads] for i in range(threads)]))
     finally:
         torch.set_num_threads(threads)
-
-
-def _row(theta: Theta, draw: int) -> Theta:
-    return {name: value[draw : draw + 1] for name, value in theta.items()}
 
 
 def add_gram(gram: Float[Tensor, "m m"], features: Float[Tensor, "r m"], block: int = 64) -> None:
