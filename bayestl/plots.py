@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
+from bayestl.columns import by_name, distinct, marks_of
 from bayestl.compare import TransferReport
 from bayestl.drawing import axes
-from bayestl.errors import DataError
+from bayestl.errors import DataError, listed
 from bayestl.posterior import Posterior
 from bayestl.scoring import calibration, expect_scores, reliability
-
-if TYPE_CHECKING:
-    import pandas as pd
+from bayestl.stacking import Stack
+from bayestl.table import TaskData
 
 DARK, LIGHT, ACCENT = "#334", "#99b", "#c52"
+SLICE = 101  # points along an input
+TOLD = 4  # other inputs, in a title
 
 
 def plot_calibration(scored: xr.Dataset, ax: Any = None) -> Any:
@@ -97,6 +102,70 @@ def plot_parity(scored: xr.Dataset, task: str | None = None, ax: Any = None, uni
     return ax
 
 
+def plot_slice(
+    posterior: Posterior | Stack,
+    along: str,
+    at: Mapping[str, Any] | None = None,
+    tasks: str | Sequence[str] | None = None,
+    ax: Any = None,
+    noise: bool = False,
+) -> Any:
+    """Median and 90 % interval of tasks along one input, and what was observed where all others are the same.
+
+    Parameters
+    ----------
+    along : name of a numeric input, drawn over the range that was observed
+    at : values of the other inputs; by default the median of numbers, and of others what occurs most
+    tasks : of numbers or counts; by default all of them, of a stack its target
+    noise : True draws intervals of new measurements, False those of the values underneath
+    """
+    data = posterior.data
+    position = {name: j for j, name in data.numeric_inputs.items()}
+    if along not in position:
+        raise DataError(f"`along` must be a numeric input ({listed(list(position), 20)}); got {along!r}.")
+    held, others = by_name(at, "at", "1.0"), [name for name in data.columns if name != along]
+    if odd := [name for name in held if name not in others]:
+        raise DataError(f"`at` names {listed(odd)}; the inputs beside {along!r} are {listed(others, 20)}.")
+    if tasks is None:
+        tasks = posterior.target if isinstance(posterior, Stack) else [t.name for t in data.tasks if not t.levels]
+    names = [tasks] if isinstance(tasks, str) else distinct(tasks, "tasks")
+    if classes := [name for name in names if data.tasks[data.index_of(name)].levels]:
+        raise DataError(f"Classes have no median: leave {listed(classes)} out of `tasks`.")
+
+    x = np.empty((SLICE, len(data.inputs)))
+    for name in data.columns:
+        own = data.made_of(name)
+        x[:, own] = np.median(data.x[:, own], 0) if name in position else _most_frequent(data.x[:, own])
+    x[:, position[along]] = np.linspace(data.x[:, position[along]].min(), data.x[:, position[along]].max(), SLICE)
+    frame = data.decode(x).drop(columns=[data.inputs[j].name for name in held for j in data.made_of(name)])
+    x = data.encode(frame.assign(**{name: [value] * SLICE for name, value in held.items()}))
+    rest = [j for j in range(len(data.inputs)) if j != position[along]]
+    same = (
+        data.marks(data.x[:, rest], rest) == data.marks(x[:1, rest], rest) if rest else np.ones(len(data), dtype=bool)
+    )
+
+    ax = axes(ax)
+    grid = data.decode(x)
+    for name in names:
+        t = data.index_of(name)
+        drawn = posterior.predict(grid, name, noise=noise, quantiles=(0.05, 0.5, 0.95))["quantile"]
+        low, middle, high = drawn.transpose("quantile_level", "row").values
+        (line,) = ax.plot(x[:, position[along]], middle, label=name)
+        ax.fill_between(x[:, position[along]], low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        seen = same & (data.task_index == t)
+        ax.errorbar(
+            data.x[seen, position[along]], data.values[seen], yerr=data.errors[seen], fmt="o", color=line.get_color(),
+            markersize=4, linewidth=1,
+        )  # fmt: skip
+    units = {data.tasks[data.index_of(name)].unit for name in names}
+    (unit,) = units if len(units) == 1 else (None,)
+    own_unit = data.inputs[position[along]].unit
+    ax.set(xlabel=f"{along} ({own_unit})" if own_unit else along, ylabel=unit or "")
+    ax.set_title(_held(data, x[0], others, held), fontsize="medium")
+    ax.legend(frameon=False)
+    return ax
+
+
 def plot_elbo(posterior: Posterior, ax: Any = None) -> Any:
     """Estimates of the evidence lower bound over the variational steps, each from a few draws: level where the fit has ended."""
     if len(posterior.record.elbo) == 0:
@@ -132,6 +201,20 @@ def plot_transfer(report: TransferReport, ax: Any = None) -> Any:
     ax.legend(frameon=False)
     ax.set(xlabel=f"gained log density of {report.target} (nats)")
     return ax
+
+
+def _most_frequent(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The row that occurs most, of those the first."""
+    marks = marks_of(x)
+    return x[np.flatnonzero(marks == pd.Series(marks).value_counts(sort=False).idxmax())[0]]
+
+
+def _held(data: TaskData, x: NDArray[np.float64], others: Sequence[str], given: Mapping[str, Any]) -> str:
+    """What the other inputs are, as far as that can be said in a line."""
+    told = data.decode(x[None]).iloc[0].to_dict()
+    shown = {name: value for name in others if (value := given.get(name, told.get(name))) is not None}
+    words = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()]
+    return ", ".join(words[:TOLD]) + (", ..." if len(words) > TOLD else "")
 
 
 def _of_task(scored: xr.Dataset, task: str | None) -> xr.Dataset:

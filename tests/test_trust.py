@@ -769,6 +769,62 @@ def test_pictures_are_drawn(helped):
         plots.plot_elbo(btl.fit(btl.SingleTask(), related(), method="map"))
 
 
+def test_a_slice_shows_what_is_predicted_and_what_was_observed_there():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"t": rng.random(24), "phase": np.array(["alpha", "beta"])[np.arange(24) % 2], "load": 2.0})
+    table["hard"] = 300 + 40 * np.sin(4 * table["t"]) + (table["phase"] == "beta") * 15 + rng.normal(size=24)
+    table["gap"] = np.where(np.arange(24) % 3 == 0, 1 + table["t"], np.nan)
+    table["good"] = table["t"] > 0.5
+    data = btl.TaskData.from_wide(
+        table, inputs=["t", "phase", "load"], tasks=["hard", "gap", "good"], units={"hard": "HV", "gap": "eV", "t": "s"}
+    )
+    posterior = btl.fit(btl.MultiTask(), data, seed=0, method="map")
+    ax = plots.plot_slice(posterior, "t", {"phase": "beta"}, tasks="hard")
+    curve, points = ax.lines[0], ax.lines[1]
+    grid = pd.DataFrame({"t": curve.get_xdata(), "phase": "beta", "load": 2.0})
+    predicted = posterior.predict(grid, task="hard", noise=False)["quantile"]
+    assert np.allclose(curve.get_ydata(), predicted.sel(quantile_level=0.5))
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert np.allclose([band.min(), band.max()], [predicted.min(), predicted.max()])
+    own = table[table["phase"] == "beta"]
+    assert sorted(points.get_ydata()) == sorted(own["hard"])
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("t (s)", "HV", "phase beta, load 2")
+    both = plots.plot_slice(posterior, "t")  # classes have no curve
+    assert [text.get_text() for text in both.get_legend().get_texts()] == ["hard", "gap"]
+    assert both.get_title() == "phase alpha, load 2"
+    plt.close("all")
+    for options, message in (
+        ({"along": "phase"}, "must be a numeric input \\('t', 'load'\\)"), ({"along": "t", "at": {"time": 1.0}}, "names 'time'"),
+        ({"along": "t", "tasks": ["good"]}, "leave 'good' out"), ({"along": "t", "tasks": []}, "empty"),
+        ({"along": "t", "at": {"phase": "gamma"}}, "never seen"),
+    ):  # fmt: skip
+        with pytest.raises(btl.DataError, match=message):
+            plots.plot_slice(posterior, **options)
+
+
+def test_a_slice_of_a_stack_holds_a_formula():
+    table = pd.DataFrame({"formula": ["NaCl", "KBr", "NaCl", "LiF"] * 4, "t": np.arange(16.0)})
+    table["y"] = table["t"] ** 2 / 50 + table["formula"].map({"NaCl": 1.0, "KBr": 2.0, "LiF": 0.0})
+    data = btl.TaskData.from_wide(
+        table, inputs=["formula", "t"], tasks=["y"], features={"formula": btl.ElementFractions()}
+    )
+    posteriors = {
+        name: btl.fit(btl.SingleTask(kernel=k()), data, method="map")
+        for name, k in (("a", btl.RBF), ("b", btl.Matern52))
+    }
+    stack = btl.stack(posteriors, target="y", by="row")
+    ax = plots.plot_slice(stack, "t")
+    frame = pd.DataFrame({"formula": "NaCl", "t": ax.lines[0].get_xdata()})  # the most frequent
+    assert np.allclose(
+        ax.lines[0].get_ydata(), stack.predict(frame, "y", noise=False)["quantile"].sel(quantile_level=0.5)
+    )
+    assert len(ax.lines[1].get_xdata()) == 8
+    ax = plots.plot_slice(stack, "t", {"formula": "KBr"})
+    assert ax.get_title() == "formula KBr"
+    assert len(ax.lines[1].get_xdata()) == 4
+    plt.close("all")
+
+
 def test_arviz_compares_on_the_target(helped):
     handed = {name: posterior.to_arviz(task="target") for name, posterior in helped.items()}
     assert handed["single"]["log_likelihood"].sizes["obs"] == 15
