@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -333,12 +334,21 @@ def read_numbers(frame: pd.DataFrame, name: str, task: str | None = None) -> NDA
     return values + 0.0  # no negative zeros: equal inputs shall be equal bytes
 
 
-def read_errors(frame: pd.DataFrame, name: str, task: str) -> NDArray[np.float64]:
-    """Measurement errors of a task: numbers that are not negative, NaN where unknown."""
-    errors = read_numbers(frame, name, task)
+def read_errors(frame: pd.DataFrame, given: str | float | None, task: str) -> NDArray[np.float64]:
+    """Measurement errors of a task, of a column or one number: not negative, NaN where unknown."""
+    if given is None:
+        return np.full(len(frame), np.nan)
+    if not isinstance(given, str):
+        if isinstance(given, bool) or not isinstance(given, Real) or not 0 <= given <= LARGEST:
+            raise DataError(
+                f"The error of task {task!r} must be a column's name, or a standard deviation: a number, zero or more; got "
+                f"{given!r}."
+            )
+        return np.full(len(frame), float(given))
+    errors = read_numbers(frame, given, task)
     if (bad := errors < 0).any():
         raise DataError(
-            f"Column {name!r} (task {task!r}) holds negative errors in rows {places(bad, frame)}. An error is a standard "
+            f"Column {given!r} (task {task!r}) holds negative errors in rows {places(bad, frame)}. An error is a standard "
             "deviation, zero or more; leave the cell empty where it is unknown."
         )
     return errors

@@ -141,7 +141,7 @@ class TaskData:
         inputs: Sequence[str],
         task: str,
         value: str,
-        error: str | None = None,
+        error: str | Mapping[str, float] | None = None,
         tasks: Sequence[str] | None = None,
         units: Mapping[str, str] | None = None,
         likelihoods: Mapping[str, Likelihood] | None = None,
@@ -158,7 +158,7 @@ class TaskData:
             read again by `fit`
         inputs : the input columns; text, boolean and pandas-categorical columns are categorical
         task, value, error : the columns that hold the task's name, the value, and (optionally) its known standard
-            error; an empty error means that the noise of that row is inferred
+            error; an empty error means that the noise of that row is inferred. Instead of the last, a number for some tasks
         tasks : the tasks and their order; by default all of them, in order of appearance
         units : unit of each task and input, by name
         likelihoods : how the values of a task are observed, by name. By default numbers are `Gaussian`, ordered pandas
@@ -190,11 +190,11 @@ class TaskData:
                        "features": features}  # fmt: skip
             return cls._of_parts(loaders, "long", options, None if tasks is None else list(tasks))
         inputs = distinct(inputs, "inputs")
-        cells_of = [value, *([error] if error else []), *_columns_of(likelihoods)]
-        frame = as_frame(table, [*inputs, task, *cells_of], [value])
-        if clash := [name for name in inputs if name in (task, value, error)]:
+        column = [error] if isinstance(error, str) else []
+        frame = as_frame(table, [*inputs, task, value, *column, *_columns_of(likelihoods)], [value])
+        if clash := [name for name in inputs if name in (task, value, *column)]:
             raise DataError(f"Columns used both as an input and as task, value or error: {listed(clash)}. Choose one.")
-        require_columns(frame, [*inputs, task, value, *([error] if error else [])])
+        require_columns(frame, [*inputs, task, value, *column])
         features = features_of(frame, inputs, features, categorical)
         if len(frame) == 0:
             raise DataError("The table has no rows. Expected at least one observation.")
@@ -220,15 +220,17 @@ class TaskData:
                 f"Column {value!r} is empty in rows {places(missing, frame)} (tasks {which}). A long table holds one "
                 f"observation per row: drop them with table.dropna(subset=[{value!r}])."
             )
+        known: dict[str, str | float] = (
+            dict.fromkeys(names, error) if isinstance(error, str) else by_name(error, "error", "0.1")
+        )
+        if unknown := [name for name in known if name not in names]:
+            raise DataError(f"`error` names tasks that column {task!r} does not hold: {listed(unknown)}.")
         given = named_likelihoods(likelihoods, names)
         seen = [index == t for t in range(len(names))]
         read = [read_task(frame, value, own, name, given.get(name)) for name, own in zip(names, seen, strict=True)]
         return cls._build(
             frame, inputs, names, seen, read,
-            [
-                read_errors(frame.loc[own], error, name) if error else np.full(own.sum(), np.nan)
-                for name, own in zip(names, seen, strict=True)
-            ],
+            [read_errors(frame.loc[own], known.get(name), name) for name, own in zip(names, seen, strict=True)],
             units_of(table, [*inputs, *names], units), categorical, features, task_descriptors, by_row=True,
         )  # fmt: skip
 
@@ -239,7 +241,7 @@ class TaskData:
         *,
         inputs: Sequence[str],
         tasks: Sequence[str],
-        errors: Mapping[str, str] | None = None,
+        errors: Mapping[str, str | float] | None = None,
         units: Mapping[str, str] | None = None,
         likelihoods: Mapping[str, Likelihood] | None = None,
         categorical: Sequence[str] = (),
@@ -248,7 +250,8 @@ class TaskData:
     ) -> TaskData:
         """Read a table with one column per task; an empty cell is simply not an observation.
 
-        `errors` maps a task to the column of its known standard errors. For the rest see `from_long`.
+        `errors` maps a task to the column of its known standard errors, or to the number that holds for all its rows. For the
+        rest see `from_long`.
 
         Examples
         --------
@@ -265,10 +268,11 @@ class TaskData:
             return cls._of_parts(loaders, "wide", options, list(tasks))
         errors = by_name(errors, "errors", "'name_error'")
         inputs, names = distinct(inputs, "inputs"), distinct(tasks, "tasks")
-        frame = as_frame(table, [*inputs, *names, *errors.values(), *_columns_of(likelihoods)], names)
+        columns = [column for column in errors.values() if isinstance(column, str)]
+        frame = as_frame(table, [*inputs, *names, *columns, *_columns_of(likelihoods)], names)
         if unknown := [t for t in errors if t not in names]:
             raise DataError(f"`errors` names tasks that `tasks` does not list: {listed(unknown)}.")
-        require_columns(frame, [*inputs, *names, *errors.values()])
+        require_columns(frame, [*inputs, *names, *columns])
         features = features_of(frame, inputs, features, categorical)
         if len(frame) == 0:
             raise DataError("The table has no rows. Expected at least one observation.")
@@ -278,8 +282,9 @@ class TaskData:
             seen = frame[name].notna().to_numpy()
             if not seen.any():
                 raise DataError(f"Task {name!r} has no value in any row. Leave it out of `tasks`.")
-            known = read_errors(frame, errors[name], name) if name in errors else np.full(len(frame), np.nan)
-            if (stray := ~np.isnan(known) & ~seen).any():
+            known = read_errors(frame, errors.get(name), name)
+            stray = ~np.isnan(known) & ~seen
+            if stray.any() and np.ptp(known[~np.isnan(known)]) > 0:  # one number throughout says nothing of a cell
                 raise DataError(
                     f"Column {errors[name]!r} gives an error where task {name!r} has no value, in rows "
                     f"{places(stray, frame)}. Clear those cells."
@@ -387,8 +392,8 @@ class TaskData:
         def wants(frame: pd.DataFrame) -> Iterator[Want]:
             named = (tasks or []) if shape == "wide" else [options["task"], options["value"]]
             errors = list((options.get("errors") or {}).values()) if shape == "wide" else [options["error"]]
-            details = _columns_of(options["likelihoods"])
-            require_columns(frame, [c for c in [*options["inputs"], *named, *errors, *details] if c is not None])
+            columns = [*options["inputs"], *named, *errors, *_columns_of(options["likelihoods"])]
+            require_columns(frame, [column for column in columns if isinstance(column, str)])
             if shape == "long" and frame[options["task"]].isna().any():
                 raise DataError(
                     f"Column {options['task']!r} names no task in rows {places(frame[options['task']].isna(), frame)} of a part. "
@@ -742,8 +747,9 @@ class PartReader:
         own = dict(self.options)
         own["likelihoods"] = {name: self.options["likelihoods"][name] for name in tasks}
         own["units"] = {name: unit for name, unit in (own["units"] or {}).items() if name in [*tasks, *own["inputs"]]}
-        if self.shape == "wide":
-            own["errors"] = {name: column for name, column in (own["errors"] or {}).items() if name in tasks}
+        key = "errors" if self.shape == "wide" else "error"
+        if isinstance(own[key], Mapping):
+            own[key] = {name: error for name, error in own[key].items() if name in tasks}
         build: Any = TaskData.from_long if self.shape == "long" else TaskData.from_wide
         return self.empty.append(build(frame, tasks=tasks, **own))
 

@@ -616,6 +616,25 @@ def test_a_parquet_folder_is_a_table(folder):
         stream.append(memory)
 
 
+@pytest.mark.parametrize("shape", ["long", "wide"])
+def test_one_error_for_a_task_holds_in_every_part(tmp_path, shape):
+    n = 6000
+    frame = pd.DataFrame({"x": np.linspace(0, 1, n), "task": np.where(np.arange(n) < n - 9, "a", "b")}).assign(y=1.0)
+    frame["y"] += frame["x"]
+    read = {"inputs": ["x"], "task": "task", "value": "y", "error": {"a": 0.1, "b": 0.3}}
+    make = btl.TaskData.from_long
+    if shape == "wide":
+        frame = frame.pivot_table(index="x", columns="task", values="y").reset_index()
+        read, make = {"inputs": ["x"], "tasks": ["a", "b"], "errors": {"a": 0.1, "b": 0.3}}, btl.TaskData.from_wide
+    frame.iloc[: n // 2].to_parquet(tmp_path / "0.parquet")
+    frame.iloc[n // 2 :].to_parquet(tmp_path / "1.parquet")
+    stream = make(tmp_path, **read)
+    parts = [source() for source in stream.parts.sources()]
+    assert sum(map(len, parts)) == n
+    for part in parts:
+        np.testing.assert_array_equal(part.errors, np.array([0.1, 0.3])[part.task_index])
+
+
 def test_some_tasks_of_a_table_larger_than_memory(folder):
     """The rest of the rows used to be lost."""
     stream = btl.TaskData.from_long(folder, inputs=["x0", "x1"], task="task", value="value", tasks=["cheap", "dear"])

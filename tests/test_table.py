@@ -23,6 +23,14 @@ def long(frame=LONG, **changes):
     return btl.TaskData.from_long(frame, **({"inputs": ["x"], "task": "task", "value": "y"} | changes))
 
 
+def test_an_error_may_be_one_number_for_a_task():
+    told = wide(WIDE.assign(e=[0.1, 0.1, np.nan]), errors={"a": "e"})
+    for same in (wide(errors={"a": 0.1}), wide(WIDE.assign(e=0.1), errors={"a": "e"})):
+        np.testing.assert_array_equal(same.errors, told.errors)
+    np.testing.assert_array_equal(told.errors, [0.1, 0.1, np.nan, np.nan])
+    np.testing.assert_array_equal(long(error={"b": 2}).errors, [np.nan, np.nan, 2, 2])
+
+
 def test_wide_reads_each_filled_cell_once():
     data = wide()
     assert data.counts.tolist() == [2, 2]
@@ -109,7 +117,12 @@ def bad(frame, **cells):
         (lambda: wide(inputs="x"), r"single string 'x'"),
         (lambda: wide(inputs=["x", "a"]), r"both as an input and as a task: 'a'"),
         (lambda: wide(errors={"c": "x"}), r"`errors` names tasks that `tasks` does not list: 'c'"),
-        (lambda: wide(bad(WIDE, e=0.1), errors={"a": "e"}), r"gives an error where task 'a' has no value, in rows 2"),
+        (lambda: wide(bad(WIDE, e=[0.1, 0.1, 0.2]), errors={"a": "e"}), r"gives an error where task 'a' has no value, in rows 2"),
+        (lambda: wide(errors={"a": -0.1}), r"error of task 'a' must be a column's name, or a standard deviation.*got -0.1"),
+        (lambda: wide(errors={"a": np.nan}), r"error of task 'a' must be .* got nan"),
+        (lambda: wide(errors={"a": True}), r"error of task 'a' must be .* got True"),
+        (lambda: long(error={"c": 0.1}), r"`error` names tasks that column 'task' does not hold: 'c'"),
+        (lambda: long(error=0.1), r"`error` must map names, as \{'name': 0.1\}; got 0.1"),
         (lambda: wide(bad(WIDE, kind=["p", None, "q"])), r"Categorical input 'kind' is missing in rows 1"),
         (lambda: wide().encode({"x": [0.0], "kind": ["r"]}), r"levels never seen in the data: 'r'"),
         (lambda: wide().encode({"x": [0.0]}), r"lacks columns 'kind'"),
