@@ -19,8 +19,9 @@ NEWEST ?= $(shell for p in python3.15 python3.14 python3.13 python3.12 python3; 
 demo: $(VENV)/demo.stamp
 	$(BIN)/bayestl demo
 
+# Two processes of one thread each: more threads would wait for one another.
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-newest: $(VENV)-newest/test.stamp
 	$(VENV)-newest/bin/python -c "import sys, arviz, torch; print('Python', sys.version.split()[0], 'ArviZ', arviz.__version__, 'PyTorch', torch.__version__)"
