@@ -21,7 +21,7 @@ demo: $(VENV)/demo.stamp
 
 # Two processes of one thread each: more threads would wait for one another.
 test: $(VENV)/test.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-newest: $(VENV)-newest/test.stamp
 	$(VENV)-newest/bin/python -c "import sys, arviz, torch; print('Python', sys.version.split()[0], 'ArviZ', arviz.__version__, 'PyTorch', torch.__version__)"

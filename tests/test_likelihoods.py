@@ -317,17 +317,65 @@ def test_the_rise_along_a_step_is_the_slope_of_the_bound():
         theta = draw_theta(problem, 1, seed=3)
         with torch.no_grad():
             prior, blocks = problem.unsettled(theta)[0], problem.blocks(theta)
-            start = sites._evaluate(prior, blocks, [sites._first(prior, block) for block in blocks])
+            rest = sites.given_normal(prior, blocks)
+            start = sites._evaluate(rest, [sites._first(prior, block) for block in blocks])
             target, step = sites._targets(start), 1e-4
             ends = [
-                sites._evaluate(
-                    prior, blocks, sites.together(lambda a, b, r=r: torch.lerp(a, b, r), start.sites, target)
-                )
+                sites._evaluate(rest, sites.together(lambda a, b, r=r: torch.lerp(a, b, r), start.sites, target))
                 for r in (-step, step)
             ]
         slope = (ends[1].bound - ends[0].bound).item() / (2 * step)
         assert abs(slope) > 0.1
         assert sites._rise(start, ends[1]).item() / step == pytest.approx(slope, rel=0.01)
+
+
+def test_normal_rows_are_set_aside_while_sites_settle():
+    """What sites see, and the evidence of the normal rows: as if all were conditioned on together."""
+    problem = Problem.of(btl.MultiTask(), data_of(table(t=lambda f, rng: rng.poisson(np.exp(f))), "t", btl.Poisson()))
+    theta = draw_theta(problem, 3, seed=3)
+    with torch.no_grad():
+        prior, blocks = problem.unsettled(theta)[0], problem.blocks(theta)
+        solved = sites.settle(prior, blocks, None, 1e-9, 200)
+        covariance, pseudo = sites.pseudo_data(prior, blocks, solved.sites, solved.noise)
+    assert solved.factor is None
+    own = blocks[0].where[:, 0]
+    assert 0 < len(own) < prior.covariance.shape[-1]
+    gain = torch.linalg.solve(covariance, prior.covariance[:, :, own]).mT
+    mean = (prior.mean[..., own] + (gain @ (pseudo - prior.mean).unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)
+    variance = (prior.covariance[:, own, own] - (gain * prior.covariance[:, own]).sum(-1))[..., None, None]
+    torch.testing.assert_close(solved.marginals[0][0], mean, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(solved.marginals[0][1], variance, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(sites.bound(prior, blocks, solved), solved.bound, rtol=1e-9, atol=1e-7)
+    with torch.no_grad():
+        evidence = torch.distributions.MultivariateNormal(prior.mean.expand_as(pseudo), covariance).log_prob(pseudo)
+        site, (q, cov) = solved.sites[0], solved.marginals[0]
+        noise, at = solved.noise[0][..., 0, 0], pseudo[:, own]
+        log_site = -0.5 * ((at - q[..., 0]).square() + cov[..., 0, 0]) / noise - 0.5 * (2 * math.pi * noise).log()
+    expected = evidence + (solved.expected[0].value - log_site).sum(-1)
+    torch.testing.assert_close(solved.bound, expected, rtol=1e-8, atol=1e-6)
+    torch.testing.assert_close(site.precision[..., 0, 0], 1 / noise)
+
+
+def test_the_density_of_theta_does_not_depend_on_the_others_of_its_batch():
+    """A draw that is too far for one step is settled alone."""
+    problem = Problem.of(btl.MultiTask(), data_of(table(t=lambda f, rng: rng.poisson(np.exp(f))), "t", btl.Poisson()))
+    theta = draw_theta(problem, 12, seed=3)
+    near = [
+        sites.Site(site.natural[0], site.precision[0])
+        for site in problem.settle({name: value[:1] for name, value in theta.items()}, None)[1].sites
+    ]
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            together = problem.approach(theta, near)
+            alone = torch.cat([
+                problem.approach({name: value[s : s + 1] for name, value in theta.items()}, near) for s in range(12)
+            ])  # fmt: skip
+        torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-8)
+    settled = problem.settle(theta, near)[0]
+    assert (together - settled).abs().max() < 1.0  # though some are far off
+    rest = sites.given_normal(problem.unsettled(theta)[0], problem.blocks(theta))
+    step = sites.bound(rest.prior, rest.blocks, sites.tangent(rest, near)) + rest.evidence
+    assert (step - settled).abs().max() > 1.0
 
 
 def test_sites_one_step_ahead_are_nearer_to_the_optimum():

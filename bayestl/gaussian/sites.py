@@ -65,7 +65,7 @@ class Solved(NamedTuple):
     """Sites, and the posterior of f that they make.
 
     `noise` are the inverse precisions of the sites, `marginals` the mean and covariance of q at each block and `expected` the
-    expectations there, `factor` the Cholesky factor of the pseudo-data's covariance, `bound` the evidence lower bound
+    expectations there, `factor` the Cholesky factor of the pseudo-data's covariance where it is known, `bound` the lower bound
     ``log Z + sum_i E_q[log p(y_i | f_i) - log t_i(f_i)]``; `steps` were taken, and `converged` says whether every draw settled.
     `ahead` are the sites one more step on, which cost nothing: their error is of second order in that of `sites`.
     """
@@ -74,19 +74,54 @@ class Solved(NamedTuple):
     noise: list[Float[Tensor, "*#draws R c c"]]
     marginals: list[tuple[Tensor, Tensor]]
     expected: list[Expectation]
-    factor: Float[Tensor, "*#draws n n"]
+    factor: Float[Tensor, "*#draws n n"] | None
     bound: Float[Tensor, "*#draws"]
     steps: int = 0
     converged: bool = False
     ahead: Sequence[Site] = ()
 
 
+class Rest(NamedTuple):
+    """What sites see: the law of the functions at the blocks given the observations that are normal, and the evidence of these.
+
+    Sites change at every step, these observations do not: where they are many and the sites few, a step costs next to nothing.
+    `bad` are the draws that have no such law.
+    """
+
+    prior: Prior
+    blocks: list[Block]
+    evidence: Float[Tensor, "*#draws"]
+    bad: Bool[Tensor, "*#draws"]
+
+
+def given_normal(prior: Prior, blocks: list[Block]) -> Rest:
+    """Condition the law of the pseudo-data on the observations that are normal."""
+    mean, covariance, values = prior
+    own = torch.cat([block.where.flatten() for block in blocks])
+    bad = covariance.diagonal(dim1=-2, dim2=-1)[..., own].amax(-1) > WIDEST
+    told = torch.ones(covariance.shape[-1], dtype=torch.bool).index_fill(0, own, False).nonzero().squeeze(-1)
+    if len(told) == 0:
+        return Rest(prior, blocks, torch.zeros(1, dtype=covariance.dtype), bad)
+    factor, failed = factorise(covariance[..., told.unsqueeze(-1), told])
+    evidence, alpha = log_density(factor, (values - mean)[..., told])
+    cross = covariance[..., told.unsqueeze(-1), own]
+    white = torch.linalg.solve_triangular(factor, cross, upper=False)
+    given = Prior(
+        mean[..., own] + (cross.mT @ alpha.unsqueeze(-1)).squeeze(-1),
+        torch.baddbmm(covariance[..., own.unsqueeze(-1), own], white.mT, white, alpha=-1),
+        torch.zeros(len(own), dtype=values.dtype),
+    )
+    place = torch.zeros(covariance.shape[-1], dtype=torch.long).index_put((own,), torch.arange(len(own)))
+    return Rest(given, [block._replace(where=place[block.where]) for block in blocks], evidence, bad | failed)
+
+
 def settle(prior: Prior, blocks: list[Block], start: list[Site] | None, tolerance: float, most: int) -> Solved:
     """Find the sites by natural-gradient steps: see `ascend`."""
     draws = len(prior.covariance)
     first = [_expanded(site, draws) for site in start or [_first(prior, block) for block in blocks]]
+    rest = given_normal(prior, blocks)
     best, ahead, steps, settled = ascend(
-        lambda sites: _evaluate(prior, blocks, sites),
+        lambda sites: _evaluate(rest, sites),
         first,
         lambda solved: solved.sites,
         _targets,
@@ -94,7 +129,9 @@ def settle(prior: Prior, blocks: list[Block], start: list[Site] | None, toleranc
         tolerance,
         most,
     )
-    return best._replace(steps=steps, converged=bool((settled & (best.bound > FAILED)).all()), ahead=ahead)
+    converged = bool((settled & (best.bound > FAILED)).all())
+    factor = best.factor if rest.prior is prior else None
+    return best._replace(factor=factor, steps=steps, converged=converged, ahead=ahead)
 
 
 def ascend(
@@ -183,27 +220,29 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
-def tangent(prior: Prior, blocks: list[Block], start: list[Site]) -> Solved:
+def tangent(rest: Rest, start: list[Site]) -> Solved:
     """One full step from sites that are near their optimum, with q and its bound as they were before it.
 
     ``J(t, q) = log Z(t) + E_q[log p - log t]`` is stationary in both at the optimum, and the step makes it stationary in q at
     the q that it starts from; so its error is of second order in that of the start, at half the price of settling.
     """
-    now = _evaluate(prior, blocks, [_expanded(site, len(prior.covariance)) for site in start])
+    now = _evaluate(rest, [_expanded(site, len(rest.prior.covariance)) for site in start])
     sites = _targets(now)
-    return now._replace(sites=sites, noise=noise_of(sites), steps=1)
+    return now._replace(sites=sites, noise=noise_of(sites), factor=None, steps=1)
 
 
-def bound(prior: Prior, blocks: list[Block], solved: Solved, factor: Tensor | None) -> Float[Tensor, " S"]:
-    """The evidence lower bound, differentiable in theta; `factor` is that of the pseudo-data's covariance, where known.
+def bound(prior: Prior, blocks: list[Block], solved: Solved) -> Float[Tensor, " S"]:
+    """The evidence lower bound, differentiable in theta.
 
     At the optimum the bound does not change with the sites, so they and q are held fixed: what remains is the evidence
     of the pseudo-data, and the expected log density as a function of the likelihood's own parameters.
     """
     covariance, pseudo = pseudo_data(prior, blocks, solved.sites, solved.noise)
-    bad = torch.zeros_like(solved.bound, dtype=torch.bool)
-    if factor is None:
-        factor, bad = factorise(covariance.detach())
+    factor, bad = (
+        factorise(covariance.detach())
+        if solved.factor is None
+        else (solved.factor, torch.zeros_like(solved.bound).bool())
+    )
     evidence, alpha = log_marginal(covariance, pseudo - prior.mean, factor)
     expected = [block.expect(*marginal) for block, marginal in zip(blocks, solved.marginals, strict=True)]
     moving = evidence + sum(part.value.sum(-1) for part in expected)
@@ -275,14 +314,13 @@ def _rise(best: Solved, trial: Solved) -> Float[Tensor, " S"]:
     return total
 
 
-def _evaluate(prior: Prior, blocks: list[Block], sites: list[Site]) -> Solved:
+def _evaluate(rest: Rest, sites: list[Site]) -> Solved:
     """The posterior that some sites make, and its bound."""
+    prior, blocks = rest.prior, rest.blocks
     noise = noise_of(sites)
     covariance, pseudo = pseudo_data(prior, blocks, sites, noise)
     factor, bad = factorise(covariance)
     _, alpha = log_density(factor, pseudo - prior.mean)
-    functions = torch.cat([block.where.flatten() for block in blocks])
-    bad |= prior.covariance.diagonal(dim1=-2, dim2=-1)[:, functions].amax(-1) > WIDEST
     inverse = triangular_inverse(factor)
     means = prior.mean + (prior.covariance @ alpha.unsqueeze(-1)).squeeze(-1)
     marginals = []
@@ -292,8 +330,8 @@ def _evaluate(prior: Prior, blocks: list[Block], sites: list[Site]) -> Solved:
         marginals.append((means[:, block.where], cov))
     expected = [block.expect(*marginal) for block, marginal in zip(blocks, marginals, strict=True)]
     solved = Solved(sites, noise, marginals, expected, factor, torch.zeros_like(bad, dtype=alpha.dtype))
-    total = _value(prior, blocks, solved, factor, alpha)
-    return solved._replace(bound=torch.where(bad | ~total.isfinite(), FAILED, total))
+    total = rest.evidence + _value(prior, blocks, solved, factor, alpha)
+    return solved._replace(bound=torch.where(rest.bad | bad | ~total.isfinite(), FAILED, total))
 
 
 def _value(prior: Prior, blocks: list[Block], solved: Solved, factor: Tensor, alpha: Tensor) -> Float[Tensor, " S"]:

@@ -108,7 +108,10 @@ def schedule(rows: int, parameters: int, sites: bool = False, scarcest: int = 10
     by `sites` cost twice as much. A task that is scarce beside rich ones leaves its own parameters uncertain: more components.
     """
     if rows > 250:
-        return Schedule(20 if parameters > 30 else 10, 4), 32 if scarcest <= 80 else 8 if sites or rows < 400 else 4
+        steps = (
+            10 if parameters <= 30 else 40 if sites else 20
+        )  # fewer leave a k-hat whose doubts cost more than they save
+        return Schedule(steps, 4), 32 if scarcest <= 80 else 8 if sites or rows < 400 else 4
     if parameters > 40 or sites:  # embeddings of many tasks, scales that few classes leave open: far from normal
         return Schedule(60, 16), 64 if rows <= 80 else 32
     return (Schedule(24, 16), 64) if rows <= 80 else (Schedule(12, 8), 32)
@@ -262,14 +265,15 @@ def _log_ratios(coordinates: Coordinates, q: Gaussian, white: torch.Tensor) -> t
 
 
 def _tail(coordinates: Coordinates, q: Gaussian, ratios: NDArray[np.float64], seed: int) -> float:
-    """k-hat of q. A few hundred ratios tell it to 0.2: before it alarms, four, then sixteen times as many are looked at."""
+    """k-hat of q. A few hundred ratios tell it to 0.2: before it alarms more are looked at, up to sixteen times as many."""
     found = torch.from_numpy(ratios)
     k = pareto_k(found)
-    for more, alarming, own in ((3, ALARMING, seed + 1), (12, BAD, seed + 2)):
-        if k > alarming:
-            white = normal_points(more * len(ratios), coordinates.dim, own)
-            found = torch.cat([found, _log_ratios(coordinates, q, white)])
-            k = pareto_k(found)
+    for look in range(1, 6):
+        if k <= (ALARMING if look == 1 else BAD):
+            break
+        white = normal_points(3 * len(ratios), coordinates.dim, seed + look)
+        found = torch.cat([found, _log_ratios(coordinates, q, white)])
+        k = pareto_k(found)
     return k
 
 

@@ -276,21 +276,28 @@ class Problem:
             solved = sites.settle(_detached(law), blocks, start, tolerance, most)
         if not torch.is_grad_enabled():
             return solved.bound + volume, solved
-        return sites.bound(law, blocks, solved, solved.factor) + volume, solved
+        return sites.bound(law, blocks, solved) + volume, solved
 
     def approach(self, theta: Theta, start: list[Site]) -> Float[Tensor, " S"]:
         """Give the evidence lower bound, differentiable, from sites that are near their optimum: see `sites.tangent`.
 
         What that gives is not itself a bound. Where it promises more than `NEAR` above the bound of the sites as they were, theta
-        is too far away for one step to tell, and the sites of this batch are settled.
+        is too far away for one step to tell, and the sites of that draw are settled.
         """
         law, volume = self.unsettled(theta)
         blocks = self.blocks(theta)
         with torch.no_grad():
-            solved = sites.tangent(_detached(law), blocks, start)
-        value = sites.bound(law, blocks, solved, None)
-        if bool((value.detach() - solved.bound > NEAR).any()):
-            return self.settle(theta, start, ROUGH, 30, law)[0]
+            rest = sites.given_normal(_detached(law), blocks)
+            solved = sites.tangent(rest, start)
+        if torch.is_grad_enabled():
+            value = sites.bound(law, blocks, solved)
+        else:
+            value = rest.evidence + sites.bound(rest.prior, rest.blocks, solved)
+        far = value.detach() - solved.bound > NEAR
+        if far.any():
+            own = {name: part[far] for name, part in theta.items()}
+            value = value.index_put((far,), self.settle(own, start, ROUGH, 30)[0])
+            volume = torch.where(far, 0.0, volume)  # which the settled ones hold
         return value + volume
 
     def unsettled(self, theta: Theta) -> tuple[Prior, Float[Tensor, "*#draws"]]:
