@@ -18,6 +18,7 @@ from bayestl.columns import labels_of
 from bayestl.errors import DataError, listed
 from bayestl.likelihoods.predictive import Predictive, mixed
 from bayestl.materials import Sight
+from bayestl.models.problem import Problem
 from bayestl.posterior import Posterior, expect_posterior
 from bayestl.psis import smoothed
 from bayestl.regression import Regression
@@ -37,6 +38,8 @@ def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = Non
     The functions are conditioned on the other rows exactly (on a condensed table as exactly as its inducing pairs allow, on
     rows at the same inputs exactly), under every draw of theta; the draws are weighted by ``1 / p(y_i | y_-i, theta)``,
     Pareto-smoothed, which takes the row's own say in theta back (Vehtari, Gelman & Gabry 2017, doi 10.1007/s11222-016-9696-4).
+    Draws of a variational posterior are weighted by ``p(theta | y) / q(theta)`` as well (Magnusson et al. 2019,
+    arXiv:1904.10679): far out where q has draws and the posterior has none, rows are fitted worst, and would decide.
 
     Parameters
     ----------
@@ -122,7 +125,7 @@ def _judge(
         k = torch.full((count,), torch.nan).double()
     else:
         predicted = list(predicted)
-        weight, k = _weights(posterior, whole, predicted, count)
+        weight, k = _weights(posterior, regression, whole, predicted, count)
     for part, each in zip(whole, predicted, strict=True):
         if wanted[part.rows.numpy()].any():  # rows of other tasks only weigh theta
             y = problem.rows(part.task, part.rows).y
@@ -180,8 +183,9 @@ def _all_draws(parts: Sequence[LeftOut]) -> LeftOut:
 
 
 def _weights(
-    posterior: Posterior, parts: Sequence[LeftOut], predicted: Sequence[Sequence[Predictive]], groups: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    posterior: Posterior, regression: Regression, parts: Sequence[LeftOut], predicted: Sequence[Sequence[Predictive]],
+    groups: int,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Weights of the draws of theta for each group that is left out, and k-hat.
 
     Only rows that theta was learned from had a say in it. The joint density of a group counts where all of its rows are normal
@@ -201,6 +205,18 @@ def _weights(
         if rest.any():
             y = posterior._problem.rows(part.task, part.rows).y
             total[:, part.groups[rest]] += torch.stack([law.log_density(y) for law in each])[:, rest]
+    record = posterior.record
+    if len(record.log_q) and not record.moved and posterior.inducing is None:
+        if not learned.all():
+            of_theta = posterior.data.where(learned.numpy(), empty=True)
+            regression = Regression(
+                Problem.of(posterior.model, of_theta, posterior.scaling), regression.theta, tolerance=NEARLY
+            )
+        ratio = regression.log_evidence + torch.from_numpy((record.log_prior - record.log_q)[: regression.draws])
+        had_a_say = torch.zeros(groups, dtype=torch.bool)
+        for part in parts:
+            had_a_say[part.groups[learned[part.rows]]] = True
+        total[:, had_a_say] -= ratio.unsqueeze(-1)
     log_weight, k = smoothed(-total)
     return log_weight.exp(), k
 

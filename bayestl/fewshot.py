@@ -161,9 +161,9 @@ def _take(theta: Theta, owner: Tensor) -> Theta:
 
 def _evidence(old: Regression, solved: Conditional, alone: Problem, candidates: Theta) -> Float[Tensor, " J"]:
     """``log p(y_new | y, theta, candidate)`` of candidates that share one draw of theta."""
-    law, _ = given(alone, candidates, solved, old.support)
+    law, volume, _ = given(alone, candidates, solved, old.support)
     if not alone.sites:
-        return GaussianMarginal(law.mean, law.covariance).log_prob(law.values) + alone.values_at(candidates)[1]
+        return GaussianMarginal(law.mean, law.covariance).log_prob(law.values) + volume
     with torch.no_grad():
         return alone.settle(candidates, None, 1e-4, 30, law=law)[0]
 

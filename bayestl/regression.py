@@ -74,6 +74,11 @@ class Regression:
         return self.__dict__.get("_kept") is not None
 
     @property
+    def log_evidence(self) -> Float[Tensor, " S"]:
+        """Log density of the observations that are conditioned on exactly; its lower bound where sites stand for some."""
+        return torch.cat([solved.log_evidence for *_, solved in self.batches()])
+
+    @property
     def jitter(self) -> float:
         """The largest jitter that a covariance took, relative to the mean of its diagonal."""
         return max(solved.jitter for _, _, solved in self.batches())
@@ -91,9 +96,9 @@ class Regression:
                 base = self.base.conditional(problem.model, theta, problem.layout, part)
                 if not problem.pieces:
                     return base, None
-            law, reach = given(problem, theta, base, None if self.base is None else self.base.pairs)
+            law, volume, reach = given(problem, theta, base, None if self.base is None else self.base.pairs)
             if problem.sites:
-                solved = problem.settle(theta, start, self.tolerance, law=law)[1]
+                bound, solved = problem.settle(theta, start, self.tolerance, law=law)
                 last = [Site(site.natural[-1:], site.precision[-1:]) for site in solved.ahead]
                 if not solved.converged:
                     warnings.warn(
@@ -105,6 +110,7 @@ class Regression:
             else:
                 covariance, values = law.covariance, law.values
             more = Conditioned(covariance, values - law.mean, solved.ahead if problem.sites else ())
+            more.log_evidence = bound if problem.sites else more.log_evidence + volume
             return (more if base is None else Updated(base, reach, more)), last
 
     def marginals(
@@ -235,11 +241,11 @@ def joined(a: Pairs, b: Pairs) -> Pairs:
 
 def given(
     problem: Problem, theta: Theta, base: Conditional | None, support: Pairs | None
-) -> tuple[Prior, Float[Tensor, "*#draws k n"]]:
-    """Give the law of a problem's pseudo-data after other data, and the whitened covariance with the support of those."""
-    law, _ = problem.unsettled(theta)
+) -> tuple[Prior, Float[Tensor, "*#draws"], Float[Tensor, "*#draws k n"]]:
+    """Give the law of pseudo-data after other data, its log volume, and the whitened covariance with the support of those."""
+    law, volume = problem.unsettled(theta)
     if base is None or support is None:
-        return law, law.covariance[..., :0, :]
+        return law, volume, law.covariance[..., :0, :]
     cross = problem.model.covariance(theta, problem.points, support, problem.layout)
     reach = base.whiten(cross)
-    return law._replace(mean=law.mean + base.mean(cross), covariance=law.covariance - reach.mT @ reach), reach
+    return law._replace(mean=law.mean + base.mean(cross), covariance=law.covariance - reach.mT @ reach), volume, reach

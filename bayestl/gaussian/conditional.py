@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayestl.gaussian.exact import robust_cholesky
+from bayestl.gaussian.exact import log_density, robust_cholesky
 from bayestl.gaussian.sites import Site
 
 
@@ -18,10 +18,11 @@ class Conditional(ABC):
     """What data say about any Gaussian vector f*, through its covariance with f at a support of n points.
 
     ``E[f* | data] = E[f*] + C alpha`` and ``Cov[f* | data] = Cov[f*] - (F C')' (F C')``, with C the covariance (m, n) of f* and
-    the support. `whiten` gives ``F C'``.
+    the support. `whiten` gives ``F C'``. `log_evidence` is the log density of the data that are not condensed.
     """
 
     alpha: Float[Tensor, "*#draws n"]
+    log_evidence: Float[Tensor, "*#draws"]
     jitter: float = 0.0
 
     @abstractmethod
@@ -76,11 +77,12 @@ class Conditioned(Conditional):
                 "repeat with tiny known errors can cause it.",
                 stacklevel=2,
             )
-        self.alpha = torch.cholesky_solve(residual.expand(covariance.shape[:-1]).unsqueeze(-1), self.factor).squeeze(-1)
+        self.log_evidence, self.alpha = log_density(self.factor, residual)
 
     def __getitem__(self, draw: int) -> Conditioned:
         one = object.__new__(Conditioned)
         one.factor, one.alpha, one.jitter = self.factor[draw], self.alpha[draw], self.jitter
+        one.log_evidence = self.log_evidence[draw]
         one.sites = [Site(site.natural[draw], site.precision[draw]) for site in self.sites]
         return one
 
@@ -123,10 +125,11 @@ class Projected(Conditional):
         weights = (basis.mT @ moment.unsqueeze(-1)).squeeze(-1) / (1 + size)
         self.root = (size / (1 + size)).sqrt().unsqueeze(-1) * (basis.mT @ inverse)
         self.alpha = (inverse.mT @ (basis @ weights.unsqueeze(-1))).squeeze(-1)
+        self.log_evidence = torch.zeros_like(self.alpha[..., 0])
 
     def __getitem__(self, draw: int) -> Projected:
         one = object.__new__(Projected)
-        one.root, one.alpha = self.root[draw], self.alpha[draw]
+        one.root, one.alpha, one.log_evidence = self.root[draw], self.alpha[draw], self.log_evidence[draw]
         return one
 
     def whiten(self, cross: Float[Tensor, "*#draws m n"]) -> Float[Tensor, "*#draws n m"]:
@@ -147,7 +150,7 @@ class Updated(Conditional):
     """
 
     def __init__(self, base: Conditional, reach: Float[Tensor, "*#draws k e"], more: Conditioned) -> None:
-        self.base, self.reach, self.more = base, reach, more
+        self.base, self.reach, self.more, self.log_evidence = base, reach, more, more.log_evidence
         self.jitter = max(base.jitter, more.jitter)
         own = base.alpha - base.lift((reach @ more.alpha.unsqueeze(-1)).squeeze(-1))
         self.alpha = torch.cat([own, more.alpha], -1)

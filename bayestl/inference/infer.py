@@ -54,6 +54,7 @@ class FitRecord:
     log_ratios : log importance ratios, up to a constant, of the last draws of a variational posterior (before they were moved
         to the mode of all rows, where they were)
     log_prior : log prior density of every draw, in coordinates in which the prior is a standard normal
+    log_q : log density of every draw under the variational posterior, in the same coordinates (before they were moved)
     learned : positions among the data of the observations that theta was learned from
     smoother : how much higher the density at the mode is under the smoother of two kernels, in nats; nan where none was tried
     """
@@ -72,10 +73,11 @@ class FitRecord:
     learned_from: int = 0
     log_ratios: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
     log_prior: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
+    log_q: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
     learned: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64), repr=False)
     smoother: float = float("nan")
 
-    ARRAYS: ClassVar[tuple[str, ...]] = ("elbo", "modes", "log_ratios", "log_prior", "learned")
+    ARRAYS: ClassVar[tuple[str, ...]] = ("elbo", "modes", "log_ratios", "log_prior", "log_q", "learned")
 
     @property
     def moved(self) -> bool:
@@ -89,7 +91,8 @@ class FitRecord:
 
     def of_other_draws(self) -> FitRecord:
         """The record of a posterior whose draws are no longer those of the fit."""
-        return dataclasses.replace(self, log_ratios=np.empty(0), log_prior=np.empty(0), pareto_k=float("nan"))
+        none = np.empty(0)
+        return dataclasses.replace(self, log_ratios=none, log_prior=none, log_q=none, pareto_k=float("nan"))
 
 
 class Inferred(NamedTuple):
@@ -175,7 +178,7 @@ def infer(
         best = int(heights.argmax())
         settled = not problem.sites or collapsed.fix(coordinates.theta(points[best : best + 1]))
         v, interrupted, trace, k, divergences = points[best : best + 1], False, list[float](), float("nan"), 0
-        ratios, left = np.empty(0), "is only the mode: its intervals are too narrow."
+        ratios, log_q, left = np.empty(0), np.empty(0), "is only the mode: its intervals are too narrow."
         if method != "map":
             try:
                 bar.set_description("fit: curvature")
@@ -186,7 +189,7 @@ def infer(
                     q, trace, interrupted = refine(coordinates, mode, plan, seed, bar.update)
                     left = "stands on an unfinished variational run." if interrupted else "its k-hat was not told."
                     white = _white(coordinates.dim, draws or components, 0 if draws else 256, seed)
-                    v = q.push(white)
+                    v, log_q = q.push(white), q.log_density_of(white).numpy()
                     judged = min(draws or 256, 256 if rows <= 80 else 48 if rows <= 250 else 32)  # as many as are cheap
                     ratios = _log_ratios(coordinates, q, white[-judged:]).numpy()
                     k = _tail(coordinates, q, ratios, seed)
@@ -224,7 +227,7 @@ def infer(
     seconds["total"] = time.perf_counter() - began
     record = FitRecord(
         method, seed, coordinates.dim, coordinates.evaluations, seconds, np.array(trace), heights.numpy(), k,
-        divergences, interrupted, settled, len(problem.data), ratios, coordinates.log_prior(v).numpy(),
+        divergences, interrupted, settled, len(problem.data), ratios, coordinates.log_prior(v).numpy(), log_q,
         smoother=gain,
     )  # fmt: skip
     return Inferred(
