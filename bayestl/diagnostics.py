@@ -18,7 +18,7 @@ from bayestl.columns import without_slash
 from bayestl.crossvalidation import WORK, functions, left_out_scores
 from bayestl.errors import listed
 from bayestl.fitting import SHARED
-from bayestl.likelihoods import Gaussian, Hurdle, StudentT
+from bayestl.likelihoods import Gaussian, Hurdle, Poisson, StudentT
 from bayestl.posterior import Posterior, expect_posterior
 from bayestl.priors import Theta
 from bayestl.psis import reliable
@@ -315,13 +315,17 @@ def _of_rows(posterior: Posterior, regression: Regression) -> Iterator[Finding]:
         off = abs(covered - 0.9) > max(0.03, 2.5 * error)
         alone = " (and with each all that was observed at its inputs)" if shared else ""
         meaning = f"of the left-out values of {name}{alone} lie in their 90 % intervals (expected 0.9 +- {error:.2f})."
-        yield Finding(
-            f"coverage of {name}", "warning" if off else "good", covered, meaning,
-            "" if not off else "Intervals are too narrow: outliers (try StudentT) or a jump."
-            if covered < 0.9 else "Intervals are too wide: known errors may be overstated.",
-        )  # fmt: skip
         own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
         law = posterior.data.tasks[posterior.data.index_of(str(name))].likelihood
+        narrow = "counts that scatter more than a Poisson law (try NegativeBinomial)"
+        narrow = (
+            narrow if isinstance(law, Poisson) else "outliers (try StudentT)" if law.kind == "numeric" else "outliers"
+        )
+        yield Finding(
+            f"coverage of {name}", "warning" if off else "good", covered, meaning,
+            "" if not off else f"Intervals are too narrow: {narrow} or a jump."
+            if covered < 0.9 else "Intervals are too wide: known errors may be overstated.",
+        )  # fmt: skip
         advice = {Gaussian: "StudentT()", Hurdle: "Hurdle(StudentT(Softplus()))"}.get(type(law), "")
         if isinstance(law, Hurdle) and isinstance(law.positive, StudentT):
             advice = ""

@@ -216,7 +216,9 @@ class Surfaces(Features):
 
     Of the metal: group, period, covalent radius, electronegativity, ionisation energy and the filling of its d shell. Of the
     facet: how many neighbours the least coordinated surface atom has (a close-packed crystal has 12), which orders
-    terraces, steps and kinks.
+    terraces, steps and kinks. Facets with as many, (110), (211) and (311), are told alike; where the table holds several of a
+    metal that is said, and a column of the facet beside this one (in ``inputs``) tells them apart. Of two columns make one:
+    ``table["surface"] = table["metal"] + "(" + table["facet"].astype(str) + ")"``.
 
     Raises
     ------
@@ -236,6 +238,15 @@ class Surfaces(Features):
             raise DataError(
                 f"Surfaces that cannot be read: {listed(list(dict.fromkeys(bad)))}. Write the metal and one of the facets "
                 f"{listed(list(COORDINATION), 20)}: 'Pt(111)'."
+            )
+        alike: dict[tuple[str, int], dict[str, None]] = {}
+        for match in filter(None, found):
+            alike.setdefault((match[1], COORDINATION[match[2]]), {})[f"{match[1]}({match[2]})"] = None
+        if same := [" and ".join(names) for names in alike.values() if len(names) > 1]:
+            warnings.warn(
+                f"Surfaces with as many neighbours are told alike: {'; '.join(same[:5])}. A column of the facet beside this one, "
+                "in `inputs`, tells them apart.",
+                stacklevel=2,
             )
         metals = table.loc[[match[1] for match in found if match]].reset_index(drop=True)
         columns = ["group", "period", "covalent radius", "electronegativity", "ionisation energy", "d electrons"]

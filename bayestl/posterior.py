@@ -159,13 +159,13 @@ class Posterior:
         >>> posterior.probability({"x": [1.0]}, "gap", above=1.0).item() > 0.5
         True
         """
+        t = self.data.index_of(task)
+        if self.data.tasks[t].likelihood.kind == "class":
+            raise ValueError(f"Task {task!r} holds classes; `predict` gives their probabilities.")
         if above is None and below is None:
             raise ValueError("Give `above`, `below`, or both.")
         if above is not None and below is not None and not above < below:
             raise ValueError(f"`above` must be less than `below`; got {above} and {below}.")
-        t = self.data.index_of(task)
-        if self.data.tasks[t].likelihood.kind == "class":
-            raise ValueError(f"Task {task!r} holds classes; `predict` gives their probabilities.")
         frame_index, x = self._inputs(new)
         out, beyond = np.empty(len(x)), True
         for part, (law,) in self._laws(x, [t], {t: self._details(new, t, len(x))}, noise):

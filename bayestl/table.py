@@ -516,6 +516,12 @@ class TaskData:
             else:
                 codes = {level: i for i, level in enumerate(column.levels)}
                 cells = frame[column.name].astype(object)
+                if all(
+                    isinstance(level, str) for level in column.levels
+                ):  # of a table that holds "111" alone, 111 is read
+                    cells = cells.map(
+                        lambda cell, known=codes: str(cell) if str(cell) in known else cell, na_action="ignore"
+                    )
                 mapped = cells.map(codes)
                 if cells.isna().any():
                     raise DataError(

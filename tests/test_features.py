@@ -145,6 +145,8 @@ def test_features_are_added(tmp_path):
 
 
 def test_surfaces():
+    with pytest.warns(UserWarning, match=r"told alike: Pt\(110\) and Pt\(211\)\. A column of the facet"):
+        btl.Surfaces()(["Pt(110)", "Pt(211)", "Pt 110", "Pd(110)"])
     found = btl.Surfaces()(["Pt(111)", "Pt 532", "Ru0001"])
     assert found["coordination"].tolist() == [9, 6, 9]
     assert found["group"].tolist() == [10, 10, 8]

@@ -23,6 +23,15 @@ def long(frame=LONG, **changes):
     return btl.TaskData.from_long(frame, **({"inputs": ["x"], "task": "task", "value": "y"} | changes))
 
 
+def test_labels_that_are_numbers_are_read_as_the_text_that_they_were():
+    data = wide(WIDE.assign(kind=["111", "10-10", "111"]))
+    assert data.encode({"x": [0.0, 1.0], "kind": [111, "10-10"]})[:, 1].tolist() == data.encode(
+        {"x": [0.0, 1.0], "kind": ["111", "10-10"]}
+    )[:, 1].tolist()  # fmt: skip
+    with pytest.raises(btl.DataError, match="never seen in the data: 110"):
+        data.encode({"x": [0.0], "kind": [110]})
+
+
 def test_an_error_may_be_one_number_for_a_task():
     told = wide(WIDE.assign(e=[0.1, 0.1, np.nan]), errors={"a": "e"})
     for same in (wide(errors={"a": 0.1}), wide(WIDE.assign(e=0.1), errors={"a": "e"})):
