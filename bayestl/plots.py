@@ -115,7 +115,8 @@ def plot_slice(
     Parameters
     ----------
     along : name of a numeric input, drawn over the range that was observed
-    at : values of the other inputs; by default the median of numbers, and of others what occurs most
+    at : values of the other inputs; by default the median of numbers, and of others what occurs most. And of limits and exposures
+        that are columns; exposures are 1 by default, and counts are drawn as they would be at the same
     tasks : of numbers or counts; by default all of them, of a stack its target
     noise : True draws intervals of new measurements, False those of the values underneath
     """
@@ -123,14 +124,17 @@ def plot_slice(
     position = {name: j for j, name in data.numeric_inputs.items()}
     if along not in position:
         raise DataError(f"`along` must be a numeric input ({listed(list(position), 20)}); got {along!r}.")
-    held, others = by_name(at, "at", "1.0"), [name for name in data.columns if name != along]
-    if odd := [name for name in held if name not in others]:
-        raise DataError(f"`at` names {listed(odd)}; the inputs beside {along!r} are {listed(others, 20)}.")
     if tasks is None:
         tasks = posterior.target if isinstance(posterior, Stack) else [t.name for t in data.tasks if not t.levels]
     names = [tasks] if isinstance(tasks, str) else distinct(tasks, "tasks")
-    if classes := [name for name in names if data.tasks[data.index_of(name)].levels]:
+    chosen = {name: data.tasks[data.index_of(name)] for name in names}
+    if classes := [name for name, task in chosen.items() if task.levels]:
         raise DataError(f"Classes have no median: leave {listed(classes)} out of `tasks`.")
+    held, others = by_name(at, "at", "1.0"), [name for name in data.columns if name != along]
+    details = [name for task in chosen.values() for name in task.likelihood.columns() if name is not None]
+    if odd := [name for name in held if name not in (*others, *details)]:
+        raise DataError(f"`at` names {listed(odd)}; beside {along!r} there are {listed([*others, *details], 20)}.")
+    told = {name: held.pop(name) for name in details if name in held and name not in others}
 
     x = np.empty((SLICE, len(data.inputs)))
     for name in data.columns:
@@ -145,23 +149,27 @@ def plot_slice(
     )
 
     ax = axes(ax)
-    grid = data.decode(x)
-    for name in names:
-        t = data.index_of(name)
+    grid = data.decode(x).assign(**told)
+    units = {task.unit for task in chosen.values()}
+    for name, task in chosen.items():
+        t, exposure, scale = data.index_of(name), task.likelihood.columns()[0], 1.0
+        if task.likelihood.kind == "count" and exposure is not None:
+            grid[exposure] = told.get(exposure, 1.0)
+            scale = grid[exposure].iloc[0] / data.details[:, 0]
         drawn = posterior.predict(grid, name, noise=noise, quantiles=(0.05, 0.5, 0.95))["quantile"]
         low, middle, high = drawn.transpose("quantile_level", "row").values
-        (line,) = ax.plot(x[:, position[along]], middle, label=name)
+        label = f"{name} ({task.unit})" if task.unit and len(units) > 1 else name
+        (line,) = ax.plot(x[:, position[along]], middle, label=label)
         ax.fill_between(x[:, position[along]], low, high, color=line.get_color(), alpha=0.15, linewidth=0)
         seen = same & (data.task_index == t)
         ax.errorbar(
-            data.x[seen, position[along]], data.values[seen], yerr=data.errors[seen], fmt="o", color=line.get_color(),
-            markersize=4, linewidth=1,
+            data.x[seen, position[along]], (data.values * scale)[seen], yerr=data.errors[seen], fmt="o",
+            color=line.get_color(), markersize=4, linewidth=1,
         )  # fmt: skip
-    units = {data.tasks[data.index_of(name)].unit for name in names}
     (unit,) = units if len(units) == 1 else (None,)
     own_unit = data.inputs[position[along]].unit
     ax.set(xlabel=f"{along} ({own_unit})" if own_unit else along, ylabel=unit or "")
-    ax.set_title(_held(data, x[0], others, held), fontsize="medium")
+    ax.set_title(_held(data, x[0], [*others, *told], held | told), fontsize="medium")
     ax.legend(frameon=False)
     return ax
 

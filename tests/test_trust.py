@@ -844,7 +844,7 @@ def test_a_slice_shows_what_is_predicted_and_what_was_observed_there():
     assert sorted(points.get_ydata()) == sorted(own["hard"])
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("t (s)", "HV", "phase beta, load 2")
     both = plots.plot_slice(posterior, "t")  # classes have no curve
-    assert [text.get_text() for text in both.get_legend().get_texts()] == ["hard", "gap"]
+    assert [text.get_text() for text in both.get_legend().get_texts()] == ["hard (HV)", "gap (eV)"]
     assert both.get_title() == "phase alpha, load 2"
     plt.close("all")
     for options, message in (
@@ -854,6 +854,31 @@ def test_a_slice_shows_what_is_predicted_and_what_was_observed_there():
     ):  # fmt: skip
         with pytest.raises(btl.DataError, match=message):
             plots.plot_slice(posterior, **options)
+
+
+def test_a_slice_of_counts_is_drawn_at_one_exposure():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"t": rng.random(30), "hours": rng.integers(20, 200, 30).astype(float)})
+    table["pits"] = rng.poisson(0.1 * table["hours"] * (1 + table["t"]))
+    table["film"] = 2 + table["t"] + 0.1 * rng.normal(size=30)
+    data = btl.TaskData.from_wide(
+        table,
+        inputs=["t"],
+        tasks=["pits", "film"],
+        units={"film": "nm"},
+        likelihoods={"pits": btl.Poisson(exposure="hours")},
+    )
+    posterior = btl.fit(btl.MultiTask(), data, seed=0, method="map")
+    for hours in (None, 50.0):
+        ax = plots.plot_slice(posterior, "t", None if hours is None else {"hours": hours}, tasks=["pits", "film"])
+        curve, points = ax.lines[0], ax.lines[1]
+        assert np.allclose(points.get_ydata(), table["pits"] / table["hours"] * (hours or 1.0))
+        assert np.median(points.get_ydata()) == pytest.approx(np.median(curve.get_ydata()), rel=0.3)
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["pits", "film (nm)"]
+        assert ax.get_title() == ("" if hours is None else "hours 50")
+    with pytest.raises(btl.DataError, match="names 'hour'; beside 't' there are 'hours'"):
+        plots.plot_slice(posterior, "t", {"hour": 1.0})
+    plt.close("all")
 
 
 def test_a_slice_of_a_stack_holds_a_formula():
