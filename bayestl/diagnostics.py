@@ -301,11 +301,18 @@ def _of_rows(posterior: Posterior, regression: Regression) -> Iterator[Finding]:
         worst = ", ".join(
             f"{scored['row'].values[i]} ({scored['task'].values[i]})" for i in many[np.argsort(-k[many])][:5]
         )
-        yield Finding(
-            "influential rows", "note" if len(many) else "good", len(many),
-            f"Rows that theta hangs on: {worst}." if len(many) else "theta hangs on no single row.",
-            "Check these values; a refit without one may predict otherwise." if len(many) else "",
-        )  # fmt: skip
+        meaning, advice = (
+            f"Rows that theta hangs on: {worst}.",
+            "Check these values; a refit without one may predict otherwise.",
+        )
+        if 2 * len(many) > len(k) > 1:
+            meaning = (
+                "the draws of theta can hardly be weighed, whichever row is left out: they, not the rows, are at fault."
+            )
+            advice = 'What is judged by leaving out (compare, transfer_report) is rough then: method="nuts" where it matters.'
+        elif not len(many):
+            meaning, advice = "theta hangs on no single row.", ""
+        yield Finding("influential rows", "note" if len(many) else "good", len(many), meaning, advice)
     table = scores(scored)
     for name, line in table.iterrows():
         if "coverage_90" not in line or not np.isfinite(line["coverage_90"]):

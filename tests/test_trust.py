@@ -179,6 +179,17 @@ def test_importance_ratios_of_all_draws_are_told_from_the_functions(count):
     np.testing.assert_allclose(off[near], np.median(off), atol=0.1 if count else 1e-9)
 
 
+def test_where_no_row_can_be_left_out_the_draws_are_named(helped):
+    posterior = helped["multitask"]
+    found = btl.diagnose(posterior)["influential rows"]
+    assert "draws" not in found.meaning
+    heavy = 3 * np.random.default_rng(0).standard_t(1, posterior.draws)
+    record = dataclasses.replace(posterior.record, log_q=posterior.record.log_q + heavy)
+    found = btl.diagnose(dataclasses.replace(posterior, record=record))["influential rows"]
+    assert "they, not the rows, are at fault" in found.meaning
+    assert "nuts" in found.advice
+
+
 def test_leave_out_weighs_theta_as_a_refit_would(helped):
     posterior = helped["multitask"]
     scored = btl.leave_out(posterior, task="target")
