@@ -267,13 +267,17 @@ def test_no_start_climbs_where_the_bound_is_noise():
             assert (value < 0).all()  # classes have probabilities, not densities
 
 
-@pytest.mark.parametrize(("k", "looks"), [(0.6, 1), (0.8, 2), (1.1, 3)])
+@pytest.mark.parametrize(
+    ("told", "looks"),
+    [([0.6], [1]), ([0.8, 0.9], [1, 4]), ([1.3, 1.2, 1.1, 0.95], [1, 4, 7, 10]), ([1.1] * 6, [1, 4, 7, 10, 13, 16])],
+)
 @pytest.mark.filterwarnings("ignore:The variational posterior of theta fits badly")
-def test_a_k_hat_that_alarms_is_told_again_from_more_draws(monkeypatch, data, k, looks):
-    seen = []
-    monkeypatch.setattr("bayestl.inference.infer.pareto_k", lambda ratios: seen.append(len(ratios)) or k)
-    assert btl.fit(btl.MultiTask(), data).record.pareto_k == k
-    assert [count / seen[0] for count in seen] == [1, 4, 16][:looks]
+def test_a_k_hat_that_alarms_is_told_again_from_more_draws(monkeypatch, data, told, looks):
+    seen, left = [], list(told)
+    monkeypatch.setattr("bayestl.inference.infer.pareto_k", lambda ratios: seen.append(len(ratios)) or left.pop(0))
+    assert btl.fit(btl.MultiTask(), data).record.pareto_k == told[-1]
+    assert [count / seen[0] for count in seen] == looks
+    assert not left
 
 
 def test_senseless_options_are_refused(data):
