@@ -193,9 +193,10 @@ def _weights(
     """
     learned = torch.zeros(len(posterior.data), dtype=torch.bool)
     learned[torch.from_numpy(posterior.record.learned)] = True
-    silent = torch.zeros(groups, dtype=torch.bool)
+    silent, had_a_say = torch.zeros(2, groups, dtype=torch.bool)
     for part in parts:
         silent[part.groups[~learned[part.rows]]] = True
+        had_a_say[part.groups[learned[part.rows]]] = True
     total = torch.zeros(len(predicted[0]), groups, dtype=torch.float64)
     for part, each in zip(parts, predicted, strict=True):
         whole = ~silent[part.groups] if part.log_joint is not None else torch.zeros_like(part.groups, dtype=torch.bool)
@@ -213,9 +214,6 @@ def _weights(
                 Problem.of(posterior.model, of_theta, posterior.scaling), regression.theta, tolerance=NEARLY
             )
         ratio = regression.log_evidence + torch.from_numpy((record.log_prior - record.log_q)[: regression.draws])
-        had_a_say = torch.zeros(groups, dtype=torch.bool)
-        for part in parts:
-            had_a_say[part.groups[learned[part.rows]]] = True
         total[:, had_a_say] -= ratio.unsqueeze(-1)
     log_weight, k = smoothed(-total)
     return log_weight.exp(), k

@@ -324,10 +324,9 @@ def _of_rows(posterior: Posterior, regression: Regression) -> Iterator[Finding]:
         meaning = f"of the left-out values of {name}{alone} lie in their 90 % intervals (expected 0.9 +- {error:.2f})."
         own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
         law = posterior.data.tasks[posterior.data.index_of(str(name))].likelihood
-        narrow = "counts that scatter more than a Poisson law (try NegativeBinomial)"
-        narrow = (
-            narrow if isinstance(law, Poisson) else "outliers (try StudentT)" if law.kind == "numeric" else "outliers"
-        )
+        narrow = "outliers (try StudentT)" if law.kind == "numeric" else "outliers"
+        if isinstance(law, Poisson):
+            narrow = "counts that scatter more than a Poisson law (try NegativeBinomial)"
         yield Finding(
             f"coverage of {name}", "warning" if off else "good", covered, meaning,
             "" if not off else f"Intervals are too narrow: {narrow} or a jump."

@@ -75,8 +75,8 @@ class Regression:
 
     @property
     def log_evidence(self) -> Float[Tensor, " S"]:
-        """Log density of the observations that are conditioned on exactly; its lower bound where sites stand for some."""
-        return torch.cat([solved.log_evidence for *_, solved in self.batches()])
+        """Log density of the observations, none of them condensed; its lower bound where sites stand for some."""
+        return torch.cat([solved.log_evidence for *_, solved in self.batches() if isinstance(solved, Conditioned)])
 
     @property
     def jitter(self) -> float:

@@ -284,7 +284,7 @@ class TaskData:
                 raise DataError(f"Task {name!r} has no value in any row. Leave it out of `tasks`.")
             known = read_errors(frame, errors.get(name), name)
             stray = ~np.isnan(known) & ~seen
-            if stray.any() and np.ptp(known[~np.isnan(known)]) > 0:  # one number throughout says nothing of a cell
+            if stray.any() and not (known == known[0]).all():  # one number throughout says nothing of a cell
                 raise DataError(
                     f"Column {errors[name]!r} gives an error where task {name!r} has no value, in rows "
                     f"{places(stray, frame)}. Clear those cells."
@@ -516,9 +516,8 @@ class TaskData:
             else:
                 codes = {level: i for i, level in enumerate(column.levels)}
                 cells = frame[column.name].astype(object)
-                if all(
-                    isinstance(level, str) for level in column.levels
-                ):  # of a table that holds "111" alone, 111 is read
+                # Of a table that holds "111" alone 111 is read.
+                if all(isinstance(level, str) for level in column.levels):
                     cells = cells.map(
                         lambda cell, known=codes: str(cell) if str(cell) in known else cell, na_action="ignore"
                     )

@@ -127,6 +127,7 @@ def bad(frame, **cells):
         (lambda: wide(inputs=["x", "a"]), r"both as an input and as a task: 'a'"),
         (lambda: wide(errors={"c": "x"}), r"`errors` names tasks that `tasks` does not list: 'c'"),
         (lambda: wide(bad(WIDE, e=[0.1, 0.1, 0.2]), errors={"a": "e"}), r"gives an error where task 'a' has no value, in rows 2"),
+        (lambda: wide(bad(WIDE, e=[np.nan, np.nan, 0.1]), errors={"a": "e"}), r"gives an error where .* in rows 2"),
         (lambda: wide(errors={"a": -0.1}), r"error of task 'a' must be a column's name, or a standard deviation.*got -0.1"),
         (lambda: wide(errors={"a": np.nan}), r"error of task 'a' must be .* got nan"),
         (lambda: wide(errors={"a": True}), r"error of task 'a' must be .* got True"),

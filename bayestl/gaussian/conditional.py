@@ -18,11 +18,10 @@ class Conditional(ABC):
     """What data say about any Gaussian vector f*, through its covariance with f at a support of n points.
 
     ``E[f* | data] = E[f*] + C alpha`` and ``Cov[f* | data] = Cov[f*] - (F C')' (F C')``, with C the covariance (m, n) of f* and
-    the support. `whiten` gives ``F C'``. `log_evidence` is the log density of the data that are not condensed.
+    the support. `whiten` gives ``F C'``.
     """
 
     alpha: Float[Tensor, "*#draws n"]
-    log_evidence: Float[Tensor, "*#draws"]
     jitter: float = 0.0
 
     @abstractmethod
@@ -63,6 +62,8 @@ class Conditioned(Conditional):
     covariance : ``K = Cov[y] = L L^T``, noise included
     residual : ``y - E[y]``
     sites : those that the observations were replaced by, block by block, where they are not normal
+
+    `log_evidence` is the log density of y.
     """
 
     def __init__(
@@ -125,11 +126,10 @@ class Projected(Conditional):
         weights = (basis.mT @ moment.unsqueeze(-1)).squeeze(-1) / (1 + size)
         self.root = (size / (1 + size)).sqrt().unsqueeze(-1) * (basis.mT @ inverse)
         self.alpha = (inverse.mT @ (basis @ weights.unsqueeze(-1))).squeeze(-1)
-        self.log_evidence = torch.zeros_like(self.alpha[..., 0])
 
     def __getitem__(self, draw: int) -> Projected:
         one = object.__new__(Projected)
-        one.root, one.alpha, one.log_evidence = self.root[draw], self.alpha[draw], self.log_evidence[draw]
+        one.root, one.alpha = self.root[draw], self.alpha[draw]
         return one
 
     def whiten(self, cross: Float[Tensor, "*#draws m n"]) -> Float[Tensor, "*#draws n m"]:
@@ -150,7 +150,7 @@ class Updated(Conditional):
     """
 
     def __init__(self, base: Conditional, reach: Float[Tensor, "*#draws k e"], more: Conditioned) -> None:
-        self.base, self.reach, self.more, self.log_evidence = base, reach, more, more.log_evidence
+        self.base, self.reach, self.more = base, reach, more
         self.jitter = max(base.jitter, more.jitter)
         own = base.alpha - base.lift((reach @ more.alpha.unsqueeze(-1)).squeeze(-1))
         self.alpha = torch.cat([own, more.alpha], -1)
