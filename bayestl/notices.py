@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -22,6 +23,7 @@ FAR = 2.0  # widths between the ranges of an input in two parts of a table, beyo
 ROUNDING = 1e-9  # of its size, that is no width
 SPANNING = 20  # rows, whose range is what there is
 A_FEW = 3  # rows, that tell where a task was observed
+COPIED = 0.05  # of the rows of a task, more than come about by chance
 UNLIKELY = 1e-6
 _MEASURE = re.compile(r"\s*[-+]?\d[\d.,]*(?:[eE][-+]?\d+)?\s*([^\d\s.,].*?)\s*")
 
@@ -76,6 +78,25 @@ def warn_of_ranges(
                     stacklevel=4,
                 )
                 break
+
+
+def warn_of_copies(
+    places: NDArray[np.int64], task_index: NDArray[np.int64], values: NDArray[np.float64], tasks: dict[int, str]
+) -> None:
+    """Say which numeric tasks repeat many of their values to the last of four digits or more, at the same inputs."""
+    with np.errstate(divide="ignore"):
+        shift = np.where(values == 0, 1.0, 10 ** (2 - np.floor(np.log10(np.abs(values)))))
+    exact = np.abs(values * shift - np.round(values * shift)) > ROUNDING * 1000
+    found = pd.DataFrame({"place": places, "task": task_index, "value": values})[exact]
+    again = found[found.duplicated()]["task"].value_counts()
+    for t, count in again.items():
+        if t in tasks and count >= max(A_FEW, COPIED * (task_index == t).sum()):
+            warnings.warn(
+                f"Task {tasks[t]!r}: {count} of {(task_index == t).sum()} rows repeat another to the last digit, inputs and value. "
+                "They are taken as replicates, each a measurement of its own, and make the noise look small. If they are copies, "
+                "as after a join, drop them: table.drop_duplicates().",
+                stacklevel=4,
+            )
 
 
 def warn_of_extrapolation(

@@ -39,7 +39,7 @@ from bayestl.errors import DataError, listed
 from bayestl.features import Features
 from bayestl.likelihoods import Likelihood
 from bayestl.likelihoods.numeric import warp_of
-from bayestl.notices import spanned, warn_of_errors, warn_of_ranges, warn_of_twins
+from bayestl.notices import spanned, warn_of_copies, warn_of_errors, warn_of_ranges, warn_of_twins
 from bayestl.stream import Loader, Want, loaders_of, reservoir
 
 RESERVED = frozenset(
@@ -375,6 +375,8 @@ class TaskData:
                     stacklevel=4,
                 )
         warn_of_ranges(data.x, data.task_index, data.numeric_inputs, data.names)
+        numeric = {t: task.name for t, task in enumerate(data.tasks) if task.likelihood.kind == "numeric"}
+        warn_of_copies(data.places, data.task_index, data.values, numeric)
         return data
 
     @classmethod
