@@ -22,7 +22,7 @@ from bayestl import distance
 from bayestl.distance import MATERN52, Memory, Profile, mean_absolute, of_distance, same
 from bayestl.errors import DataError, listed
 from bayestl.priors import Theta, family_scales, full, length_scales, normal, share
-from bayestl.scaling import Layout
+from bayestl.scaling import PLAIN, Layout, singled
 
 _IN_TURN = threading.Lock()  # for threads: GPyTorch's object holds the parameters while it is evaluated
 Labels = dict[str, tuple[str, list[str]]]  # by site, what its last dimension is of, and the labels along it
@@ -102,7 +102,8 @@ class _Stationary(Kernel):
     j are the inputs with a length scale of their own. Beyond 15 inputs the marginal likelihood of so many is multimodal; then
     descriptors go together in families g (see `scaling.families`), and ``D_g`` is the mean over the family of the absolute
     differences, in units of the spread of each descriptor. Its square root is a metric that embeds in a Hilbert space, so k is
-    positive definite; an L1 distance does not let the one descriptor that differs most outweigh a hundred that agree.
+    positive definite; an L1 distance does not let the one descriptor that differs most outweigh a hundred that agree. Between 16 and
+    40 inputs without a family are one, and have length scales of their own beside it, in units of their ranges both.
     """
 
     inputs: tuple[str, ...] | None = None
@@ -122,7 +123,8 @@ class _Stationary(Kernel):
             theta[site] = pyro.sample(site, length_scales(len(alone), len(alone)))
         if families:
             site = f"{name}.family_scale"
-            theta[site] = pyro.sample(site, family_scales(len(families)))
+            ranged = PLAIN if singled(layout.families) else None  # in units of the range, not of the spread
+            theta[site] = pyro.sample(site, family_scales([12**-0.5 if label == ranged else 1.0 for label in families]))
         return theta
 
     def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
@@ -159,13 +161,14 @@ class _Stationary(Kernel):
 
 
 def _parted(names: tuple[str, ...] | None, layout: Layout) -> tuple[list[int], dict[str, list[int]]]:
-    """Inputs with a length scale of their own, and the members of each family."""
+    """Inputs with a length scale of their own, and the members of each family; the plain ones, up to 40, are both."""
     chosen = positions(names, layout)
     families: dict[str, list[int]] = {}
     for g in chosen:
         if (label := layout.families[g]) is not None:
             families.setdefault(label, []).append(g)
-    return [g for g in chosen if layout.families[g] is None], families
+    alone = [None, PLAIN] if singled(layout.families) else [None]
+    return [g for g in chosen if layout.families[g] in alone], families
 
 
 @dataclass(frozen=True, init=False)
@@ -176,7 +179,7 @@ class Matern52(_Stationary):
     (Rasmussen & Williams 2006, eq. 4.17, doi 10.7551/mitpress/3206.001.0001).
 
     Up to 15 inputs each have a length scale of their own. Beyond, descriptors go together in families, each with a length
-    scale and an L1 distance: `bayestl.scaling.families`.
+    scale and an L1 distance (`bayestl.scaling.families`); up to 40 that have no family have both.
 
     Parameters
     ----------
@@ -200,7 +203,7 @@ class RBF(_Stationary):
     smooth functions it learns faster than `Matern52`; on rougher ones its intervals are too narrow.
 
     Up to 15 inputs each have a length scale of their own. Beyond, descriptors go together in families, each with a length
-    scale and an L1 distance: `bayestl.scaling.families`.
+    scale and an L1 distance (`bayestl.scaling.families`); up to 40 that have no family have both.
 
     Parameters
     ----------

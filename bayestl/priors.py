@@ -19,6 +19,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 Theta = dict[str, Tensor]
+FEW = 15  # inputs, each of which may have a length scale of its own and no other
 
 _ALONE = threading.RLock()
 
@@ -67,23 +68,29 @@ def length_scales(inputs: int, *shape: int) -> TorchDistribution:
     with the same lower end, and 5 at the upper, two idle ones of six inputs cost less: on simulated tables 0.017 to 0.025 nats a
     row at n = 100 and 0.006 to 0.009 at 400; a log-normal as wide as that at both ends overfits ten rows.
 
+    Of more than 15 inputs most matter little: the median is ``3 (d/15)^(1/2)``, and 0.8 stands in place of 0.4.
+
     One length scale for all is ``LogNormal(log(d) / 2 - 0.3, 0.8)``: distances grow with the square root of the dimension, and so
     must it, or the functions it draws become white noise. That a single input matters little is for the amplitude to say.
     """
     if shape[-1] < inputs or inputs == 1:
         return log_normal(0.5 * math.log(inputs) - 0.3, 0.8, *shape)
+    median, tail = (1.0, 0.4) if inputs <= FEW else (3 * math.sqrt(inputs / FEW), 0.8)
     base = dist.Normal(full(0.0, shape), full(1.0, shape))
-    maps = [_TwoSlopes(1.0, 0.4), torch.distributions.transforms.ExpTransform()]
+    maps = [_TwoSlopes(1.0, tail), torch.distributions.transforms.ExpTransform()]
+    if inputs > FEW:
+        maps.append(torch.distributions.transforms.AffineTransform(0.0, median))
     return dist.TransformedDistribution(base, maps).to_event(len(shape))
 
 
-def family_scales(count: int) -> TorchDistribution:
-    """Length scales of families of descriptors, whose distances are about 1 between typical rows.
+def family_scales(units: Sequence[float]) -> TorchDistribution:
+    """Length scales of families of descriptors, whose distances are about the unit given for each between typical rows.
 
     The median grows with the square root of their number, as in `length_scales`; ``exp(0.3)`` and the width 0.7 let a family
     drop out, and the nearest rows of a table be near.
     """
-    return log_normal(0.3 + 0.5 * math.log(count), 0.7, count)
+    loc = [0.3 + 0.5 * math.log(len(units) * unit) for unit in units]
+    return dist.LogNormal(torch.tensor(loc, dtype=torch.float64), 0.7).to_event(1)
 
 
 def noise(*shape: int) -> TorchDistribution:

@@ -22,6 +22,7 @@ from torch import Tensor
 from bayestl.columns import Input, extents
 from bayestl.errors import DataError
 from bayestl.likelihoods.numeric import warp_of
+from bayestl.priors import FEW
 from bayestl.table import TaskData
 
 
@@ -36,7 +37,8 @@ class Pairs(NamedTuple):
         return Pairs(self.x[rows], self.output[rows])
 
 
-FEW = 15  # inputs, each of which may have a length scale of its own
+MANY = 40  # inputs, each of which may have one beside the distance that all of them share
+PLAIN = "inputs"  # family of the numeric inputs whose names tell none
 STATISTIC = re.compile(
     r"((\w+Data )?(minimum|maximum|range|mean|avg_dev|std_dev|mode|min|max|std))[ _]\S", re.IGNORECASE
 )
@@ -47,7 +49,7 @@ def families(inputs: Sequence[Input]) -> tuple[str | None, ...]:
 
     Up to 15 inputs all have one. Beyond, names tell the families: what stands before a colon (``orbital: HOMO``), or before and
     with a statistic (``mean radius``, ``range_radius``, ``MagpieData avg_dev Electronegativity``). The other numeric inputs stay
-    alone if they are at most 15, else they are one more family; categories stay alone.
+    alone if they are at most 15, else they are one more family, `PLAIN`; categories stay alone.
     """
     if len(inputs) <= FEW:
         return (None,) * len(inputs)
@@ -59,8 +61,13 @@ def families(inputs: Sequence[Input]) -> tuple[str | None, ...]:
     rest = [j for j, family in enumerate(found) if family is None and inputs[j].levels is None]
     if len(rest) > FEW:
         for j in rest:
-            found[j] = "inputs"
+            found[j] = PLAIN
     return tuple(found)
+
+
+def singled(labels: Sequence[str | None]) -> bool:
+    """Whether the members of the family `PLAIN` have length scales of their own too: they are at most 40."""
+    return sum(label == PLAIN for label in labels) <= MANY
 
 
 @dataclass(frozen=True)
@@ -114,8 +121,8 @@ class Layout:
 class Scaling:
     """The affine maps between the user's units and the model's, learned from the training rows only.
 
-    Numeric inputs go to [-1/2, 1/2] by their training range, descriptors of a family (see `families`) to unit standard deviation;
-    where almost all rows agree that is at least a twentieth of the range. A categorical input becomes one column per level, at
+    Numeric inputs go to [-1/2, 1/2] by their training range, descriptors of a family (see `families`) without length scales of their
+    own to unit standard deviation; where almost all rows agree that is at least a twentieth of the range. A categorical input becomes one column per level, at
     ``1/sqrt(2)``, so that two distinct levels are at unit distance. Numeric values become ``(w(y) - location) / scale``; where
     the observations are not numbers, ``location + scale f`` is the likelihood's natural parameter. Both have one entry for
     each contrast.
@@ -139,7 +146,8 @@ class Scaling:
         """
         location, scale = per_contrast(data, location, scale)
         centre, width, varies = extents(data.x)
-        described = np.array([family is not None for family in families(data.inputs)])
+        labels = families(data.inputs)
+        described = np.array([label is not None and not (label == PLAIN and singled(labels)) for label in labels])
         with np.errstate(over="ignore"):
             spread = np.maximum(data.x.std(0), width / 20)
         width = np.where(described & varies & np.isfinite(spread), spread, width)

@@ -148,6 +148,40 @@ def test_families_enter_by_their_mean_absolute_difference(kind):
     torch.testing.assert_close(whole.diagonal(dim1=-2, dim2=-1), kernel.diagonal(theta, "k", a, layout))
 
 
+def test_plain_inputs_share_a_distance_and_have_length_scales_of_their_own():
+    names = [f"x{j}" for j in range(20)]
+    layout = layout_of(names, families([Input(name) for name in names]))
+    a, b = (torch.rand(n, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (7, 4))
+    kernel = Matern52()
+    theta = prior(kernel, draws=3, layout=layout)
+    apart = (a[:, None] - b[None]).abs()
+    own, family = theta["k.length_scale"][:, None, None], theta["k.family_scale"][..., None]
+    square = (apart / own).square().sum(-1) + apart.mean(-1) / family.square()
+    r = (5 * square).sqrt()
+    torch.testing.assert_close(kernel(theta, "k", a, b, layout), (1 + r + r.square() / 3) * (-r).exp())
+    assert kernel.labels("k", layout) == {
+        "k.length_scale": ("input", names),
+        "k.family_scale": ("family", ["inputs"]),
+    }
+    many = [Input(f"x{j}") for j in range(41)]
+    layout = layout_of([own.name for own in many], families(many))
+    assert list(prior(kernel, draws=3, layout=layout)) == ["k.family_scale"]
+
+
+def test_of_twenty_plain_inputs_those_that_matter_are_found():
+    rng = np.random.default_rng(0)
+    names = [f"x{j}" for j in range(20)]
+    frame = pd.DataFrame(rng.random((120, 20)), columns=names)
+    frame["y"] = np.sin(6 * frame["x3"]) + np.cos(5 * frame["x11"]) + 0.05 * rng.standard_normal(120)
+    data = btl.TaskData.from_wide(frame.iloc[:80], inputs=names, tasks=["y"])
+    posterior = btl.fit(btl.SingleTask(), data, seed=0)
+    scales = posterior.to_arviz().posterior["y.length_scale"].median(("chain", "draw"))
+    assert set(scales.sortby(scales)["input"].to_numpy()[:2]) == {"x3", "x11"}
+    test = btl.TaskData.from_wide(frame.iloc[80:], inputs=names, tasks=["y"])
+    error = float((posterior.score(test)["error"] ** 2).mean() ** 0.5)
+    assert error < 0.3 * frame["y"].std()  # one length scale for all leaves 0.75
+
+
 def test_gradients_through_families():
     layout = layout_of(["T", *"abc"], [None, "one", "one", "two"])
     a, b = (torch.rand(n, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (5, 3))

@@ -377,7 +377,7 @@ def test_labels_of_rows_that_stand_for_several_are_pointed_out():
     twice = pd.concat([frame.iloc[:10], frame.iloc[10:].reset_index(drop=True)])
     with pytest.warns(UserWarning, match="10 labels of rows stand for rows with different inputs"):
         btl.TaskData.from_wide(twice, inputs=["x"], tasks=["y"])
-    btl.TaskData.from_wide(pd.concat([frame, frame]), inputs=["x"], tasks=["y"])  # replicates
+    btl.TaskData.from_wide(pd.concat([frame, frame + [0.0, 0.01]]), inputs=["x"], tasks=["y"])  # replicates
 
 
 @pytest.mark.parametrize("warp", [btl.Log(), btl.Sqrt(0.0), btl.Softplus()])
@@ -403,6 +403,18 @@ def test_an_input_that_lies_elsewhere_in_one_task_is_named():
         btl.TaskData.from_long(frame, **told)
     nearer = frame.assign(T=lambda t: t["T"] - 200.0 * (t["lab"] == "b"))
     assert btl.TaskData.from_long(nearer, **told).summary()["T"].tolist() == ["0 to 40", "73 to 113"]
+
+
+def test_rows_that_repeat_another_to_the_last_digit_are_named():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(30), "y": rng.normal(size=30)})
+    told = {"inputs": ["x"], "tasks": ["y"]}
+    twice = pd.concat([frame, frame.iloc[:4]], ignore_index=True)
+    with pytest.warns(UserWarning, match=r"Task 'y': 4 of 34 rows repeat another .*drop_duplicates"):
+        btl.TaskData.from_wide(twice, **told)
+    btl.TaskData.from_wide(twice.drop_duplicates(), **told)
+    btl.TaskData.from_wide(twice.assign(y=twice["y"].round(1)), **told)  # equal readings of a coarse scale
+    btl.TaskData.from_wide(twice.assign(y=twice["y"] + 1e-6 * rng.normal(size=34)), **told)  # replicates
 
 
 def test_a_single_task_is_selected_by_its_name():

@@ -111,10 +111,10 @@ def schedule(rows: int, parameters: int, sites: bool = False, scarcest: int = 10
     by `sites` cost twice as much. A task that is scarce beside rich ones leaves its own parameters uncertain: more components.
     """
     if rows > 250:
-        steps = (
-            10 if parameters <= 30 else 40 if sites else 20
-        )  # fewer leave a k-hat whose doubts cost more than they save
-        return Schedule(steps, 4), 32 if scarcest <= 80 else 8 if sites or rows < 400 else 4
+        # Less leaves a k-hat whose doubts cost more than is saved.
+        steps = 10 if parameters <= 30 else 40 if sites else 20
+        particles = 8 if parameters > 50 and not sites else 4
+        return Schedule(steps, particles), 32 if scarcest <= 80 else 8 if sites or rows < 400 else 4
     if parameters > 40 or sites:  # embeddings of many tasks, scales that few classes leave open: far from normal
         return Schedule(60, 16), 64 if rows <= 80 else 32
     return (Schedule(24, 16), 64) if rows <= 80 else (Schedule(12, 8), 32)
