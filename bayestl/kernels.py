@@ -102,8 +102,8 @@ class _Stationary(Kernel):
     j are the inputs with a length scale of their own. Beyond 15 inputs the marginal likelihood of so many is multimodal; then
     descriptors go together in families g (see `scaling.families`), and ``D_g`` is the mean over the family of the absolute
     differences, in units of the spread of each descriptor. Its square root is a metric that embeds in a Hilbert space, so k is
-    positive definite; an L1 distance does not let the one descriptor that differs most outweigh a hundred that agree. Between 16 and
-    40 inputs without a family are one, and have length scales of their own beside it, in units of their ranges both.
+    positive definite; an L1 distance does not let the one descriptor that differs most outweigh a hundred that agree. From 16
+    to 40 inputs without a family are one, and have length scales of their own beside it, both in units of their ranges.
     """
 
     inputs: tuple[str, ...] | None = None

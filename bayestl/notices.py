@@ -90,9 +90,10 @@ def warn_of_copies(
     found = pd.DataFrame({"place": places, "task": task_index, "value": values})[exact]
     again = found[found.duplicated()]["task"].value_counts()
     for t, count in again.items():
-        if t in tasks and count >= max(A_FEW, COPIED * (task_index == t).sum()):
+        rows = int((task_index == t).sum())
+        if t in tasks and count >= max(A_FEW, COPIED * rows):
             warnings.warn(
-                f"Task {tasks[t]!r}: {count} of {(task_index == t).sum()} rows repeat another to the last digit, inputs and value. "
+                f"Task {tasks[t]!r}: {count} of {rows} rows repeat another to the last digit, inputs and value. "
                 "They are taken as replicates, each a measurement of its own, and make the noise look small. If they are copies, "
                 "as after a join, drop them: table.drop_duplicates().",
                 stacklevel=4,

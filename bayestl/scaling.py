@@ -121,11 +121,11 @@ class Layout:
 class Scaling:
     """The affine maps between the user's units and the model's, learned from the training rows only.
 
-    Numeric inputs go to [-1/2, 1/2] by their training range, descriptors of a family (see `families`) without length scales of their
-    own to unit standard deviation; where almost all rows agree that is at least a twentieth of the range. A categorical input becomes one column per level, at
-    ``1/sqrt(2)``, so that two distinct levels are at unit distance. Numeric values become ``(w(y) - location) / scale``; where
-    the observations are not numbers, ``location + scale f`` is the likelihood's natural parameter. Both have one entry for
-    each contrast.
+    Numeric inputs go to [-1/2, 1/2] by their training range, descriptors of a family (see `families`) without length scales of
+    their own to unit standard deviation; where almost all rows agree that is at least a twentieth of the range. A categorical
+    input becomes one column per level, at ``1/sqrt(2)``, so that two distinct levels are at unit distance. Numeric values become
+    ``(w(y) - location) / scale``; where the observations are not numbers, ``location + scale f`` is the likelihood's natural
+    parameter. Both have one entry for each contrast.
     """
 
     levels: tuple[int, ...]
