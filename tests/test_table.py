@@ -377,7 +377,9 @@ def test_labels_of_rows_that_stand_for_several_are_pointed_out():
     twice = pd.concat([frame.iloc[:10], frame.iloc[10:].reset_index(drop=True)])
     with pytest.warns(UserWarning, match="10 labels of rows stand for rows with different inputs"):
         btl.TaskData.from_wide(twice, inputs=["x"], tasks=["y"])
-    btl.TaskData.from_wide(pd.concat([frame, frame.assign(y=frame["y"] + 0.01)]), inputs=["x"], tasks=["y"])  # replicates
+    btl.TaskData.from_wide(
+        pd.concat([frame, frame.assign(y=frame["y"] + 0.01)]), inputs=["x"], tasks=["y"]
+    )  # replicates
 
 
 @pytest.mark.parametrize("warp", [btl.Log(), btl.Sqrt(0.0), btl.Softplus()])
