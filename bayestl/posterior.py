@@ -356,7 +356,8 @@ class Posterior:
         """
         expect_data(more, "more")
         longer = dataclasses.replace(self, data=self._with_errors(self.data.append(more)), sites=None)
-        self._doubt(more, longer.data)
+        self._doubt_copies(more, longer.data)
+        self.doubt(more)
         fresh = longer._fresh
         if self.inducing is None or len(fresh.points.output) <= FRESH:
             if longer._materials is not None and self._materials is not None:
@@ -366,22 +367,23 @@ class Posterior:
         inducing = condense([lambda: fresh], self.model, fresh.layout, self._mixed, grown.pairs, grown.untold, grown)
         return dataclasses.replace(longer, inducing=inducing, condensed=len(longer.data))
 
-    def _doubt(self, more: TaskData, longer: TaskData) -> None:
-        """Say of new rows which can hardly be meant: those that were held for impossible, or that are in the data already."""
-        numeric = [s for s, task in enumerate(more.tasks) if task.likelihood.kind == "numeric"]
+    def _doubt_copies(self, more: TaskData, longer: TaskData) -> None:
+        """Say where all new rows are in the data already."""
+        numeric = all(task.likelihood.kind == "numeric" for task in more.tasks)
         known, new = longer.values[: len(self.data)], longer.values[len(self.data) :]
-        if (
-            len(new) > 1 and len(numeric) == len(more.tasks) and np.isin(new, known).all()
-        ):  # inputs are dearer to compare
+        if len(new) > 1 and numeric and np.isin(new, known).all():  # inputs are dearer to compare
             keys = pd.DataFrame({"at": longer.places, "task": longer.task_index, "value": longer.values})
             if keys.duplicated()[len(known) :].all():
                 warnings.warn(
                     f"All {len(new)} new rows are in the data already, with the same values: from now on they count twice.",
                     stacklevel=3,
                 )
-        for s in numeric if self._materials is None else ():
+
+    def doubt(self, more: TaskData) -> None:
+        """Say which of a few new numbers were held for less likely than one in a million."""
+        for s, task in enumerate(more.tasks):
             rows = np.flatnonzero(more.task_index == s)
-            if 0 < len(rows) <= DOUBTED:
+            if task.likelihood.kind == "numeric" and self._materials is None and 0 < len(rows) <= DOUBTED:
                 law, y = self.measured_law(more, s, rows)
                 if not isinstance(law, Classes):
                     chance = 2 * torch.minimum(law.cdf(y), 1 - law.below(y))

@@ -400,6 +400,16 @@ def test_what_was_measured_is_known_however_its_inputs_were_rounded():
     assert not asked["x"].round(9).isin([0.0, 1.0]).any()
 
 
+def test_a_number_that_is_hardly_meant_is_named_when_it_is_told():
+    campaign = begin(None, method="variational")
+    asked = campaign.ask(2)
+    task = asked.loc[1, "task"]
+    with pytest.warns(UserWarning, match=rf"Task '{task}': 500 in row .* had a chance of less than one in a million"):
+        campaign.tell(1, 500.0)
+    assert campaign.history()["value"].dropna().tolist() == [500.0]
+    campaign.tell(2, truth(asked.loc[2, "task"], asked.loc[2, "x"]))  # nothing to say
+
+
 def test_the_budget_holds(capsys):
     campaign = begin(None, budget=13.0)
     chosen = campaign.ask(batch=30)

@@ -214,6 +214,9 @@ class Campaign:
     ) -> None:
         """Tell what came of a suggestion, or of a measurement that was never suggested.
 
+        A number that was held for less likely than one in a million is taken, and named in a warning (not by ``method="map"``, whose
+        intervals are too narrow).
+
         Parameters
         ----------
         id : of the suggestion; None for another measurement, of which `task` and `inputs` then tell
@@ -312,6 +315,8 @@ class Campaign:
         else:
             data.encode(pd.DataFrame([event["inputs"]]))
         self._note(event)
+        if event["failed"] is None and self._now is not None and self._now[1].record.method != "map":  # too sure of itself
+            self._now[1].doubt(self._ledger.observations([event]))
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
