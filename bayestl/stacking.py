@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -81,7 +81,7 @@ class Stack:
     """Several posteriors that predict together: their predictive laws mixed, with fixed weights.
 
     Made by `stack` and `fit_best`. It predicts, draws and judges one task at a time as a `Posterior` does. Whatever needs one
-    model (`diagnose`, `leave_out`, `to_arviz`, `condition`) is asked of `best`, or of the `posteriors`.
+    model (`diagnose`, `leave_out`, `to_arviz`, `new_task`) is asked of `best`, or of the `posteriors`.
 
     Attributes
     ----------
@@ -175,6 +175,22 @@ class Stack:
     def derive(self, function: Function, new: Table, **options: Any) -> xr.Dataset:
         """Predict a function of several tasks by the best of the posteriors: see `Posterior.derive`."""
         return self.best.derive(function, new, **options)
+
+    def condition(self, more: TaskData) -> Stack:
+        """Take new rows into account in every posterior that knows their task, with theta and the weights as they are.
+
+        See `Posterior.condition`. Choose the weights anew, by `fit_best` or `stack`, once the new rows are many.
+        """
+        expect_data(more, "more")
+        for name in more.names:
+            if not any(name in posterior.data.names for posterior in self.posteriors.values()):
+                self.data.index_of(name)  # refuses it
+        grown = {}
+        for name, posterior in self.posteriors.items():
+            known = [task for task in more.names if task in posterior.data.names]
+            own = more.select(known) if known else None
+            grown[name] = posterior if own is None or not len(own) else posterior.condition(own)
+        return replace(self, posteriors=grown)
 
     def save(self, path: str | Path) -> Path:
         """Write all posteriors and their weights to one netCDF file; `btl.load` gives back the same predictions."""

@@ -1110,6 +1110,35 @@ def test_a_group_without_which_a_task_is_nowhere_is_named():
         btl.leave_out(posterior, by=np.where(data.task_index == 1, "all of b", data.rows.astype(str)))
 
 
+def test_new_rows_of_a_stack_reach_every_posterior_that_knows_their_task():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(24)})
+    frame["pbe"] = np.sin(5 * frame["x"]) + 0.05 * rng.standard_normal(24)
+    frame["exp"] = (frame["pbe"] + 0.3).where(frame.index < 6)
+    read = {"inputs": ["x"], "units": {"pbe": "eV", "exp": "eV"}}
+    both = btl.TaskData.from_wide(frame, tasks=["pbe", "exp"], **read)
+    fits = {
+        "alone": btl.fit(btl.SingleTask(), both.select("exp"), method="map"),
+        "joint": btl.fit(btl.MultiTask(), both, method="map"),
+    }
+    stack = btl.stack(fits, target="exp")
+    new = pd.DataFrame({"x": [0.15, 0.55], "pbe": [0.7, 0.4], "exp": [1.0, 0.7]})
+    more = btl.TaskData.from_wide(new, tasks=["pbe", "exp"], **read)
+    grown, at = stack.condition(more), {"x": [0.2, 0.5, 0.9]}
+    assert grown.weights == stack.weights
+    mean = sum(
+        weight * fits[name].condition(more.select(fits[name].data.names)).predict(at, "exp")["mean"]
+        for name, weight in stack.weights.items()
+    )
+    np.testing.assert_allclose(grown.predict(at)["mean"], mean, rtol=1e-9)
+    source = stack.condition(more.select("pbe"))  # of which the control knows nothing
+    assert source.posteriors["alone"] is fits["alone"]
+    assert len(source.posteriors["joint"].data) == len(both) + 2
+    stray = btl.TaskData.from_wide(new.rename(columns={"exp": "other"}), inputs=["x"], tasks=["other"])
+    with pytest.raises(btl.DataError, match="Unknown task 'other'"):
+        stack.condition(stray)
+
+
 def test_a_stack_mixes_no_task_that_differs():
     rng = np.random.default_rng(0)
     x = np.linspace(0, 1, 12)
@@ -1130,8 +1159,8 @@ def test_a_stack_mixes_no_task_that_differs():
     for ask in (stack.predict, stack.sample):
         with pytest.raises(btl.DataError, match="Task 'k' has the classes"):
             ask(frame, "k")
-    with pytest.raises(AttributeError, match=r"A Stack has no 'condition'\. Ask `best`"):
-        stack.condition(one.data)
+    with pytest.raises(AttributeError, match=r"A Stack has no 'new_task'\. Ask `best`"):
+        stack.new_task("z")
     with pytest.raises(ValueError, match=r"got a Stack\. Of a stack give its `best`"):
         btl.diagnose(stack)
     data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], units={"y": "meV"})

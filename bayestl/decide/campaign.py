@@ -315,7 +315,9 @@ class Campaign:
         else:
             data.encode(pd.DataFrame([event["inputs"]]))
         self._note(event)
-        if event["failed"] is None and self._now is not None and self._now[1].record.method != "map":  # too sure of itself
+        if (
+            event["failed"] is None and self._now is not None and self._now[1].record.method != "map"
+        ):  # too sure of itself
             self._now[1].doubt(self._ledger.observations([event]))
 
     # -- looking ------------------------------------------------------------------------------------------------------
