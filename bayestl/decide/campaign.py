@@ -214,8 +214,8 @@ class Campaign:
     ) -> None:
         """Tell what came of a suggestion, or of a measurement that was never suggested.
 
-        A number that was held for less likely than one in a million is taken, and named in a warning (not by ``method="map"``, whose
-        intervals are too narrow).
+        A number that was held for less likely than one in a million is taken, and named in a warning (not by ``method="map"``,
+        whose intervals are too narrow).
 
         Parameters
         ----------
