@@ -302,6 +302,7 @@ def test_variational_agrees_with_nuts():
     assert (np.abs(ours["std"] / reference["std"] - 1)).mean() < 0.12
 
 
+@pytest.mark.filterwarnings("ignore:.*repeat another to the last digit")
 @pytest.mark.parametrize("name", list(MODELS))
 def test_ugly_tables_simply_work(name):
     """One row in a task, constant columns, collinear and repeated rows, values of any size, 1 feature or 500."""
