@@ -230,7 +230,9 @@ def _edge_advice(name: str, side: str) -> str:
         return "The function varies faster than the rows can show: look for mistakes in the input, or a jump."
     if name.endswith("family_scale"):
         if side == "above":
-            return "Taken together these inputs do not matter: the function is told by others, or by single ones of them."
+            return (
+                "Taken together these inputs do not matter: the function is told by others, or by single ones of them."
+            )
         return "Rows that are nearly alike in these inputs have other values: look for an input that is missing, or mistakes."
     if name == "noise":
         if side == "below":
