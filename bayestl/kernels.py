@@ -22,7 +22,7 @@ from bayestl import distance
 from bayestl.distance import MATERN52, Memory, Profile, mean_absolute, of_distance, same
 from bayestl.errors import DataError, listed
 from bayestl.priors import Theta, family_scales, full, length_scales, normal, share
-from bayestl.scaling import PLAIN, Layout, singled
+from bayestl.scaling import Layout, singled
 
 _IN_TURN = threading.Lock()  # for threads: GPyTorch's object holds the parameters while it is evaluated
 Labels = dict[str, tuple[str, list[str]]]  # by site, what its last dimension is of, and the labels along it
@@ -123,7 +123,7 @@ class _Stationary(Kernel):
             theta[site] = pyro.sample(site, length_scales(len(alone), len(alone)))
         if families:
             site = f"{name}.family_scale"
-            ranged = PLAIN if singled(layout.families) else None  # in units of the range, not of the spread
+            ranged = singled(layout.families)  # its spread is that of an even distribution over the range
             theta[site] = pyro.sample(site, family_scales([12**-0.5 if label == ranged else 1.0 for label in families]))
         return theta
 
@@ -167,8 +167,7 @@ def _parted(names: tuple[str, ...] | None, layout: Layout) -> tuple[list[int], d
     for g in chosen:
         if (label := layout.families[g]) is not None:
             families.setdefault(label, []).append(g)
-    alone = [None, PLAIN] if singled(layout.families) else [None]
-    return [g for g in chosen if layout.families[g] in alone], families
+    return [g for g in chosen if layout.families[g] in (None, singled(layout.families))], families
 
 
 @dataclass(frozen=True, init=False)

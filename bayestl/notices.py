@@ -80,6 +80,11 @@ def warn_of_ranges(
                 break
 
 
+def repeats(places: NDArray[np.int64], task_index: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows have the inputs, the task and the value of an earlier one."""
+    return pd.DataFrame({"at": places, "task": task_index, "value": values}).duplicated().to_numpy()
+
+
 def warn_of_copies(
     places: NDArray[np.int64], task_index: NDArray[np.int64], values: NDArray[np.float64], tasks: dict[int, str]
 ) -> None:
@@ -87,13 +92,12 @@ def warn_of_copies(
     with np.errstate(divide="ignore"):
         shift = np.where(values == 0, 1.0, 10 ** (2 - np.floor(np.log10(np.abs(values)))))
     exact = np.abs(values * shift - np.round(values * shift)) > ROUNDING * 1000
-    found = pd.DataFrame({"place": places, "task": task_index, "value": values})[exact]
-    again = found[found.duplicated()]["task"].value_counts()
-    for t, count in again.items():
-        rows = int((task_index == t).sum())
-        if t in tasks and count >= max(A_FEW, COPIED * rows):
+    again = exact & repeats(places, task_index, values)
+    for t, name in tasks.items():
+        copied, rows = int(again[task_index == t].sum()), int((task_index == t).sum())
+        if copied >= max(A_FEW, COPIED * rows):
             warnings.warn(
-                f"Task {tasks[t]!r}: {count} of {rows} rows repeat another to the last digit, inputs and value. "
+                f"Task {name!r}: {copied} of {rows} rows repeat another to the last digit, inputs and value. "
                 "They are taken as replicates, each a measurement of its own, and make the noise look small. If they are copies, "
                 "as after a join, drop them: table.drop_duplicates().",
                 stacklevel=4,

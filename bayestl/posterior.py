@@ -33,7 +33,7 @@ from bayestl.materials import FRESH, Materials, Sight
 from bayestl.models.base import Model
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem, rows_of
-from bayestl.notices import warn_of_extrapolation, warn_of_surprises
+from bayestl.notices import repeats, warn_of_extrapolation, warn_of_surprises
 from bayestl.priors import Theta
 from bayestl.psis import resampled, smoothed
 from bayestl.regression import Regression
@@ -371,13 +371,12 @@ class Posterior:
         """Say where all new rows are in the data already."""
         numeric = all(task.likelihood.kind == "numeric" for task in more.tasks)
         known, new = longer.values[: len(self.data)], longer.values[len(self.data) :]
-        if len(new) > 1 and numeric and np.isin(new, known).all():  # inputs are dearer to compare
-            keys = pd.DataFrame({"at": longer.places, "task": longer.task_index, "value": longer.values})
-            if keys.duplicated()[len(known) :].all():
-                warnings.warn(
-                    f"All {len(new)} new rows are in the data already, with the same values: from now on they count twice.",
-                    stacklevel=3,
-                )
+        maybe = len(new) > 1 and numeric and np.isin(new, known).all()  # inputs are dearer to compare
+        if maybe and repeats(longer.places, longer.task_index, longer.values)[len(known) :].all():
+            warnings.warn(
+                f"All {len(new)} new rows are in the data already, with the same values: from now on they count twice.",
+                stacklevel=3,
+            )
 
     def doubt(self, more: TaskData) -> None:
         """Say which of a few new numbers were held for less likely than one in a million."""

@@ -77,9 +77,8 @@ def length_scales(inputs: int, *shape: int) -> TorchDistribution:
         return log_normal(0.5 * math.log(inputs) - 0.3, 0.8, *shape)
     median, tail = (1.0, 0.4) if inputs <= FEW else (3 * math.sqrt(inputs / FEW), 0.8)
     base = dist.Normal(full(0.0, shape), full(1.0, shape))
-    maps = [_TwoSlopes(1.0, tail), torch.distributions.transforms.ExpTransform()]
-    if inputs > FEW:
-        maps.append(torch.distributions.transforms.AffineTransform(0.0, median))
+    shift = torch.distributions.transforms.AffineTransform(math.log(median), 1.0)
+    maps = [_TwoSlopes(1.0, tail), shift, torch.distributions.transforms.ExpTransform()]
     return dist.TransformedDistribution(base, maps).to_event(len(shape))
 
 

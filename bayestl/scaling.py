@@ -65,9 +65,9 @@ def families(inputs: Sequence[Input]) -> tuple[str | None, ...]:
     return tuple(found)
 
 
-def singled(labels: Sequence[str | None]) -> bool:
-    """Whether the members of the family `PLAIN` have length scales of their own too: they are at most 40."""
-    return sum(label == PLAIN for label in labels) <= MANY
+def singled(labels: Sequence[str | None]) -> str | None:
+    """Name the family whose members have length scales of their own too, in units of their ranges: `PLAIN`, up to 40 of them."""
+    return PLAIN if 0 < sum(label == PLAIN for label in labels) <= MANY else None
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Scaling:
         location, scale = per_contrast(data, location, scale)
         centre, width, varies = extents(data.x)
         labels = families(data.inputs)
-        described = np.array([label is not None and not (label == PLAIN and singled(labels)) for label in labels])
+        described = np.array([label not in (None, singled(labels)) for label in labels])
         with np.errstate(over="ignore"):
             spread = np.maximum(data.x.std(0), width / 20)
         width = np.where(described & varies & np.isfinite(spread), spread, width)

@@ -315,10 +315,9 @@ class Campaign:
         else:
             data.encode(pd.DataFrame([event["inputs"]]))
         self._note(event)
-        if (
-            event["failed"] is None and self._now is not None and self._now[1].record.method != "map"
-        ):  # too sure of itself
-            self._now[1].doubt(self._ledger.observations([event]))
+        believed = None if self._now is None else self._now[1]
+        if event["failed"] is None and believed is not None and believed.record.method != "map":
+            believed.doubt(self._ledger.observations([event]))
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
