@@ -17,7 +17,7 @@ ALONE = (
     "trust_speed",
 )
 ON_PUBLIC_SETS = (  # read from $BAYESTL_DATA, or downloaded
-    "censored", "case_studies.run", "case_studies.derived", "case_studies.pages", "shared_materials",
+    "censored", "plain_inputs", "case_studies.run", "case_studies.derived", "case_studies.pages", "shared_materials",
     "known_materials", "campaigns",
     *(f"matbench --sources {kind}{forests}" for kind in ("none", "unpaired", "paired") for forests in ("", " --no-forests")),
 )  # fmt: skip
