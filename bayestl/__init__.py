@@ -27,6 +27,7 @@ from bayestl.likelihoods import (
     Softplus,
     Sqrt,
     StudentT,
+    YeoJohnson,
 )
 from bayestl.models.base import Model
 from bayestl.models.difference import Difference
@@ -45,8 +46,8 @@ __all__ = [
     "ElementFractions", "Features", "Finding", "FitError", "GPyTorchKernel", "Gaussian", "Hurdle", "Identity", "Kernel",
     "LatentTask", "Likelihood", "Log", "Matern52", "MaternOrRBF", "Model", "Molecules", "MultiTask", "NegativeBinomial", "Nugget",
     "Ordinal", "Poisson", "Posterior", "SingleTask", "Softplus", "Sqrt", "Stack", "StudentT", "Surfaces", "TaskData",
-    "TransferReport", "Valences", "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load", "pointwise",
-    "reliability", "replay", "scores", "stack", "suggest", "transfer_report",
+    "TransferReport", "Valences", "YeoJohnson", "calibration", "compare", "diagnose", "fit", "fit_best", "leave_out", "load",
+    "pointwise", "reliability", "replay", "scores", "stack", "suggest", "transfer_report",
 ]  # fmt: skip
 
 MODULES = ("botorch", "datasets", "plots", "sklearn")  # loaded when asked for: some need extras

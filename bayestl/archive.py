@@ -41,7 +41,7 @@ PLAIN = (
     kernels.Identity, kernels.Nugget, kernels.Sum, kernels.Product,
     likelihoods.Bernoulli, likelihoods.Categorical, likelihoods.Censored, likelihoods.Gaussian, likelihoods.Hurdle,
     likelihoods.NegativeBinomial, likelihoods.Ordinal, likelihoods.Poisson, likelihoods.StudentT,
-    likelihoods.Log, likelihoods.Softplus, likelihoods.Sqrt,
+    likelihoods.Log, likelihoods.Softplus, likelihoods.Sqrt, likelihoods.YeoJohnson,
     features.Compositions, features.ElementFractions, features.Joined, features.Molecules, features.Surfaces,
     features.Valences,
 )  # fmt: skip

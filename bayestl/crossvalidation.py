@@ -102,30 +102,29 @@ def left_out_scores(
             "posterior.score(test).",
             stacklevel=3,
         )
-    for sight in posterior.sights(codes, wanted, regression or functions(posterior)):
-        k[sight.chosen] = _judge(posterior, sight, codes, out, crps)[sight.chosen]
+    regression = regression or functions(posterior)
+    weights = _weights_of_learned(posterior, regression, codes, wanted)
+    for sight in posterior.sights(codes, wanted, regression):
+        k[sight.chosen] = _judge(posterior, sight, codes, out, crps, weights)[sight.chosen]
     scored = out.labelled()
     scored["pareto_k"] = ("row", k)
     return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
 
 
+Weights = tuple[torch.Tensor, torch.Tensor]  # of the draws for each group (S, groups), and k-hat (groups)
+
+
 def _judge(
-    posterior: Posterior, sight: Sight, codes: NDArray[np.int64], out: Scores, crps: bool
+    posterior: Posterior, sight: Sight, codes: NDArray[np.int64], out: Scores, crps: bool, weights: Weights | None
 ) -> NDArray[np.float64]:
     """Put the scores of groups that have chosen rows where these belong; gives k-hat for every row."""
     problem, (wanted, regression, in_sums, settled) = posterior._problem, sight
-    batches: dict[int, list[LeftOut]] = {}
-    for part in left_out(regression, problem, codes, np.isin(codes, codes[wanted]), in_sums, settled):
-        batches.setdefault(part.draws.start, []).append(part)
-    whole = [_all_draws(parts) for parts in zip(*batches.values(), strict=True)]
-    count = int(codes.max()) + 1
+    whole = _left_out(regression, problem, codes, np.isin(codes, codes[wanted]), in_sums, settled)
     predicted: Iterable[list[Predictive]] = (list(laws(problem, regression.theta, part)) for part in whole)
-    if regression.draws < ENOUGH:  # theta is known well, or is a mode: equal weights
-        weight = torch.full((regression.draws, count), 1 / regression.draws, dtype=torch.float64)
-        k = torch.full((count,), torch.nan).double()
-    else:
+    if weights is None:
         predicted = list(predicted)
-        weight, k = _weights(posterior, regression, whole, predicted, count)
+        weights = _weights(posterior, regression, problem, codes, whole, predicted)
+    weight, k = weights
     for part, each in zip(whole, predicted, strict=True):
         if wanted[part.rows.numpy()].any():  # rows of other tasks only weigh theta
             y = problem.rows(part.task, part.rows).y
@@ -152,8 +151,8 @@ def functions(posterior: Posterior, most: int = 256, work: float = WORK, dear: f
     """The functions under as many draws of theta as are cheap, `most` at the most.
 
     At least `ENOUGH`, so that importance weights can be smoothed, where that costs less than `work` operations; else the draws
-    that predictions are made from. Where the data have not been solved under these yet, and that would cost more than `dear`,
-    fewer of them, but two.
+    that predictions are made from, and so where these are as many. Where the data have not been solved under these yet, and
+    that would cost more than `dear`, fewer of them, but two.
     """
     held = posterior._regression
     if posterior.inducing is not None:
@@ -167,11 +166,19 @@ def functions(posterior: Posterior, most: int = 256, work: float = WORK, dear: f
         if held.solved or dear == math.inf:
             return held
         draws = min(draws, max(2, int(dear / (SETTLING * each))))
-    chosen = slice(0, draws)  # of a quasi-random sequence; of a chain, draws far apart
+    chosen = np.arange(draws)  # of a quasi-random sequence; of a chain, draws far apart
     if posterior.record.method == "nuts":
-        chosen = slice(None, None, -(-posterior.draws // draws))
-    theta = {name: value[chosen] for name, value in posterior.theta.items()}
+        chosen = np.linspace(0, posterior.draws - 1, draws).round().astype(np.int64)
+    theta = {name: value[torch.from_numpy(chosen)] for name, value in posterior.theta.items()}
     return Regression(posterior._problem, theta, posterior.sites, tolerance=NEARLY)
+
+
+def _left_out(regression: Regression, problem: Problem, *which: Any) -> list[LeftOut]:
+    """As `cavity.left_out`, for all draws at a time."""
+    batches: dict[int, list[LeftOut]] = {}
+    for part in left_out(regression, problem, *which):
+        batches.setdefault(part.draws.start, []).append(part)
+    return [_all_draws(parts) for parts in zip(*batches.values(), strict=True)]
 
 
 def _all_draws(parts: Sequence[LeftOut]) -> LeftOut:
@@ -182,38 +189,50 @@ def _all_draws(parts: Sequence[LeftOut]) -> LeftOut:
     )  # fmt: skip
 
 
-def _weights(
-    posterior: Posterior, regression: Regression, parts: Sequence[LeftOut], predicted: Sequence[Sequence[Predictive]],
-    groups: int,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Weights of the draws of theta for each group that is left out, and k-hat.
+def _weights_of_learned(
+    posterior: Posterior, regression: Regression, codes: NDArray[np.int64], wanted: NDArray[np.bool_]
+) -> Weights | None:
+    """Weights where they do not follow from what is left out: of few draws, and where theta was learned from some rows only.
 
-    Only rows that theta was learned from had a say in it. The joint density of a group counts where all of its rows are normal
-    and had one, else the product of the densities of those that had.
+    Only rows that theta was learned from had a say in it, so it is from these alone that a group is left out to weigh it.
     """
-    learned = torch.zeros(len(posterior.data), dtype=torch.bool)
-    learned[torch.from_numpy(posterior.record.learned)] = True
-    silent, had_a_say = torch.zeros(2, groups, dtype=torch.bool)
-    for part in parts:
-        silent[part.groups[~learned[part.rows]]] = True
-        had_a_say[part.groups[learned[part.rows]]] = True
-    total = torch.zeros(len(predicted[0]), groups, dtype=torch.float64)
-    for part, each in zip(parts, predicted, strict=True):
-        whole = ~silent[part.groups] if part.log_joint is not None else torch.zeros_like(part.groups, dtype=torch.bool)
-        if part.log_joint is not None:
-            total[:, part.groups[whole]] = part.log_joint[:, whole]
-        rest = ~whole & learned[part.rows]
-        if rest.any():
-            y = posterior._problem.rows(part.task, part.rows).y
-            total[:, part.groups[rest]] += torch.stack([law.log_density(y) for law in each])[:, rest]
+    count = int(codes.max()) + 1
+    if regression.draws < ENOUGH:  # theta is known well, or is a mode: equal weights
+        equal = torch.full((regression.draws, count), 1 / regression.draws, dtype=torch.float64)
+        return equal, torch.full((count,), torch.nan, dtype=torch.float64)
+    learned = np.zeros(len(posterior.data), dtype=bool)
+    learned[posterior.record.learned] = True
+    if learned.all():
+        return None
+    concerned = np.isin(codes, codes[wanted])[learned]
+    if not concerned.any():
+        return _weights(posterior, regression, posterior._problem, codes, (), ())
+    problem = Problem.of(posterior.model, posterior.data.where(learned, empty=True), posterior.scaling)
+    regression = Regression(problem, regression.theta, tolerance=NEARLY)
+    parts = _left_out(regression, problem, codes[learned], concerned)
+    predicted = [() if part.log_joint is not None else list(laws(problem, regression.theta, part)) for part in parts]
+    return _weights(posterior, regression, problem, codes, parts, predicted)
+
+
+def _weights(
+    posterior: Posterior, regression: Regression, problem: Problem, codes: NDArray[np.int64], parts: Sequence[LeftOut],
+    predicted: Sequence[Sequence[Predictive]],
+) -> Weights:  # fmt: skip
+    """Weights of the draws of theta for each group, and k-hat: ``p(theta | y) / (q(theta) p(y_G | y_-G, theta))``, smoothed.
+
+    The joint density of a group counts where all of its rows are normal, else the product of their densities.
+    """
     record = posterior.record
-    if len(record.log_q) and not record.moved and posterior.inducing is None:
-        if not learned.all():
-            of_theta = posterior.data.where(learned.numpy(), empty=True)
-            regression = Regression(
-                Problem.of(posterior.model, of_theta, posterior.scaling), regression.theta, tolerance=NEARLY
-            )
+    total = torch.zeros(regression.draws, int(codes.max()) + 1, dtype=torch.float64)
+    for part, each in zip(parts, predicted, strict=True):
+        if part.log_joint is not None:
+            total[:, part.groups] = part.log_joint
+        else:
+            y = problem.rows(part.task, part.rows).y
+            total[:, part.groups] += torch.stack([law.log_density(y) for law in each])
+    if len(record.log_q) and not record.moved and posterior.inducing is None and parts:
         ratio = regression.log_evidence + torch.from_numpy((record.log_prior - record.log_q)[: regression.draws])
+        had_a_say = torch.unique(torch.cat([part.groups for part in parts]))
         total[:, had_a_say] -= ratio.unsqueeze(-1)
     log_weight, k = smoothed(-total)
     return log_weight.exp(), k

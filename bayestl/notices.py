@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from bayestl.errors import listed
-from bayestl.likelihoods.warps import Warp, typical_offset
+from bayestl.likelihoods.warps import Warp
 
 BENT = 1.3  # times that an error is larger one error away
 FEW_LEVELS = 4  # that could be labels by chance
@@ -147,8 +147,11 @@ def warn_of_zeros(values: NDArray[np.float64], task: str) -> None:
 
 def warn_of_errors(values: NDArray[np.float64], errors: NDArray[np.float64], warp: Warp, task: str) -> None:
     """Say where known errors on a warped scale, where they are taken to first order, depend much on the value itself."""
-    offset, y = typical_offset(warp), torch.from_numpy(values)
-    z, noise = warp.forward(y, offset).numpy(), (warp.log_slope(y, offset).exp() * torch.from_numpy(errors)).numpy()
+    y = torch.from_numpy(values)
+    z, noise = (
+        warp.forward(y, warp.usual).numpy(),
+        (warp.log_slope(y, warp.usual).exp() * torch.from_numpy(errors)).numpy(),
+    )
     fine = np.isfinite(z) & np.isfinite(noise) & (noise > 0)
     z, noise = z[fine], noise[fine]
     if len(z) < 5 or not np.ptp(z) > 0:

@@ -382,7 +382,7 @@ class Posterior:
         """Say which of a few new numbers were held for less likely than one in a million."""
         for s, task in enumerate(more.tasks):
             rows = np.flatnonzero(more.task_index == s)
-            if task.likelihood.kind == "numeric" and self._materials is None and 0 < len(rows) <= DOUBTED:
+            if task.likelihood.kind in ("numeric", "count") and self._materials is None and 0 < len(rows) <= DOUBTED:
                 law, y = self.measured_law(more, s, rows)
                 if not isinstance(law, Classes):
                     chance = 2 * torch.minimum(law.cdf(y), 1 - law.below(y))

@@ -38,7 +38,7 @@ class Pairs(NamedTuple):
 
 
 MANY = 40  # inputs, each of which may have one beside the distance that all of them share
-PLAIN = "inputs"  # family of the numeric inputs whose names tell none
+PLAIN = "inputs:"  # family of the numeric inputs whose names tell none; no name makes one that ends so
 STATISTIC = re.compile(
     r"((\w+Data )?(minimum|maximum|range|mean|avg_dev|std_dev|mode|min|max|std))[ _]\S", re.IGNORECASE
 )

@@ -76,7 +76,7 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
     pandas.DataFrame
         ``rows``; ``nlpd`` (negative log predictive density; for classes the log loss). For numbers and counts
         ``rmse``, ``mae`` (of the median), ``crps``, ``coverage_50`` and ``coverage_90`` (of central intervals),
-        ``sharpness`` (mean predictive standard deviation), ``ence`` (expected normalised calibration error over ten
+        ``sharpness`` (mean predictive standard deviation), ``ence`` (expected normalised calibration error over up to ten
         bins of the predicted spread, Levi et al. 2022, doi 10.3390/s22155540). For classes ``brier`` (Brier
         1950: the squares summed over all classes, so that of two classes it is twice scikit-learn's), ``accuracy``,
         ``macro_f1``, ``ece`` (expected calibration error of `reliability`'s ten bins).
@@ -238,8 +238,9 @@ def _ence(spread: NDArray[np.float64], square: NDArray[np.float64], bins: int = 
     found = []
     for part in np.array_split(order, min(bins, max(1, len(order) // 5))):
         predicted = np.sqrt((spread[part] ** 2).mean())
-        found.append(abs(predicted - np.sqrt(square[part].mean())) / predicted)
-    return float(np.mean(found))
+        if predicted > 0:  # far beyond a limit nothing is uncertain
+            found.append(abs(predicted - np.sqrt(square[part].mean())) / predicted)
+    return float(np.mean(found)) if found else np.nan
 
 
 def _macro_f1(measured: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:

@@ -63,6 +63,10 @@ SCALAR = {
     "censored": (btl.Censored(0.1, 3.0), rows([0.1, 3.0], (0.1, 3.0)), {"noise": vector(0.4)}),
     "gaussian": (btl.Gaussian(), rows([0.2, 3.0]), {"noise": vector(0.4)}),
     "gaussian sqrt": (btl.Gaussian(btl.Sqrt(1.0)), rows([0.2, 3.0]), {"noise": vector(0.4)}),
+    "student power": (
+        btl.StudentT(btl.YeoJohnson(centre=1.0, scale=2.0), degrees=4.0), rows([0.2, 3.0]),
+        {"noise": vector(0.4), "power": vector(0.6)},
+    ),
 }  # fmt: skip
 
 
@@ -610,11 +614,14 @@ def test_warped_clipped_and_zero_inflated_mixtures_agree_with_draws():
     mean, std = torch.tensor([[0.2], [0.9]]).double(), torch.tensor([[0.4], [0.3]]).double()
     pick = g.integers(0, 2, 400_000)
     z = 0.5 + 2 * (mean.numpy()[pick, 0] + std.numpy()[pick, 0] * g.standard_normal(len(pick)))
-    offsets = torch.tensor([[0.1], [0.6]]).double()
+    offsets, power = torch.tensor([[0.1], [0.6]]).double(), btl.YeoJohnson(None, 0.3, 1.5)
     cases = {
         "softplus": ({"warp": btl.Softplus(1.3)}, 1.3 * np.log1p(np.exp(z))),
-        "log": ({"warp": btl.Log(), "offset": 0.0}, np.exp(z)),
-        "inferred offset": ({"warp": btl.Log(None), "offset": offsets}, np.exp(z) - offsets.numpy()[pick, 0]),
+        "log": ({"warp": btl.Log(), "bend": 0.0}, np.exp(z)),
+        "inferred offset": ({"warp": btl.Log(None), "bend": offsets}, np.exp(z) - offsets.numpy()[pick, 0]),
+        "inferred power": (
+            {"warp": power, "bend": 3 * offsets}, power.inverse(torch.from_numpy(z), 3 * offsets[pick, 0]).numpy()
+        ),
         "clipped": (
             {"lower": torch.tensor([0.4]).double(), "upper": torch.tensor([2.5]).double()}, np.clip(z, 0.4, 2.5)
         ),
@@ -638,6 +645,66 @@ def test_warped_clipped_and_zero_inflated_mixtures_agree_with_draws():
         inside = torch.tensor([1.1]).double()
         slope = (law.cdf(inside + 1e-5) - law.cdf(inside - 1e-5)) / 2e-5
         np.testing.assert_allclose(law.log_density(inside).exp(), slope, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.3, 1.0, 1.6, 2.0])
+def test_yeo_johnson_is_its_formula_with_two_values_kept(power):
+    y = np.random.default_rng(0).standard_t(2, 60)
+    warp = btl.YeoJohnson().resolve(y, "t")
+    ends = torch.tensor([warp.centre - warp.scale, warp.centre + warp.scale], dtype=torch.float64)
+    np.testing.assert_allclose(warp.forward(ends, power), ends, rtol=1e-12)
+    leaf = torch.tensor(y, requires_grad=True)
+    z = warp.forward(leaf, power)
+    (slope,) = torch.autograd.grad(z.sum(), leaf)
+    np.testing.assert_allclose(warp.log_slope(leaf.detach(), power), slope.log(), atol=1e-12)
+    np.testing.assert_allclose(warp.inverse(z.detach(), power), y, rtol=1e-9)
+    theirs = scipy.stats.yeojohnson((y - warp.centre) / warp.scale, power)
+    line = np.polyfit(theirs, z.detach().numpy(), 1)
+    np.testing.assert_allclose(np.polyval(line, theirs), z.detach().numpy(), atol=1e-4)
+
+
+def test_the_scale_that_data_choose_does_not_depend_on_their_unit():
+    y = np.exp(np.random.default_rng(0).standard_normal(80))
+    warp, other = btl.YeoJohnson().resolve(y, "t"), btl.YeoJohnson().resolve(1e6 * y - 3.0, "t")
+    assert warp.typical == pytest.approx(other.typical)
+    assert warp.typical < 0.5
+    mirrored = btl.YeoJohnson().resolve(-y, "t")
+    assert mirrored.typical == pytest.approx(2 - warp.typical, rel=1e-6)
+    at = torch.from_numpy(y)
+    np.testing.assert_allclose(other.forward(1e6 * at - 3.0, 0.4), 1e6 * warp.forward(at, 0.4) - 3.0, rtol=1e-9)
+    np.testing.assert_allclose(mirrored.forward(-at, 1.6), -warp.forward(at, 0.4), rtol=1e-9)
+    for values in ([], [2.0], [0.0, 0.0, 0.0], [1e-12, 3e-12], [0.0] * 9 + [5.0]):
+        found = btl.YeoJohnson().resolve(np.array(values), "t")
+        z = found.forward(torch.tensor(values).double(), found.usual)
+        assert z.isfinite().all()
+        assert 0 < found.usual < 2
+    assert btl.YeoJohnson(1.0).resolve(y, "t").usual == 1.0
+    np.testing.assert_allclose(btl.YeoJohnson(1.0).resolve(y, "t").forward(at, 1.0), y, rtol=1e-12)
+
+
+@pytest.mark.parametrize("link", ["exponential", "saturating"])
+def test_a_power_for_each_task_straightens_a_curved_link(link):
+    rng = np.random.default_rng(3)
+    x = rng.random((130, 2))
+    f = np.sin(5 * x[:, 0]) + np.cos(4 * x[:, 1])
+    g = np.exp(1.2 * f) if link == "exponential" else -np.exp(-1.2 * f)
+    frame = pd.DataFrame(x, columns=["a", "b"]).assign(f=f + 0.02 * rng.standard_normal(130), g=np.nan)
+    frame.loc[frame.index[:15], "g"] = (g + 0.02 * rng.standard_normal(130))[:15]
+    error = {}
+    for law in (btl.Gaussian(), btl.Gaussian(btl.YeoJohnson())):
+        data = btl.TaskData.from_wide(
+            frame[:80],
+            inputs=["a", "b"],
+            tasks=["f", "g"],
+            likelihoods={"f": law, "g": law},
+            units={"f": "eV", "g": "1"},
+        )
+        posterior = btl.fit(btl.Difference.chain("f", "g"), data, seed=0)
+        out = posterior.predict(frame[80:], task="g")
+        error[law.warp] = float(np.sqrt(((out["mean"] - g[80:]) ** 2).mean()))
+        low, _, high = out["quantile"].transpose("quantile_level", "row").values
+    assert error[btl.YeoJohnson()] < 0.7 * error[None]
+    assert ((low <= g[80:]) & (g[80:] <= high)).mean() >= 0.8
 
 
 def test_quantiles_hold_where_heavy_tails_reach_out_of_sight():
@@ -809,6 +876,7 @@ TASKS = {
     "limit": (btl.Censored(lower="lod"), lambda f, rng: np.maximum(f, -0.3)),
     "gap": (btl.Hurdle(), lambda f, rng: np.where(f > -0.2, np.exp(f + 0.1 * rng.standard_normal(len(f))), 0.0)),
     "skewed": (btl.Gaussian(btl.Sqrt(offset=None)), lambda f, rng: np.exp(f + 0.1 * rng.standard_normal(len(f)))),
+    "bent": (btl.Gaussian(btl.YeoJohnson()), lambda f, rng: -np.exp(f + 0.1 * rng.standard_normal(len(f)))),
 }  # fmt: skip
 KINDS = {"yes": "Bernoulli", "colour": "Categorical", "rating": "Ordinal"}
 
@@ -936,6 +1004,10 @@ def test_what_cannot_be_observed_is_refused():
     for warp in ("log", btl.Log):
         with pytest.raises(ValueError, match=r"scale such as btl\.Log"):
             btl.Gaussian(warp)
+    with pytest.raises(ValueError, match=r"between 0 .* and 2; got 3"):
+        btl.YeoJohnson(3.0)
+    with pytest.raises(ValueError, match="`scale` must be positive"):
+        btl.YeoJohnson(scale=0.0)
     with pytest.raises(btl.DataError, match="'z' holds zeros only"):
         btl.fit(btl.SingleTask(), data_of(frame.assign(z=0.0), "z", btl.Hurdle()))
     zeros = table(z=lambda f, rng: np.maximum(f, 0.0))

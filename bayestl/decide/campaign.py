@@ -119,8 +119,10 @@ class Campaign:
             )
         if not isinstance(target, str):
             raise ValueError(f"`target` of a campaign must be the name of a task; got {type(target).__name__}.")
-        for name, number in (("budget", budget), ("refit_every", refit_every), ("growth", growth)):
+        for name, number in (("budget", budget), ("growth", growth)):
             _positive(number, name)
+        if refit_every is not None:
+            expect_whole("refit_every", refit_every)
         if draws is not None:
             expect_whole("draws", draws)
         expect_whole("seed", seed, 0)

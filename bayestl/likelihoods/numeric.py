@@ -21,7 +21,7 @@ from bayestl.gaussian.mixture import log_normal
 from bayestl.likelihoods.base import Likelihood, Parameters, Part, Rows, normal_nodes
 from bayestl.likelihoods.classes import Bernoulli
 from bayestl.likelihoods.predictive import NormalMixture
-from bayestl.likelihoods.warps import Softplus, Warp, typical_offset, warped
+from bayestl.likelihoods.warps import Softplus, Warp, warped
 from bayestl.priors import Theta
 
 OUT, FEW = 10.0, 0.1  # interquartile ranges, and the share of rows beyond them that may be outliers
@@ -53,21 +53,21 @@ class _Numeric(Likelihood):
         return warped(self.warp, values)
 
     def prior(self, task: str) -> Theta:
-        if self.warp is None or self.warp.fixed_offset is not None:
+        if self.warp is None or self.warp.fixed is not None:
             return {}
-        site = f"{task}.offset"
-        return {site: pyro.sample(site, priors.log_normal(math.log(self.warp.offset_scale), 1.0))}
+        site = f"{task}.{self.warp.parameter}"
+        return {site: pyro.sample(site, self.warp.prior())}
 
     def standardised(self, rows: Rows, p: Parameters) -> tuple[Tensor, Tensor]:
         if self.warp is None:
             return (rows.y - rows.location) / rows.scale, -rows.scale.log().expand(len(rows.y))
-        offset = self.offset(p)
-        z = (self.warp.forward(rows.y, offset) - rows.location) / rows.scale
-        return z, self.warp.log_slope(rows.y, offset) - rows.scale.log()
+        at = self.bend(p)
+        z = (self.warp.forward(rows.y, at) - rows.location) / rows.scale
+        return z, self.warp.log_slope(rows.y, at) - rows.scale.log()
 
-    def offset(self, p: Parameters) -> Tensor | float:
-        """The warp's offset: fixed, or of each draw."""
-        return p["offset"] if "offset" in p else 0.0 if self.warp is None else typical_offset(self.warp)
+    def bend(self, p: Parameters) -> Tensor | float:
+        """The warp's parameter: fixed, or of each draw."""
+        return 0.0 if self.warp is None else p.get(self.warp.parameter, self.warp.usual)
 
     def noise_variance(self, rows: Rows, p: Parameters) -> Tensor:
         """Variance of each observation's noise, standardised: the known error's, or the task's inferred one."""
@@ -79,7 +79,7 @@ class _Numeric(Likelihood):
         """Known errors on the model's scale, NaN where unknown; on a warped scale to first order."""
         error = rows.error / rows.scale
         if self.warp is not None:
-            error = error * self.warp.log_slope(rows.y, typical_offset(self.warp)).exp()
+            error = error * self.warp.log_slope(rows.y, self.warp.usual).exp()
             # At an end of the scale, as of a zero, it says nothing.
             error = torch.where(error.isfinite(), error, torch.nan)
         return error
@@ -93,7 +93,7 @@ class _Numeric(Likelihood):
         variance = cov[..., 0, 0] if noise is None else cov[..., 0, 0] + noise
         return NormalMixture(
             mean[..., 0], variance.clamp_min(0.0).sqrt(), float(rows.location[0]), float(rows.scale[0]),
-            warp=self.warp, offset=self.offset(p),
+            warp=self.warp, bend=self.bend(p),
         )  # fmt: skip
 
     def draw(self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator) -> Tensor:
@@ -101,7 +101,7 @@ class _Numeric(Likelihood):
         if noise is not None:
             z = z + noise.sqrt() * self._standard(z, p, generator)
         value = rows.location + rows.scale * z
-        return value if self.warp is None else self.warp.inverse(value, self.offset(p))
+        return value if self.warp is None else self.warp.inverse(value, self.bend(p))
 
     def _standard(self, like: Tensor, p: Parameters, generator: torch.Generator) -> Tensor:
         return torch.randn(like.shape, dtype=like.dtype, generator=generator)
@@ -113,7 +113,7 @@ class Gaussian(_Numeric):
 
     Parameters
     ----------
-    warp : `Log`, `Sqrt` or `Softplus`: the scale on which f lives; by default the values' own
+    warp : `Log`, `Sqrt`, `Softplus` or `YeoJohnson`: the scale on which f lives; by default the values' own
     excess : add the inferred noise to known errors also, where they are thought to be too small
     """
 
@@ -194,12 +194,12 @@ class StudentT(_Numeric):
         weight = torch.softmax(log_weight, -1) / len(mean)  # (S, nodes)
         variance = cov[..., 0, 0].unsqueeze(1) + noise.unsqueeze(1) * torch.exp(-u).unsqueeze(-1)
         count, m = u.shape[1], mean.shape[1]
-        offset = plain.offset
-        if isinstance(offset, Tensor):
-            offset = offset.expand(len(mean), 1).repeat_interleave(count, 0)
+        bend = plain.bend
+        if isinstance(bend, Tensor):
+            bend = bend.expand(len(mean), 1).repeat_interleave(count, 0)
         return dataclasses.replace(
             plain, mean=mean[..., 0].repeat_interleave(count, 0), std=variance.reshape(-1, m).sqrt(),
-            weight=weight.reshape(-1, 1), offset=offset,
+            weight=weight.reshape(-1, 1), bend=bend,
         )  # fmt: skip
 
     def _standard(self, like: Tensor, p: Parameters, generator: torch.Generator) -> Tensor:
@@ -385,12 +385,11 @@ class Hurdle(Likelihood):
         gate_sd = cov[..., 0, 0].clamp_min(1e-24).sqrt()
         gain = cov[..., 0, 1] / gate_sd
         gate = torch.cat([mean[..., 0] + node * gate_sd for node in nodes])  # (nodes * S, m)
-        odds = (
-            torch.sigmoid(rows.location[0] + rows.scale[0] * gate) * weights.repeat_interleave(draws)[:, None] / draws
-        )
+        gate, share = rows.location[0] + rows.scale[0] * gate, weights.repeat_interleave(draws)[:, None] / draws
+        odds, zero = torch.sigmoid(gate) * share, (torch.sigmoid(-gate) * share).sum(0)
         centre = torch.cat([mean[..., 1] + node * gain for node in nodes])
         left = (cov[..., 1, 1] - gain.square()).clamp_min(1e-12).repeat(len(nodes), 1)
-        above = odds.sum(0)
+        above = odds.sum(0).clamp_min(1e-300)
 
         def repeat(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.expand(draws, *value.shape[1:]).repeat(len(nodes), 1)
@@ -407,7 +406,7 @@ class Hurdle(Likelihood):
         if inner.weight is not None:  # the nodes of a Student-t
             each = len(inner.mean) // len(centre)
             share = share.repeat_interleave(each, 0) * inner.weight * len(centre)
-        return dataclasses.replace(inner, weight=share, atom=1 - above)
+        return dataclasses.replace(inner, weight=share, atom=zero)
 
     def draw(self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator) -> Tensor:
         size = self.draw_latent(f, noise, rows, p, generator)

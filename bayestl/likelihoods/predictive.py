@@ -39,7 +39,7 @@ class NormalMixture:
     ----------
     mean, std, weight : of the components on the model's scale, (J, m); `weight` None means equal
     atom : (m,) probability of an exact zero, or None
-    warp, offset : the scale on which z lives; `offset` a number, or (J, 1) where it was inferred
+    warp, bend : the scale on which z lives, and its parameter; `bend` a number, or (J, 1) where it was inferred
     lower, upper : (m,) limits beyond which the observable stays at the limit, or None
     """
 
@@ -50,7 +50,7 @@ class NormalMixture:
     weight: Tensor | None = None
     atom: Float[Tensor, " m"] | None = None
     warp: Warp | None = None
-    offset: Tensor | float = 0.0
+    bend: Tensor | float = 0.0
     lower: Float[Tensor, " m"] | None = None
     upper: Float[Tensor, " m"] | None = None
 
@@ -62,19 +62,19 @@ class NormalMixture:
             atoms = [law.atom if law.atom is not None else torch.zeros_like(atom) for law in laws]
             atom = torch.stack([w * a for w, a in zip(weight, atoms, strict=True)]).sum(0)
             own = [part * (1 - a) / (1 - atom).clamp_min(1e-300) for part, a in zip(own, atoms, strict=True)]
-        offset = laws[0].offset
-        if any(isinstance(law.offset, Tensor) or law.offset != offset for law in laws):
-            offset = torch.cat([torch.as_tensor(law.offset).double().expand(len(law.mean), 1) for law in laws])
+        bend = laws[0].bend
+        if any(isinstance(law.bend, Tensor) or law.bend != bend for law in laws):
+            bend = torch.cat([torch.as_tensor(law.bend).double().expand(len(law.mean), 1) for law in laws])
         return dataclasses.replace(
             laws[0], mean=torch.cat([law.location + law.scale * law.mean for law in laws]),
             std=torch.cat([law.scale * law.std for law in laws]), location=0.0, scale=1.0, weight=torch.cat(own),
-            atom=atom, offset=offset,
+            atom=atom, bend=bend,
         )  # fmt: skip
 
     @property
     def latent(self) -> NormalMixture:
         """The same without its limits."""
-        return NormalMixture(self.mean, self.std, self.location, self.scale, self.weight, None, self.warp, self.offset)
+        return NormalMixture(self.mean, self.std, self.location, self.scale, self.weight, None, self.warp, self.bend)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation."""
@@ -88,10 +88,10 @@ class NormalMixture:
             first, variance = self.location + self.scale * first, self.scale**2 * variance
         else:
             nodes, weights = normal_nodes(WIDE)
-            middle = self._user(self.mean, self.offset)
+            middle = self._user(self.mean, self.bend)
             first, square = torch.zeros_like(middle), torch.zeros_like(middle)
             for node, weight in zip(nodes, weights, strict=True):  # from the middle: no difference of large squares
-                off = self._user(self.mean + node * self.std, self.offset) - middle
+                off = self._user(self.mean + node * self.std, self.bend) - middle
                 first += weight * off
                 square += weight * off.square()
             first, variance = middle + first, square - first.square()
@@ -107,10 +107,10 @@ class NormalMixture:
         if self.atom is not None:
             given = torch.tensor(levels, dtype=self.mean.dtype)[:, None]
             wanted = ((given - self.atom) / (1 - self.atom).clamp_min(1e-12)).clamp(1e-12, 1 - 1e-12)
-        if isinstance(self.offset, Tensor):
+        if isinstance(self.bend, Tensor):
             found = self._bisect(torch.as_tensor(wanted, dtype=self.mean.dtype))
         else:
-            found = self._user(mixture.quantiles(self.mean, self.std, wanted, self.weight), self.offset)
+            found = self._user(mixture.quantiles(self.mean, self.std, wanted, self.weight), self.bend)
         if self.atom is not None:
             found = torch.where(given <= self.atom, 0.0, found)
         return found
@@ -133,8 +133,8 @@ class NormalMixture:
     def mass(self, y: Tensor) -> Float[Tensor, " m"]:
         """Probability of exactly y."""
         total = torch.zeros_like(self.mean[0])
-        if isinstance(self.warp, Sqrt) and not isinstance(self.offset, Tensor):  # all that lies below on its scale
-            total = torch.where(y == -self.offset, mixture.cdf(*self._at(y), self.weight), total)
+        if isinstance(self.warp, Sqrt) and not isinstance(self.bend, Tensor):  # all that lies below on its scale
+            total = torch.where(y == -self.bend, mixture.cdf(*self._at(y), self.weight), total)
         if self.atom is not None:
             total = torch.where(y == 0, self.atom, total)
         if self.lower is not None:
@@ -155,21 +155,21 @@ class NormalMixture:
         y = self.observable(y)
         z, mean, std = self._at(y)
         slope = torch.zeros_like(y)
-        if self.warp is not None and isinstance(self.offset, Tensor):
+        if self.warp is not None and isinstance(self.bend, Tensor):
             weight = 1 / len(mean) if self.weight is None else self.weight
             each = (
                 mixture.log_normal(z - mean, std.square())
-                + self.warp.log_slope(y, self.offset)
+                + self.warp.log_slope(y, self.bend)
                 + torch.as_tensor(weight).log()
             )
             out = torch.logsumexp(torch.where(z == -torch.inf, -torch.inf, each), 0) - math.log(self.scale)
         else:
             if self.warp is not None:
-                slope = self.warp.log_slope(y, self.offset)
+                slope = self.warp.log_slope(y, self.bend)
             out = mixture.log_density(z, mean, std, self.weight) + slope - math.log(self.scale)
             out = torch.where(z == -torch.inf, -torch.inf, out)  # outside the domain of the warp
         if self.atom is not None:
-            out = out + (1 - self.atom).log()
+            out = out + (1 - self.atom).clamp_min(1e-300).log()
             out = torch.where(y == 0, self.atom.log(), out)
         if self.lower is not None or self.upper is not None:
             stuck = (y == self.lower) if self.lower is not None else torch.zeros_like(y, dtype=torch.bool)
@@ -193,14 +193,14 @@ class NormalMixture:
     def _plain(self) -> bool:
         return self.warp is None and self.atom is None and self.lower is None and self.upper is None
 
-    def _user(self, z: Tensor, offset: Tensor | float) -> Tensor:
+    def _user(self, z: Tensor, bend: Tensor | float) -> Tensor:
         value = self.location + self.scale * z
-        return self.observable(value if self.warp is None else self.warp.inverse(value, offset))
+        return self.observable(value if self.warp is None else self.warp.inverse(value, bend))
 
     def _at(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Y on the model's scale, and the components' means and deviations."""
         if self.warp is not None:
-            y = self.warp.forward(y, self.offset)
+            y = self.warp.forward(y, self.bend)
             y = torch.where(y.isnan(), -torch.inf, y)  # below the domain
         return (y - self.location) / self.scale, self.mean, self.std
 
@@ -209,7 +209,7 @@ class NormalMixture:
         found = []
         levels = levels if levels.dim() > 1 else levels.unsqueeze(-1)
         for level in levels.expand(-1, self.mean.shape[1]):
-            each = self._user(self.mean + torch.special.ndtri(level) * self.std, self.offset)
+            each = self._user(self.mean + torch.special.ndtri(level) * self.std, self.bend)
             found.append(bisected(lambda y: mixture.cdf(*self._at(y), self.weight), level, each.amin(0), each.amax(0)))
         return torch.stack(found)
 

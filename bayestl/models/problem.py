@@ -19,7 +19,7 @@ from bayestl.gaussian import sites
 from bayestl.gaussian.exact import GaussianMarginal
 from bayestl.gaussian.sites import Block, Prior, Site, Solved
 from bayestl.likelihoods.base import Likelihood, Rows
-from bayestl.likelihoods.numeric import NOISE_FLOOR, numbers_of
+from bayestl.likelihoods.numeric import NOISE_FLOOR, numbers_of, warp_of
 from bayestl.models.base import Model
 from bayestl.priors import Theta, pyro_alone
 from bayestl.scaling import Layout, Pairs, Scaling
@@ -152,12 +152,13 @@ class Problem:
 
     @cached_property
     def moving(self) -> bool:
-        """Whether the values depend on theta, through an inferred offset."""
-        return any(site.endswith(".offset") for own in self._own for site in own)
+        """Whether the values depend on theta, through a scale that is inferred."""
+        warps = [warp_of(task.likelihood) for task in self.data.tasks]
+        return any(warp is not None and warp.fixed is None for warp in warps)
 
     @cached_property
     def values(self) -> Float[Tensor, " n"]:
-        """Standardised values at the points (at their typical offset); zero where the observation is not normal."""
+        """Standardised values at the points (at the usual parameter of their scale); zero where the observation is not normal."""
         return self.values_at({})[0]
 
     def values_at(self, theta: Theta) -> tuple[Float[Tensor, "*#draws n"], Float[Tensor, "*#draws"]]:
