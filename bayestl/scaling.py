@@ -282,11 +282,11 @@ def task_spreads(data: TaskData) -> NDArray[np.float64]:
     return np.where(known, spreads, np.where(sizes > 0, sizes, 1.0))
 
 
-def share_a_scale(data: TaskData) -> bool:
+def share_a_scale(data: TaskData, within: float = 10.0) -> bool:
     """Whether the values of all tasks can be measured with one ruler.
 
-    They can when all declare the same unit. When none declares any, what the values say decides: spreads within a factor
-    of ten of one another, or, for tasks with too few values to have one, a mean within ten spreads of the others'. Tasks whose
+    They can when all declare the same unit. When none declares any, what the values say decides: spreads `within` that factor
+    of one another, or, for tasks with too few values to have one, a mean within ten spreads of the others'. Tasks whose
     values are not numbers have no ruler; numbers on differently warped scales share none.
     """
     numeric = np.array([task.likelihood.kind == "numeric" for task in data.tasks])
@@ -303,4 +303,4 @@ def share_a_scale(data: TaskData) -> bool:
         return True
     means = task_means(data)
     near = ~numeric | (np.abs(means - means[rich].mean()) <= 10 * spreads[rich].max())
-    return bool(spreads[rich].max() <= 10 * spreads[rich].min() and near[~rich].all())
+    return bool(spreads[rich].max() <= within * spreads[rich].min() and near[~rich].all())

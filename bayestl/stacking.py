@@ -160,13 +160,14 @@ class Stack:
         seed: int = 0,
         noise: bool = False,
         latent: bool = False,
+        joint: bool = True,
     ) -> xr.DataArray:
         """Draw jointly over the rows, from each posterior its share of the draws: see `Posterior.sample`."""
         task = self.target if task is None else task
         self._alike(task)
         expect_whole("draws", draws)
         parts: list[Any] = [
-            self.posteriors[name].sample(new, task, draws=count, seed=seed, noise=noise, latent=latent)
+            self.posteriors[name].sample(new, task, draws=count, seed=seed, noise=noise, latent=latent, joint=joint)
             for name, count in zip(self.weights, self._counts(draws), strict=True)
             if count
         ]

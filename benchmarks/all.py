@@ -7,6 +7,7 @@ import sys
 
 ALONE = (
     "toys",
+    "curved_links",
     "fit_speed",
     "reference",
     "observations",

@@ -84,6 +84,24 @@ def test_joint_draws_have_the_predicted_moments(posterior):
     np.testing.assert_array_equal(draws, posterior.sample(new, draws=8000, seed=1))
 
 
+def test_rows_drawn_apart_have_the_laws_and_links_of_tasks_and_none_of_rows(posterior):
+    new = pd.concat([grid(), grid().iloc[:1]], ignore_index=True)  # the first row twice
+    drawn = posterior.sample(new, draws=20_000, joint=False)
+    out = posterior.predict(new, noise=False)
+    np.testing.assert_allclose(drawn.mean("draw"), out["mean"], atol=0.05 * float(out["std"].max()))
+    np.testing.assert_allclose(drawn.std("draw"), out["std"], rtol=0.05, atol=1e-6)
+    names = posterior.data.names
+    gap = {j: posterior.derive(lambda y: y[names[1]] - y[names[0]], new, draws=20_000, joint=j) for j in (True, False)}
+    np.testing.assert_allclose(gap[False]["std"], gap[True]["std"], rtol=0.06)
+    one = dataclasses.replace(
+        posterior, theta={name: value[:1] for name, value in posterior.theta.items()}, components=1
+    )
+    first, last = one.sample(new, draws=4000, joint=False).isel(task=1, row=[0, -1]).values.T
+    assert abs(np.corrcoef(first, last)[0, 1]) < 0.1
+    together = posterior.sample(new, draws=100).isel(task=1)
+    np.testing.assert_allclose(together.isel(row=0), together.isel(row=-1), atol=1e-4)  # up to jitter
+
+
 def test_derived_quantities_know_what_correlation_buys(posterior):
     new = grid(5)
     out = posterior.derive(lambda y: y["b"] - y["a"], new, draws=4000)

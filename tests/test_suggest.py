@@ -685,6 +685,13 @@ def test_constraints_keep_to_what_is_feasible(posterior):
             chosen = suggest(fitted, new, target="exp", goal="maximize", score=score, costs={"exp": 1}, batch=3,
                              constraints={"stable": wanted})  # fmt: skip
             assert side[chosen["row"][0]]
+    options = {"target": "exp", "costs": {"exp": 1}, "score": "expected_improvement", "batch": 2}
+    either = suggest(fitted, new, constraints={"stable": [True, False]}, **options)
+    free = suggest(fitted, new, **options)
+    np.testing.assert_array_equal(either["row"], free["row"])  # one of all classes is certain
+    np.testing.assert_allclose(either["gain"], free["gain"], rtol=1e-9)
+    one, listed = (suggest(fitted, new, constraints={"stable": w}, **options) for w in (True, [True]))
+    assert one["row"].equals(listed["row"])
     low = suggest(
         posterior,
         new,

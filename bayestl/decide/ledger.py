@@ -296,8 +296,10 @@ class Ledger:
         since = np.concatenate([np.zeros(len(self.data.values), int), np.flatnonzero(history["event"] == "told") + 1])
         until = np.full(len(mark), lines)
         for t, wanted in _constraints(self.data, self.constraints):
-            low, high = wanted if isinstance(wanted, tuple) else (wanted, wanted)
-            for i in np.flatnonzero((task == t) & ~((low <= values) & (values <= high))):
+            held = (
+                (wanted[0] <= values) & (values <= wanted[1]) if isinstance(wanted, tuple) else np.isin(values, wanted)
+            )
+            for i in np.flatnonzero((task == t) & ~held):
                 until[mark == mark[i]] = np.minimum(until[mark == mark[i]], since[i])
         t = self.data.index_of(self.settings["target"])
         own = task == t

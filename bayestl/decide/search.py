@@ -334,7 +334,7 @@ class Search:
             p = posterior._problem.parameters_of(theta, t)
             law = likelihood.predictive(beliefs.mean[..., places], beliefs.cov[:, :, places][..., places], None, at, p)
             if isinstance(law, Classes):
-                chance = law.probability[:, wanted]
+                chance = law.probability[:, wanted].sum(-1)
             else:
                 low, high = (torch.full_like(total, edge) for edge in wanted)
                 chance = torch.ones_like(total) if np.isinf(wanted[1]) else law.cdf(high)

@@ -87,9 +87,9 @@ def suggest(
         one are not offered. By default all tasks, at the same cost
     batch : number of measurements
     pending : table of measurements that are running: the inputs, and a column ``task``
-    constraints : by task, the class that is wanted, or ``(low, high)`` for a number, None leaving a side open. Gains are
-        weighted by the probability that all hold, as if they were independent of one another and of the target (Gardner et
-        al. 2014, proceedings.mlr.press/v32/gardner14.html)
+    constraints : by task, the class that is wanted or a list of those that will do, or ``(low, high)`` for a number, None leaving
+        a side open. Gains are weighted by the probability that all hold, as if they were independent of one another and of the
+        target (Gardner et al. 2014, proceedings.mlr.press/v32/gardner14.html)
     region : table of the points at which the target shall be known; by default 100 of its candidates
     replicates : whether a pair may be chosen twice. It is where noise makes that worthwhile
 
@@ -220,17 +220,19 @@ def _number(value: Any, where: str) -> float:
 
 
 def _constraints(data: TaskData, given: Mapping[str, Any] | None) -> list[tuple[int, Any]]:
-    """Tasks, with the code of the wanted class or the two edges."""
+    """Tasks, with a list of the codes of the wanted classes or the two edges."""
     out: list[tuple[int, Any]] = []
     for name, wanted in (given or {}).items():
         t = data.index_of(name)
         levels = data.tasks[t].levels
         if levels is not None:
-            if wanted not in levels:
+            several = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
+            if not several or any(one not in levels for one in several):
                 raise ValueError(
-                    f"The constraint on task {name!r} must be one of {listed(levels, 20)}; got {wanted!r}."
+                    f"The constraint on task {name!r} must be one of {listed(levels, 20)}, or a list of those that will do; "
+                    f"got {wanted!r}."
                 )
-            out.append((t, levels.index(wanted)))
+            out.append((t, [levels.index(one) for one in several]))
             continue
         if not isinstance(wanted, tuple) or len(wanted) != 2 or wanted == (None, None):
             raise ValueError(

@@ -24,6 +24,10 @@ from bayestl.priors import Theta
 from bayestl.scaling import Layout, Scaling, share_a_scale, task_means, task_spreads
 from bayestl.table import TaskData
 
+ALIKE = (
+    3.0  # times that spreads without a unit may differ by: next to a ruler that is too short noise is taken for signal
+)
+
 
 @dataclass(frozen=True, init=False)
 class Difference(Model):
@@ -35,7 +39,7 @@ class Difference(Model):
 
     Values of all tasks are measured with one ruler, the spread of the tasks without parents, so that ``rho = 1`` with a
     smooth delta is the difference architecture of Hutchinson et al. 2017; where declared units differ, or none are declared
-    and spreads differ by more than a factor of ten, each task has its own. Priors: ``rho = 0.28 sinh(1.6 v)``,
+    and spreads differ by more than a factor of three, each task has its own. Priors: ``rho = 0.28 sinh(1.6 v)``,
     ``v ~ N(0, 1)``, which peaks at 0, so that an irrelevant source is switched off, and has tails in which a source of
     either sign fits; of n > 5 parents ``0.28/n sinh((1.6 + 0.15 log n) v)``, for one or two of so many are supposed to matter;
     ``s ~ LogNormal(-0.1, 0.5)`` for a task without parents and ``LogNormal(-0.4, 0.8)`` for a correction: two
@@ -157,7 +161,7 @@ class Difference(Model):
 
     def scaling(self, data: TaskData) -> Scaling:
         spreads = task_spreads(data)
-        if self.rho is not None or share_a_scale(data):
+        if self.rho is not None or share_a_scale(data, ALIKE):
             graph = self.graph(data.names)
             numeric = [o for o, task in enumerate(data.tasks) if task.likelihood.kind == "numeric"]
             roots = [o for o in numeric if not graph[data.names[o]]] or numeric or list(range(len(spreads)))
