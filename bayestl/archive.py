@@ -245,8 +245,8 @@ def _plain_list(items: Any) -> list[Any] | None:
 # -- labelled groups --------------------------------------------------------------------------------------------------
 
 
-def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
-    """Lay out everything as ArviZ names it."""
+def groups(posterior: Posterior, seed: int, whole: Regression) -> dict[str, xr.Dataset]:
+    """Lay out everything as ArviZ names it; `whole` draws from all functions and leaves every row out."""
     problem, data = posterior._problem, posterior.data
     obs = {
         "obs": np.arange(len(data)),
@@ -266,7 +266,6 @@ def groups(posterior: Posterior, seed: int) -> dict[str, xr.Dataset]:
         return xr.Dataset({"y": (dims, values, attributes)}, coords=coords)
 
     generator = torch.Generator().manual_seed(seed)
-    whole = posterior._whole()  # which draws from all functions and leaves every row out: solved once
     theta = whole.theta
     drawn = _posterior_functions(problem, posterior._materials or whole, generator)
     replicated = _replicated(problem, theta, drawn, generator)

@@ -88,7 +88,7 @@ def left_out(
         leave = (
             partial(_by_precision, observed, theta, solved, triangular_inverse(solved.factor))
             if isinstance(solved, Conditioned)
-            else partial(_by_sites, regression, observed, theta, solved, held, first)
+            else partial(_by_sites, regression, observed, theta, solved, held, first, _of_pairs(regression, theta))
         )
         for bucket in buckets:
             size = sum(observed.pieces[k].where.shape[1] for k in bucket.pieces) + len(bucket.hidden)
@@ -267,6 +267,16 @@ def _by_group(matrix: Float[Tensor, "*#draws P P"], groups: int) -> Float[Tensor
     return whole.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
 
 
+def _of_pairs(regression: Regression, theta: Theta) -> tuple[Tensor, Tensor] | None:
+    """The factor of the inducing pairs' covariance, and what they tell of the points beside them."""
+    if regression.base is None:
+        return None
+    model, layout, pairs = regression.problem.model, regression.problem.layout, regression.base.pairs
+    later = regression.support.take(torch.arange(len(pairs.output), len(regression.support.output)))
+    chol = factors(model, theta, pairs, layout)
+    return chol, torch.linalg.solve_triangular(chol, model.covariance(theta, pairs, later, layout), upper=False)
+
+
 def _by_sites(
     regression: Regression,
     observed: Problem,
@@ -274,6 +284,7 @@ def _by_sites(
     solved: Conditional,
     held: Tensor,
     first: Conditional | None,
+    of_pairs: tuple[Tensor, Tensor] | None,
     bucket: _Bucket,
 ) -> tuple[Tensor, Tensor, None]:
     """Moments of the functions of groups, their sites found anew and taken out of the posterior."""
@@ -305,17 +316,15 @@ def _by_sites(
     mean, cov = moments(solved, cross)
     settled_mean, settled_cov = mean, cov
     told_mean, between, told = mean, cov, cov  # of what the sites are of, and of the functions with it
-    if regression.base is not None:
+    if of_pairs is not None:
         # Sites in the sums are of what the pairs tell of a function, g: Cov[g, .] = phi' phi for all but the pairs.
-        pairs = regression.base.pairs
         spans = [*(observed.pieces[k].where.shape[1] for k in bucket.pieces), *(1 for _ in bucket.hidden)]
         rows = [*bucket.rows, *(r for r, *_ in bucket.hidden)]
         old = held[bucket.index[:, rows]].repeat_interleave(torch.tensor(spans), 1)
-        chol = factors(model, theta, pairs, layout)
-        reach = torch.linalg.solve_triangular(chol, cross[..., : len(pairs.output)].mT, upper=False)
-        later = regression.support.take(torch.arange(len(pairs.output), len(regression.support.output)))
-        phi = torch.linalg.solve_triangular(chol, model.covariance(theta, pairs, later, layout), upper=False)
-        near = torch.cat([cross[..., : len(pairs.output)], reach.mT @ phi], -1)
+        chol, phi = of_pairs
+        count = chol.shape[-1]
+        reach = torch.linalg.solve_triangular(chol, cross[..., :count].mT, upper=False)
+        near = torch.cat([cross[..., :count], reach.mT @ phi], -1)
         of_sites = torch.where(old.flatten().unsqueeze(-1), near, cross)
         features = reach.unflatten(-1, (groups, size))
         among = product(features, features)

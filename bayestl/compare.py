@@ -52,6 +52,11 @@ def compare(
         ``coverage`` of 90 % intervals (of numbers), ``accuracy`` (of classes); ``pareto_k``, the largest, and ``bad_k``, how
         many are above 0.7. `arviz.plot_compare` takes it as it is (ArviZ 0.x by two columns more, ``elpd_loo`` and
         ``scale``, which it has where that is installed). `pointwise` tells which rows decide.
+
+    Raises
+    ------
+    DataError
+        When the posteriors do not hold the same observations of the target, or densities meet probabilities.
     """
     found = pointwise(posteriors, target, by, paired=paired)
     density = found["log_density"].values.T

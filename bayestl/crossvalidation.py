@@ -56,6 +56,13 @@ def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = Non
         As `Posterior.score`, with ``pareto_k`` beside it (above 0.7: the row has so much say in theta that its weights are
         unreliable; NaN where too few draws of theta were used to tell) and the coordinate ``group``.
 
+    Raises
+    ------
+    DataError
+        For labels of groups that do not fit the observations.
+    ValueError
+        Where `paired` is asked for without a `task`.
+
     Examples
     --------
     >>> import pandas as pd, bayestl as btl

@@ -90,6 +90,8 @@ def fit(
 
     Raises
     ------
+    ValueError
+        For a method, device, seed or number of draws that cannot be.
     DataError
         When the model cannot describe the data, or the checkpoint is of another fit.
     FitError

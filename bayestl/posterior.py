@@ -527,11 +527,12 @@ class Posterior:
         leave-one-out cross-validation asks for. Posterior predictive draws are of each row by itself (its function value
         and its noise): right for checks row by row, not for statistics over rows, which `sample` serves.
         """
-        groups = archive.groups(self, seed)
+        whole = self._whole()  # solved once
+        groups = archive.groups(self, seed, whole)
         if new is not None:
             if task is None:
                 raise ValueError("`new` needs `task`: the one that is to be predicted there.")
-            groups["posterior"]["prediction"] = self._by_draw(new, task)
+            groups["posterior"]["prediction"] = self._by_draw(new, task, whole)
         if task is not None:
             own = np.flatnonzero(self.data.task_index == self.data.index_of(task))
             groups = {name: group.isel(obs=own) if "obs" in group.sizes else group for name, group in groups.items()}
@@ -645,11 +646,10 @@ class Posterior:
         """Means and covariances of groups of functions at some points under every component: see `Regression.marginals`."""
         return (self._materials or self._regression).marginals(x, groups)
 
-    def _by_draw(self, new: Table, task: str) -> xr.DataArray:
+    def _by_draw(self, new: Table, task: str, whole: Regression) -> xr.DataArray:
         """What each draw of theta predicts of a task, without noise: the median, or the probabilities of its classes."""
         t, (index, x) = self.data.index_of(task), self._inputs(new)
-        whole, functions = self._whole(), [self._problem.layout.contrasts(t)]
-        theta = whole.theta
+        functions, theta = [self._problem.layout.contrasts(t)], whole.theta
         ((mean, cov),) = whole.marginals(x, functions) if self.inducing is None else self._moments(x, functions)
         rows = self._rows_at(t, self._details(new, t, len(x)))
         found = []

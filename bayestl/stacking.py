@@ -70,8 +70,9 @@ def plausibility(log_density: NDArray[np.float64], codes: NDArray[np.int64], dra
     ``E[softmax_k(G sum_g w_g mean_(i in g) log p_ik)]``, ``w ~ Dirichlet(1, ..., 1)`` over the G groups (Yao et al. 2018,
     sec. 3.4; there each row is a group of its own).
     """
-    means = pd.DataFrame(log_density).groupby(codes).mean().to_numpy()
-    total = len(means) * np.random.default_rng(0).dirichlet(np.ones(len(means)), draws) @ means
+    means, rng = pd.DataFrame(log_density).groupby(codes).mean().to_numpy(), np.random.default_rng(0)
+    blocks = np.array_split(np.arange(draws), max(1, draws * len(means) // 1_000_000))  # of a few megabytes
+    total = np.concatenate([rng.dirichlet(np.ones(len(means)), len(block)) @ means for block in blocks]) * len(means)
     weights = np.exp(total - total.max(1, keepdims=True))
     return (weights / weights.sum(1, keepdims=True)).mean(0)
 

@@ -20,6 +20,7 @@ ELEMENT_DESCRIPTORS = (
     "dipole_polarizability",
     "en_ghosh",
 )
+MEDIAN = float(np.sqrt(np.pi / 2))  # standard error of a median of three values or more, to that of their mean
 
 
 def load_bulk_moduli() -> pd.DataFrame:
@@ -112,7 +113,9 @@ def load_gaps_and_colours() -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "gap_error": [
-                spread * float(np.median(own)) / np.sqrt(len(own)) if (own := gaps[formula]) else np.nan
+                spread * float(np.median(own)) * (1.0 if len(own) < 3 else MEDIAN) / np.sqrt(len(own))
+                if (own := gaps[formula])
+                else np.nan
                 for formula in formulas
             ],
             "gap": [float(np.median(gaps[formula])) if gaps[formula] else np.nan for formula in formulas],

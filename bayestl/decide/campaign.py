@@ -185,9 +185,13 @@ class Campaign:
         pandas.DataFrame
             As `suggest` gives it, indexed by ``id``, with which to `tell`. Fewer lines than `batch`, or none, where the budget or
             the candidates do not suffice; then ``attrs["reason"]`` says so, and it is printed.
+
+        Raises
+        ------
+        ValueError
+            For a batch that is not a whole number, at least 1.
         """
-        if not isinstance(batch, int | np.integer) or batch < 1:
-            raise ValueError(f"`batch` must be a whole number, at least 1; got {batch!r}.")
+        expect_whole("batch", batch)
         ledger = self._ledger
         chosen, reason = choose(ledger, lambda: self.posterior, batch)
         chosen = [{"id": number, **own} for number, own in enumerate(chosen, len(ledger.asked) + 1)]
@@ -216,8 +220,8 @@ class Campaign:
     ) -> None:
         """Tell what came of a suggestion, or of a measurement that was never suggested.
 
-        A number that was held for less likely than one in a million is taken, and named in a warning (not by ``method="map"``,
-        whose intervals are too narrow).
+        A number that was held for less likely than one in a million is taken, and named in a warning, where the campaign has
+        asked since it was opened and so holds a posterior (not by ``method="map"``, whose intervals are too narrow).
 
         Parameters
         ----------

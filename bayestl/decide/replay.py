@@ -75,6 +75,13 @@ def replay(
         strategy knew at the start, where it has one), ``value``, ``best`` and ``regret``; with ``goal="learn"`` in place of these
         two ``rmse``, of the target at its rows not yet measured, NaN at steps in between.
 
+    Raises
+    ------
+    ValueError
+        For strategies, costs, seeds or initial observations that cannot be.
+    DataError
+        For a target of classes, and where the table holds too little to start from.
+
     Examples
     --------
     >>> import numpy as np, pandas as pd, bayestl as btl

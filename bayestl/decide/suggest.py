@@ -18,7 +18,7 @@ from bayestl.decide.lookahead import worlds
 from bayestl.decide.objective import objective_of
 from bayestl.decide.pool import pool_of
 from bayestl.decide.search import WORLDS, Search
-from bayestl.errors import DataError, listed
+from bayestl.errors import DataError, expect_whole, listed
 from bayestl.posterior import Posterior, expect_posterior
 from bayestl.table import TaskData
 
@@ -122,8 +122,7 @@ def suggest(
     ['row', 'x', 'task', 'score', 'gain', 'cost', 'why']
     """
     expect_posterior(posterior)
-    if not isinstance(batch, int | np.integer) or batch < 1:
-        raise ValueError(f"`batch` must be a whole number, at least 1; got {batch!r}.")
+    expect_whole("batch", batch)
     data = posterior.data
     pool = pool_of(data, posterior.scaling, candidates, costs, seed)
     kind, sign, label, level = _goal(data, target, goal)

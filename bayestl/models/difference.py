@@ -187,10 +187,10 @@ class Difference(Model):
     def terms(self, theta: Theta, layout: Layout) -> Iterator[Term]:
         r = self.propagation(theta, layout)
         yield Term(r @ r.mT)
-        owned = [layout.functions(t) for t in range(len(layout.tasks))]
+        owned, edges = [layout.functions(t) for t in range(len(layout.tasks))], self.edges(layout)
         scaled = (r * theta["amplitude"].unsqueeze(-2)).split([len(own) for own in owned], -1)
         for task, own, columns in zip(layout.tasks, owned, scaled, strict=True):
-            yield Term(columns @ columns.mT, self.kernel, task, self._heirs(own, layout))
+            yield Term(columns @ columns.mT, self.kernel, task, _heirs(own, edges))
 
     def propagation(self, theta: Theta, layout: Layout) -> Float[Tensor, "*#draws T T"]:
         """Give ``R = (I - P)^-1``."""
@@ -201,13 +201,6 @@ class Difference(Model):
             children, parents = torch.tensor(edges, device=amplitude.device).mT
             p[..., children, parents] = theta["rho"] if self.rho is None else self.rho
         return torch.linalg.inv_ex(eye - p).inverse  # never singular; where theta is not finite it must not raise
-
-    def _heirs(self, own: list[int], layout: Layout) -> tuple[int, ...]:
-        """The outputs of a task and everything built on them: what its delta reaches."""
-        reached, edges = set(own), self.edges(layout)
-        while grown := {o for o, p in edges if p in reached} - reached:
-            reached |= grown
-        return tuple(sorted(reached))
 
     @property
     def dims(self) -> Mapping[str, tuple[str, ...]]:
@@ -237,3 +230,11 @@ def _canonical(parents: Mapping[str, Sequence[str]]) -> tuple[tuple[str, tuple[s
     for task in graph:
         visit(task, ())
     return tuple(sorted((child, of) for child, of in graph.items() if of))
+
+
+def _heirs(own: list[int], edges: list[tuple[int, int]]) -> tuple[int, ...]:
+    """The outputs of a task and everything built on them: what its delta reaches."""
+    reached = set(own)
+    while grown := {o for o, p in edges if p in reached} - reached:
+        reached |= grown
+    return tuple(sorted(reached))
