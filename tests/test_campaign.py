@@ -369,6 +369,7 @@ def test_what_cannot_be_told_leaves_no_trace(tmp_path, told, message):
         ({"costs": {}}, "No candidate is in a task that has a cost"),
         ({"costs": {"exp": -1.0}}, "Costs must be positive"),
         ({"budget": 0.0}, "`budget` must be a positive number"),
+        ({"refit_every": 0.5}, "whole number"),
         ({"growth": float("nan")}, "`growth` must be a positive number"),
         ({"model": "GP"}, "Expected a model"),
         ({"goal": "maximise"}, "`goal` must be"),
@@ -786,6 +787,8 @@ def test_telling_what_cannot_be_meant(tmp_path):
         begin(None, costs={"pbe": 1.0}, score="expected_improvement")
     with pytest.raises(ValueError, match="finite number"):
         begin(None, constraints={"pbe": (float("nan"), 1.0)})
+    with pytest.raises(ValueError, match="whole number"):
+        begin(None, refit_every=0.5)
 
 
 if __name__ == "__main__":

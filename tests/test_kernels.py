@@ -15,7 +15,7 @@ from bayestl.distance import MATERN52, Memory, matern52, mean_absolute, of_dista
 from bayestl.kernels import RBF, GPyTorchKernel, Matern52
 from bayestl.models.problem import Problem
 from bayestl.priors import length_scales
-from bayestl.scaling import Layout, families
+from bayestl.scaling import PLAIN, Layout, families, singled
 
 from .conftest import draw_theta, table
 
@@ -118,9 +118,12 @@ def test_names_tell_the_families_of_many_descriptors():
     assert families([Input(n) for n in names]) == (None,) * 6  # few: each has its own length scale
     found = families([Input(n) for n in names + more])
     assert found == ("mean", "range", "MagpieData mean", "orbital", None, None) + ("mean",) * 12
-    assert families([Input(f"x{j}") for j in range(16)]) == ("inputs",) * 16
+    assert families([Input(f"x{j}") for j in range(16)]) == (PLAIN,) * 16
     categories = [Input("base", ("a", "b")), *(Input(f"x{j}") for j in range(16))]
-    assert families(categories) == (None,) + ("inputs",) * 16
+    assert families(categories) == (None,) + (PLAIN,) * 16
+    called = families([Input(f"inputs: x{j}") for j in range(16)])  # a name that somebody may give
+    assert called == ("inputs",) * 16
+    assert singled(called) is None
 
 
 @pytest.mark.parametrize("kind", [Matern52, RBF])
@@ -161,7 +164,7 @@ def test_plain_inputs_share_a_distance_and_have_length_scales_of_their_own():
     torch.testing.assert_close(kernel(theta, "k", a, b, layout), (1 + r + r.square() / 3) * (-r).exp())
     assert kernel.labels("k", layout) == {
         "k.length_scale": ("input", names),
-        "k.family_scale": ("family", ["inputs"]),
+        "k.family_scale": ("family", [PLAIN]),
     }
     many = prior(kernel, draws=4000, layout=layout)
     assert float(many["k.length_scale"].median()) == pytest.approx(3 * (20 / 15) ** 0.5, rel=0.05)

@@ -1067,6 +1067,10 @@ def test_what_can_hardly_be_meant_is_named():
         posterior.condition(btl.TaskData.from_wide(odd, **told))
     with pytest.warns(UserWarning, match="All 20 new rows are in the data already"):
         posterior.condition(posterior.data)
+    counts = btl.TaskData.from_wide(frame.assign(y=rng.poisson(9, 20)), likelihoods={"y": btl.Poisson()}, **told)
+    counted = btl.fit(btl.SingleTask(), counts, seed=0, progress=False)
+    with pytest.warns(UserWarning, match=r"Task 'y': 1000 in row a had a chance of less than one in a million"):
+        counted.condition(btl.TaskData.from_wide(odd.assign(y=[1000, 9]), **told))
     posterior.predict({"x": [-0.5, 1.5]})  # somewhat outside, as extrapolation goes
     posterior.condition(btl.TaskData.from_wide(odd.iloc[1:], **told))
 

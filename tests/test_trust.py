@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.special
 import scipy.stats
 import sklearn.calibration
 import sklearn.metrics
@@ -24,6 +25,7 @@ from bayestl.condense import condense
 from bayestl.crossvalidation import functions, left_out_scores
 from bayestl.gaussian import mixture
 from bayestl.gaussian.exact import triangular_inverse
+from bayestl.likelihoods.base import Rows
 from bayestl.likelihoods.predictive import Classes, CountMixture, NormalMixture, mixed
 from bayestl.models.problem import Problem
 from bayestl.psis import fit_pareto, smoothed
@@ -158,6 +160,31 @@ def test_draws_where_the_posterior_is_not_do_not_decide_what_is_left_out(later):
     refitted, ours = (float(np.sqrt(np.mean(np.square(e)))) for e in (errors, scored["error"]))
     assert refitted == pytest.approx(0.068, abs=0.01)
     assert ours == pytest.approx(refitted, rel=0.15)
+
+
+def test_draws_are_weighed_by_what_theta_was_learned_from():
+    """A row's say in theta is what the other *learned* rows do not tell of it, whatever came later."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(32)}).assign(y=lambda f: np.sin(6 * f["x"]) + 0.1 * rng.standard_normal(32))
+    frame.loc[4, "y"] += 1.0
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"])
+    first = np.arange(32) < 12
+    posterior = btl.fit(btl.SingleTask(), data.where(first), seed=0)
+    later = posterior.condition(data.where(~first))
+    regression = functions(later)
+    learned = Regression(posterior._problem, regression.theta)
+    record = posterior.record
+    ratio = learned.log_evidence + torch.from_numpy((record.log_prior - record.log_q)[: regression.draws])
+    weight, k = smoothed(ratio[:, None] - leave_one_out(learned, posterior._problem))
+    by_draw = leave_one_out(regression, later._problem)
+    expected = torch.logsumexp(weight + by_draw[:, :12], 0)
+    scored = btl.leave_out(later)
+    np.testing.assert_allclose(scored["log_density"][:12], expected, atol=1e-8)
+    np.testing.assert_allclose(scored["pareto_k"][:12], k, atol=1e-8)
+    untouched = torch.logsumexp(by_draw[:, 12:], 0) - np.log(len(by_draw))
+    np.testing.assert_allclose(scored["log_density"][12:], untouched, atol=1e-8)
+    grouped = btl.leave_out(later, by=np.arange(32) // 16)  # groups of both, and of later ones alone
+    assert np.isfinite(grouped["log_density"]).all()
 
 
 @pytest.mark.parametrize("count", [False, True])
@@ -475,6 +502,35 @@ def test_densities_are_not_compared_with_probabilities():
     found, each = both.predict(frame), [both.weights[name] * p.predict(frame, task="y") for name, p in zeros.items()]
     for name in ("mean", "latent_mean", "probability_lower", "probability_upper"):
         np.testing.assert_allclose(found[name], sum(part[name] for part in each), atol=1e-9)
+
+
+def test_what_is_certain_is_scored():
+    """Predictions far beyond a limit have no spread, and a gate of forty leaves no chance of a zero."""
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 40)}).assign(y=lambda f: np.maximum(f["x"] - 0.5, 0.0) * 100)
+    law = btl.Censored(lower=0.0)
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": law})
+    scored = btl.fit(btl.SingleTask(), data, seed=0).score(data)
+    sure = scored.assign(std=scored["std"].where(scored["row"] > scored["row"][9], 0.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(btl.scores(sure)["ence"]).all()
+    for gate in (-60.0, 60.0):
+        unknown = torch.full((2, 2), torch.nan).double()
+        rows = Rows(
+            torch.tensor([0.0, 2.0]).double(), unknown[0], unknown, torch.zeros(2).double(), torch.ones(2).double()
+        )
+        law = btl.Hurdle().predictive(
+            torch.tensor([[[gate, 0.3], [gate, 0.3]]]).double(),
+            0.01 * torch.eye(2).double().expand(1, 2, 2, 2),
+            None,
+            rows,
+            {},
+        )
+        density = law.log_density(rows.y)
+        assert not density.isnan().any()
+        assert (law.atom >= 0).all()
+        np.testing.assert_allclose(law.atom, scipy.special.expit(-gate), rtol=0.02)
+        assert (density.isfinite() | (density < -20)).all()
 
 
 def test_scores_agree_with_scikit_learn(helped):
