@@ -234,6 +234,10 @@ def _edge_advice(name: str, side: str) -> str:
                 "Taken together these inputs do not matter: the function is told by others, or by single ones of them."
             )
         return "Rows that are nearly alike in these inputs have other values: look for an input that is missing, or mistakes."
+    if name.endswith(".power"):
+        if side == "below":
+            return "No bend is enough: where its values are positive and span decades, observe the task on btl.Log()."
+        return "Its low values reach too far for a bend: look for outliers, or observe its distance from a bound on btl.Log()."
     if name == "noise":
         if side == "below":
             return "The values look exact: are they computed, or rows repeated?"
