@@ -23,6 +23,7 @@ from bayestl.models.problem import Problem
 from bayestl.priors import Theta
 from bayestl.psis import resampled
 from bayestl.regression import Regression, given
+from bayestl.scaling import Layout, Scaling
 from bayestl.table import TaskData
 
 CANDIDATES = 16_384
@@ -31,7 +32,41 @@ BATCH_BYTES = 1e8  # of the covariances of candidates that are weighed together
 
 
 DETAILS = ("exposure", "lower", "upper")  # of a likelihood: what each task has of its own
-LEARNED = ("start", "typical", "scale")  # from the values
+LEARNED = ("start", "typical", "centre", "scale")  # from the values
+
+
+def widen(
+    data: TaskData, scaling: Scaling, layout: Layout, name: str, rows: TaskData | None,
+    descriptors: Mapping[str, float] | None,
+) -> tuple[int, TaskData, Scaling]:  # fmt: skip
+    """Data and scaling with one more task, without its rows, after a task that is observed alike, which is named too.
+
+    Raises
+    ------
+    DataError
+        When nothing is known of the new task's scale, and for rows or descriptors that do not fit.
+    """
+    like = alike(data, rows)
+    own = np.array([layout.contrasts(t) for t in like])
+    location, scale = scaling.location[own], scaling.scale[own]
+    donor = data.tasks[like[0]]
+    if donor.likelihood.kind == "numeric" and (np.ptp(scale[:, -1]) > 0 or np.ptp(location[:, -1]) > 0):
+        raise DataError(
+            "The tasks differ in unit (or declare none, and differ in spread by more than a factor of ten) and are "
+            "standardised each by itself, so nothing is known of the scale of a new one. Bring them to one unit and "
+            "declare it: TaskData.from_long(..., units={...}). Where their warps learn something from each task (a Hurdle's "
+            "does), fix it: Hurdle(Gaussian(Softplus(1.0))), Log(offset=0.0), YeoJohnson(power, centre, scale)."
+        )
+    table = describe_new(data.descriptors, name, descriptors)
+    if rows is not None and rows.tasks[0].unit not in (None, donor.unit):
+        raise DataError(f"`rows` are in {rows.tasks[0].unit!r}; the other tasks are in {donor.unit!r}. Convert them.")
+    added = named(donor, name, None if rows is None else rows.tasks[0])
+    scaling = replace(
+        scaling,
+        location=np.append(scaling.location, location.mean(0)),
+        scale=np.append(scaling.scale, scale.mean(0)),
+    )
+    return like[0], replace(data, tasks=(*data.tasks, added), descriptors=table), scaling
 
 
 def alike(data: TaskData, rows: TaskData | None) -> list[int]:

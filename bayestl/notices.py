@@ -104,6 +104,18 @@ def warn_of_copies(
             )
 
 
+def warn_of_known_rows(
+    places: NDArray[np.int64], task_index: NDArray[np.int64], values: NDArray[np.float64], known: int
+) -> None:
+    """Say where all numbers but the first `known` repeat one of these, inputs and value."""
+    new = len(values) - known
+    if new > 1 and repeats(places, task_index, values)[known:].all():
+        warnings.warn(
+            f"All {new} new rows are in the data already, with the same values: from now on they count twice.",
+            stacklevel=4,
+        )
+
+
 def warn_of_extrapolation(
     x: NDArray[np.float64], seen: NDArray[np.float64], inputs: dict[int, str], rows: Sequence[Any]
 ) -> None:

@@ -34,7 +34,7 @@ from bayestl.materials import FRESH, Materials, Sight
 from bayestl.models.base import Model
 from bayestl.models.latent import LatentTask
 from bayestl.models.problem import Problem, rows_of
-from bayestl.notices import repeats, warn_of_extrapolation, warn_of_surprises
+from bayestl.notices import warn_of_extrapolation, warn_of_known_rows, warn_of_surprises
 from bayestl.priors import Theta
 from bayestl.psis import resampled, smoothed
 from bayestl.regression import Regression
@@ -363,7 +363,9 @@ class Posterior:
         """
         expect_data(more, "more")
         longer = dataclasses.replace(self, data=self._with_errors(self.data.append(more)), sites=None)
-        self._doubt_copies(more, longer.data)
+        numeric = all(task.likelihood.kind == "numeric" for task in more.tasks)
+        if numeric and np.isin(more.values, self.data.values).all():  # inputs are dearer to compare
+            warn_of_known_rows(longer.data.places, longer.data.task_index, longer.data.values, len(self.data))
         self.doubt(more)
         fresh = longer._fresh
         if self.inducing is None or len(fresh.points.output) <= FRESH:
@@ -373,17 +375,6 @@ class Posterior:
         grown = more_pairs(self.inducing.apart(), fresh, self._mixed, PAIRS)
         inducing = condense([lambda: fresh], self.model, fresh.layout, self._mixed, grown.pairs, grown.untold, grown)
         return dataclasses.replace(longer, inducing=inducing, condensed=len(longer.data))
-
-    def _doubt_copies(self, more: TaskData, longer: TaskData) -> None:
-        """Say where all new rows are in the data already."""
-        numeric = all(task.likelihood.kind == "numeric" for task in more.tasks)
-        known, new = longer.values[: len(self.data)], longer.values[len(self.data) :]
-        maybe = len(new) > 1 and numeric and np.isin(new, known).all()  # inputs are dearer to compare
-        if maybe and repeats(longer.places, longer.task_index, longer.values)[len(known) :].all():
-            warnings.warn(
-                f"All {len(new)} new rows are in the data already, with the same values: from now on they count twice.",
-                stacklevel=3,
-            )
 
     def doubt(self, more: TaskData) -> None:
         """Say which of a few new numbers were held for less likely than one in a million."""
@@ -444,31 +435,7 @@ class Posterior:
             expect_data(rows, "rows")
         if rows is not None and rows.names != (name,):
             raise DataError(f"`rows` must hold the task {name!r} alone; got {', '.join(map(repr, rows.names))}.")
-        kind = None if rows is None else rows.tasks[0]
-        like = fewshot.alike(self.data, rows)
-        layout = self._problem.layout
-        own = np.array([layout.contrasts(t) for t in like])
-        location, scale = self.scaling.location[own], self.scaling.scale[own]
-        donor = self.data.tasks[like[0]]
-        if donor.likelihood.kind == "numeric" and (np.ptp(scale[:, -1]) > 0 or np.ptp(location[:, -1]) > 0):
-            raise DataError(
-                "The tasks differ in unit (or declare none, and differ in spread by more than a factor of ten) and are "
-                "standardised each by itself, so nothing is known of the scale of a new one. Bring them to one unit and "
-                "declare it: TaskData.from_long(..., units={...}). Where their warps learn a scale or an offset from each task "
-                "(a Hurdle's does), fix it: Hurdle(Gaussian(Softplus(1.0))), Log(offset=0.0)."
-            )
-        table = fewshot.describe_new(self.data.descriptors, name, descriptors)
-        if rows is not None and rows.tasks[0].unit not in (None, donor.unit):
-            raise DataError(
-                f"`rows` are in {rows.tasks[0].unit!r}; the other tasks are in {donor.unit!r}. Convert them."
-            )
-        added = fewshot.named(donor, name, kind)
-        widened = dataclasses.replace(self.data, tasks=(*self.data.tasks, added), descriptors=table)
-        scaling = dataclasses.replace(
-            self.scaling,
-            location=np.append(self.scaling.location, location.mean(0)),
-            scale=np.append(self.scaling.scale, scale.mean(0)),
-        )
+        like, widened, scaling = fewshot.widen(self.data, self.scaling, self._problem.layout, name, rows, descriptors)
         everything = widened if rows is None else widened.append(rows)
         alone = None
         if rows is not None:
@@ -481,8 +448,8 @@ class Posterior:
             self.model,
             self._regression,
             alone,
-            added,
-            like[0],
+            widened.tasks[-1],
+            like,
             None if described is None else described[-1],
             draws,
             seed,
