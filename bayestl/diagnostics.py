@@ -18,7 +18,7 @@ from bayestl.columns import without_slash
 from bayestl.crossvalidation import WORK, functions, left_out_scores
 from bayestl.errors import listed
 from bayestl.fitting import SHARED
-from bayestl.likelihoods import Gaussian, Hurdle, Poisson, StudentT
+from bayestl.likelihoods import Gaussian, Hurdle, Poisson, StudentT, YeoJohnson
 from bayestl.posterior import Posterior, expect_posterior
 from bayestl.priors import Theta
 from bayestl.psis import reliable
@@ -29,6 +29,10 @@ Level = Literal["good", "note", "warning"]
 TELLING = 128  # draws of theta that left-out rows are judged by: enough to see what is wrong
 EFFORT = 5e8  # operations, where sites must settle, that weights of the draws may cost: no more than the fit
 DEAR = 8e10  # and that their functions may cost where they are not known yet
+SKEWED, CLEARLY = (
+    20,
+    5.0,
+)  # rows that tell the shape of a task's values, and nats by which another scale must suit them better
 MARK = {"good": "ok  ", "note": "note", "warning": "WARN"}
 
 
@@ -91,9 +95,9 @@ def diagnose(posterior: Posterior, *, seed: int = 0) -> Diagnosis:
     """Look at everything that tells whether a posterior can be believed.
 
     How the fit of theta ended (the trace of its evidence bound, k-hat, agreement of independent starts; of a chain R-hat,
-    effective draws and divergences), parameters at the edge of their priors, tasks that are mostly noise, jitter, sites that did
-    not settle, inducing pairs that leave too much untold, and, by leaving rows out, coverage, outliers and rows with outsized
-    influence. Each finding says what it means and what to do.
+    effective draws and divergences), parameters at the edge of their priors, tasks that are mostly noise, values so skewed that
+    another scale is worth a try, jitter, sites that did not settle, inducing pairs that leave too much untold, and, by leaving
+    rows out, coverage, outliers and rows with outsized influence. Each finding says what it means and what to do.
 
     Examples
     --------
@@ -108,7 +112,7 @@ def diagnose(posterior: Posterior, *, seed: int = 0) -> Diagnosis:
     order = {"warning": 0, "note": 1, "good": 2}
     regression = functions(posterior, TELLING, EFFORT if posterior._problem.sites else WORK, DEAR)
     found = [*_of_theta(posterior), *_of_edges(posterior, seed), *_of_noise(posterior)]
-    found += [*_of_engine(posterior, regression), *_of_rows(posterior, regression)]
+    found += [*_of_scales(posterior), *_of_engine(posterior, regression), *_of_rows(posterior, regression)]
     return Diagnosis(tuple(sorted(found, key=lambda finding: order[finding.level])))
 
 
@@ -275,6 +279,24 @@ def _of_noise(posterior: Posterior) -> Iterator[Finding]:
             yield Finding(f"noise of {name}", "note", share, "About half of its variance, or more, is noise.")
         else:
             yield Finding(f"noise of {name}", "good", share, "share of its variance that is noise.")
+
+
+def _of_scales(posterior: Posterior) -> Iterator[Finding]:
+    """Numbers so skewed that another scale is worth a try."""
+    data = posterior.data
+    for t, task in enumerate(data.tasks):
+        values = data.values[data.task_index == t]
+        plain = isinstance(task.likelihood, Gaussian | StudentT) and task.likelihood.warp is None
+        if plain and len(values) >= SKEWED and np.ptp(values) > 0:
+            warp = YeoJohnson().resolve(values, task.name)
+            power, gain = warp.likely(values)  # type: ignore[attr-defined]
+            if gain > CLEARLY + 0.05 * len(values):
+                name = type(task.likelihood).__name__
+                yield Finding(
+                    f"scale of {task.name}", "note", power,
+                    f"the power of a scale on which its values would look more normal, by {gain:.0f} nats (1: as they are).",
+                    f"Compare a fit with likelihoods={{{task.name!r}: btl.{name}(btl.YeoJohnson())}}.",
+                )  # fmt: skip
 
 
 def _of_engine(posterior: Posterior, regression: Regression) -> Iterator[Finding]:

@@ -1399,6 +1399,23 @@ def test_one_source_is_fitted_with_and_without_and_a_row_that_decides_is_named(m
     assert decisive(np.full(24, 5.0), rows) == ""
 
 
+def test_a_skewed_task_is_advised_another_scale():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(60)})
+    normal = np.sin(5 * frame["x"]) + 0.3 * rng.standard_normal(60)
+    for y, power in ((normal, None), (np.exp(2 * normal), "low"), (-np.exp(2 * normal), "high")):
+        data = btl.TaskData.from_wide(frame.assign(y=y), inputs=["x"], tasks=["y"])
+        found = {f.name: f for f in btl.diagnose(btl.fit(btl.SingleTask(), data, seed=0, method="map")).findings}
+        assert ("scale of y" in found) == (power is not None)
+        if power is not None:
+            assert (found["scale of y"].value < 0.6) == (power == "low")
+            assert "btl.Gaussian(btl.YeoJohnson())" in found["scale of y"].advice
+    law = {"y": btl.Gaussian(btl.YeoJohnson())}
+    data = btl.TaskData.from_wide(frame.assign(y=y), inputs=["x"], tasks=["y"], likelihoods=law)
+    found = btl.diagnose(btl.fit(btl.SingleTask(), data, seed=0, method="map")).findings
+    assert not any(f.name == "scale of y" for f in found)
+
+
 def test_what_would_be_refused_is_not_advised():
     """Of theta that was moved to the mode of more rows there are no weights."""
     rng = np.random.default_rng(0)
