@@ -1,10 +1,12 @@
-"""Where pictures are drawn."""
+"""Where pictures are drawn, and in which colours."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from bayestl.errors import DataError
+
+DARK, LIGHT, ACCENT = "#334", "#99b", "#c52"
 
 
 def axes(ax: Any = None) -> Any:

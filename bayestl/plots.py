@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from bayestl.columns import by_name, distinct, marks_of
 from bayestl.compare import TransferReport
-from bayestl.drawing import axes
+from bayestl.drawing import ACCENT, DARK, LIGHT, axes
 from bayestl.errors import DataError, listed
 from bayestl.posterior import Posterior
 from bayestl.scoring import calibration, expect_scores, reliability
 from bayestl.stacking import Stack
 from bayestl.table import TaskData
 
-DARK, LIGHT, ACCENT = "#334", "#99b", "#c52"
+STRATEGIES = {"bayestl": ACCENT, "target-only": "#27a", "single-task": DARK, "random": LIGHT}
 SLICE = 101  # points along an input
 TOLD = 4  # other inputs, in a title
 
@@ -209,6 +209,33 @@ def plot_transfer(report: TransferReport, ax: Any = None) -> Any:
     ax.legend(frameon=False)
     ax.set(xlabel=f"gained log density of {report.target} (nats)")
     return ax
+
+
+def plot_replay(table: pd.DataFrame, y: str = "regret", ax: Any = None) -> Any:
+    """Median over the seeds of each strategy against cost, with the quartiles; `y` is a column of what `replay` gives.
+
+    Raises
+    ------
+    DataError
+        When there is no such column, or it is empty.
+    """
+    if y not in table or table[y].isna().all():
+        raise DataError(f"Expected a column of numbers; got {y!r}. The table has {listed(list(table), 20)}.")
+    ax = axes(ax)
+    grid = np.linspace(0.0, table.groupby(["strategy", "seed"])["cost"].max().median(), 200)
+    for strategy, own in table.dropna(subset=[y]).groupby("strategy", sort=False):
+        curves = [_at_costs(run["cost"].to_numpy(), run[y].to_numpy(), grid) for _, run in own.groupby("seed")]
+        low, middle, high = np.quantile(np.array(curves), [0.25, 0.5, 0.75], axis=0)
+        (line,) = ax.plot(grid, middle, label=str(strategy), color=STRATEGIES.get(str(strategy)))
+        ax.fill_between(grid, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    ax.set(xlabel="cost", ylabel=y)
+    ax.legend(frameon=False)
+    return ax
+
+
+def _at_costs(cost: np.ndarray, value: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Value at each cost of the grid: that of the last step by then."""
+    return value[np.maximum(np.searchsorted(cost, grid, side="right") - 1, 0)]
 
 
 def _most_frequent(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Pictures of how a campaign went. Each draws into the axes given, or new ones, and returns them."""
+"""The picture of how a campaign went."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayestl.drawing import axes
-from bayestl.errors import DataError, listed
-
-DARK, LIGHT, ACCENT = "#334", "#99b", "#c52"
-COLOURS = {"bayestl": ACCENT, "target-only": "#27a", "single-task": DARK, "random": LIGHT}
+from bayestl.drawing import ACCENT, DARK, LIGHT, axes
+from bayestl.errors import DataError
 
 
 def plot_history(history: pd.DataFrame, target: str, unit: str, bests: np.ndarray, ax: Any) -> Any:
@@ -27,30 +24,3 @@ def plot_history(history: pd.DataFrame, target: str, unit: str, bests: np.ndarra
     ax.legend(frameon=False)
     ax.set(xlabel="spent", ylabel=f"best {target}" + (f" ({unit})" if unit else ""))
     return ax
-
-
-def plot_replay(table: pd.DataFrame, y: str = "regret", ax: Any = None) -> Any:
-    """Median over the seeds of each strategy against cost, with the quartiles; `y` is a column of what `replay` gives.
-
-    Raises
-    ------
-    DataError
-        When there is no such column, or it is empty.
-    """
-    if y not in table or table[y].isna().all():
-        raise DataError(f"Expected a column of numbers; got {y!r}. The table has {listed(list(table), 20)}.")
-    ax = axes(ax)
-    grid = np.linspace(0.0, table.groupby(["strategy", "seed"])["cost"].max().median(), 200)
-    for strategy, own in table.dropna(subset=[y]).groupby("strategy", sort=False):
-        curves = [_held(run["cost"].to_numpy(), run[y].to_numpy(), grid) for _, run in own.groupby("seed")]
-        low, middle, high = np.quantile(np.array(curves), [0.25, 0.5, 0.75], axis=0)
-        (line,) = ax.plot(grid, middle, label=str(strategy), color=COLOURS.get(str(strategy)))
-        ax.fill_between(grid, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    ax.set(xlabel="cost", ylabel=y)
-    ax.legend(frameon=False)
-    return ax
-
-
-def _held(cost: np.ndarray, value: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Value at each cost of the grid: that of the last step by then."""
-    return value[np.maximum(np.searchsorted(cost, grid, side="right") - 1, 0)]

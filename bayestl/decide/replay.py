@@ -133,18 +133,6 @@ def replay(
     return pd.DataFrame(lines)
 
 
-def cost_to_best(table: pd.DataFrame, within: float = 0.0) -> pd.DataFrame:
-    """Cost at which each campaign of a `replay` had a regret of at most `within`; infinite where it never had.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each seed, a column for each strategy.
-    """
-    reached = table.assign(cost=table["cost"].where(table["regret"] <= within, np.inf))
-    return reached.pivot_table("cost", "seed", "strategy", "min", sort=False)
-
-
 @dataclass(frozen=True, eq=False)
 class _Table:
     """A finished table, what it costs, and what is known at the start."""
