@@ -609,6 +609,7 @@ def test_every_likelihood_as_target_source_and_constraint(observed):
     assert bound["why"].str.contains("constraints hold").all()
 
 
+@pytest.mark.filterwarnings("ignore:.*less than one in a million")
 def test_information_in_other_observations_against_refits():
     """What a class or a count is expected to tell, against conditioning on each thing that may be seen."""
     rng = np.random.default_rng(1)
