@@ -212,8 +212,6 @@ def _weights_of_learned(
     if learned.all():
         return None
     concerned = np.isin(codes, codes[wanted])[learned]
-    if not concerned.any():
-        return _weights(posterior, regression, posterior._problem, codes, (), ())
     problem = Problem.of(posterior.model, posterior.data.where(learned, empty=True), posterior.scaling)
     regression = Regression(problem, regression.theta, tolerance=NEARLY)
     parts = _left_out(regression, problem, codes[learned], concerned)

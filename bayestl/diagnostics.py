@@ -289,7 +289,7 @@ def _of_scales(posterior: Posterior) -> Iterator[Finding]:
         plain = isinstance(task.likelihood, Gaussian | StudentT) and task.likelihood.warp is None
         if plain and len(values) >= SKEWED and np.ptp(values) > 0:
             warp = YeoJohnson().resolve(values, task.name)
-            power, gain = warp.likely(values)  # type: ignore[attr-defined]
+            power, gain = warp.likely(values)
             if gain > CLEARLY + 0.05 * len(values):
                 name = type(task.likelihood).__name__
                 yield Finding(

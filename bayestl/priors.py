@@ -60,10 +60,10 @@ def share(centre: float, scale: float, *shape: int) -> TorchDistribution:
     return dist.TransformedDistribution(base, [torch.distributions.transforms.SigmoidTransform()]).to_event(len(shape))
 
 
-def powers(*shape: int) -> TorchDistribution:
-    """Powers in (0, 2) with ``logit(power / 2) ~ N(0, 1)``: centred on one, the plain scale, and as ready to bend up as down."""
+def powers() -> TorchDistribution:
+    """A power in (0, 2) with ``logit(power / 2) ~ N(0, 1)``: centred on one, the plain scale, and as ready to bend up as down."""
     maps = [torch.distributions.transforms.SigmoidTransform(), torch.distributions.transforms.AffineTransform(0.0, 2.0)]
-    return dist.TransformedDistribution(dist.Normal(full(0.0, shape), full(1.0, shape)), maps).to_event(len(shape))
+    return dist.TransformedDistribution(normal(0.0, 1.0), maps)
 
 
 def length_scales(inputs: int, *shape: int) -> TorchDistribution:

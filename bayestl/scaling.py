@@ -264,7 +264,7 @@ def _own_spreads(data: TaskData) -> tuple[NDArray[np.float64], NDArray[np.int64]
     return spreads, distinct
 
 
-def task_spreads(data: TaskData) -> NDArray[np.float64]:
+def task_spreads(data: TaskData, within: float = 10.0) -> NDArray[np.float64]:
     """Standard deviation of each task, never zero.
 
     The spread of a few values, or of replicates, says little. Where one ruler fits all tasks it is drawn towards the
@@ -275,7 +275,7 @@ def task_spreads(data: TaskData) -> NDArray[np.float64]:
     working = [working_values(data, t) for t in range(len(data.tasks))]
     sizes = np.array([0.0 if y is None else np.abs(y).max(initial=0.0) for y in working])
     known = np.isfinite(spreads)
-    if share_a_scale(data) and known.any():
+    if share_a_scale(data, within) and known.any():
         rich = known & (distinct >= ENOUGH)
         typical = np.median(spreads[rich if rich.any() else known])
         return np.sqrt((distinct * np.nan_to_num(spreads) ** 2 + 3 * typical**2) / (distinct + 3))

@@ -53,10 +53,10 @@ class _Numeric(Likelihood):
         return warped(self.warp, values)
 
     def prior(self, task: str) -> Theta:
-        if self.warp is None or self.warp.fixed is not None:
+        if self.warp is None or (law := self.warp.prior()) is None:
             return {}
         site = f"{task}.{self.warp.parameter}"
-        return {site: pyro.sample(site, self.warp.prior())}
+        return {site: pyro.sample(site, law)}
 
     def standardised(self, rows: Rows, p: Parameters) -> tuple[Tensor, Tensor]:
         if self.warp is None:

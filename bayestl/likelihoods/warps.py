@@ -18,7 +18,7 @@ from bayestl import priors
 from bayestl.errors import RowsError
 
 EDGE = 1e-6  # least power of a branch, a logarithm to ten digits
-SHAPE = 4000  # values
+SHAPE = 4000  # values, of which so many quantiles tell the shape
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Warp(ABC):
         """The parameter, or what it probably is: values are standardised on its scale."""
         return self.fixed or 0.0
 
-    def prior(self) -> TorchDistribution:
-        """Of the parameter, where it is inferred."""
-        raise NotImplementedError
+    def prior(self) -> TorchDistribution | None:
+        """Of the parameter, where it is inferred, else None."""
+        return None
 
     @property
     def positive(self) -> bool:
@@ -84,8 +84,8 @@ class _Offset(Warp):
     def usual(self) -> float:
         return self.typical if self.offset is None else self.offset
 
-    def prior(self) -> TorchDistribution:
-        return priors.log_normal(math.log(self.typical), 1.0)
+    def prior(self) -> TorchDistribution | None:
+        return priors.log_normal(math.log(self.typical), 1.0) if self.offset is None else None
 
     def check(self, values: NDArray[np.float64], task: str) -> None:
         low = float(values.min(initial=np.inf))
@@ -242,10 +242,10 @@ class YeoJohnson(Warp):
         """Not so: it takes any number."""
         return False
 
-    def prior(self) -> TorchDistribution:
-        return priors.powers()
+    def prior(self) -> TorchDistribution | None:
+        return priors.powers() if self.power is None else None
 
-    def resolve(self, values: NDArray[np.float64], task: str) -> Warp:
+    def resolve(self, values: NDArray[np.float64], task: str) -> YeoJohnson:
         if not len(values):
             return self
         low, middle, high = np.quantile(values, [0.16, 0.5, 0.84]).tolist()
@@ -283,7 +283,7 @@ class YeoJohnson(Warp):
 
         And how much higher that is, in nats, than at a power of one.
         """
-        thin = -(-len(values) // SHAPE)  # so many quantiles tell the shape of any number of values
+        thin = -(-len(values) // SHAPE)
         y = torch.from_numpy(np.sort(values)[thin // 2 :: thin])
         v = torch.linspace(-3.0, 3.0, 61, dtype=torch.float64)[:, None]
         power = 2 * torch.sigmoid(v)

@@ -160,7 +160,7 @@ class Difference(Model):
             )
 
     def scaling(self, data: TaskData) -> Scaling:
-        spreads = task_spreads(data)
+        spreads = task_spreads(data, ALIKE)
         if self.rho is not None or share_a_scale(data, ALIKE):
             graph = self.graph(data.names)
             numeric = [o for o, task in enumerate(data.tasks) if task.likelihood.kind == "numeric"]
