@@ -24,9 +24,7 @@ from bayestl.priors import Theta
 from bayestl.scaling import Layout, Scaling, share_a_scale, task_means, task_spreads
 from bayestl.table import TaskData
 
-ALIKE = (
-    3.0  # times that spreads without a unit may differ by: next to a ruler that is too short noise is taken for signal
-)
+ALIKE = 3.0  # times that spreads without a unit may differ by: next to too short a ruler noise looks like signal
 
 
 @dataclass(frozen=True, init=False)
