@@ -102,7 +102,7 @@ def main(names: list[str], seeds: int, jobs: int, wanted_parts: Sequence[str] = 
         for name in names
         for size in CASES[name].sizes or (0,)
         for paired in (False, True)
-        for seed in range(CASES[name].repeats(seeds))
+        for seed in range(CASES[name].repeats(size, seeds))
         for part in wanted_parts
     ]
     todo = [key for key in sorted(wanted, key=lambda key: key[3]) if key not in ready]

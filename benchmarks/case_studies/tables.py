@@ -14,6 +14,8 @@ from bayestl import datasets
 from bayestl.features import parse_formula
 from bayestl.likelihoods import Likelihood
 
+FEW = 50  # labels up to which splits differ so much, by a factor of two in RMSE, that five of them tell little
+
 
 @dataclass(frozen=True)
 class Case:
@@ -46,9 +48,11 @@ class Case:
         table = self.table()
         return pd.DataFrame(self.features(table[self.label].tolist()).to_numpy(dtype=float), index=table.index)
 
-    def repeats(self, seeds: int) -> int:
-        """Number of splits: that of the groups where one is left out at a time."""
-        return seeds if self.group is None else self.table().dropna(subset=[self.target])[self.group].nunique()
+    def repeats(self, size: int, seeds: int) -> int:
+        """Number of splits: twice as many with few labels, where they differ most; that of the groups where one is left out."""
+        if self.group is None:
+            return 2 * seeds if size <= FEW else seeds
+        return self.table().dropna(subset=[self.target])[self.group].nunique()
 
     def split(self, size: int, paired: bool, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         table = self.table()
