@@ -48,8 +48,8 @@ from scipy.stats import qmc
 
 import bayestl as btl
 from bayestl import datasets
+from bayestl.decide.goals import SCORES
 from bayestl.decide.replay import replay
-from bayestl.decide.suggest import SCORES
 from benchmarks.report import brief, write
 
 

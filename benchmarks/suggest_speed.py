@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 
 import bayestl as btl
-from bayestl.decide.suggest import SCORES, suggest
+from bayestl.decide.goals import SCORES
+from bayestl.decide.suggest import suggest
 from benchmarks.report import write
 from benchmarks.simulate import three_tasks
 

@@ -17,10 +17,11 @@ from bayestl.condense import condense
 from bayestl.decide import acquisition as acq
 from bayestl.decide import search
 from bayestl.decide import suggest as suggest_module
+from bayestl.decide.goals import OF_TARGET, SCORES
 from bayestl.decide.judge import Judge
 from bayestl.decide.lookahead import joint_of, worlds
 from bayestl.decide.objective import objective_of
-from bayestl.decide.suggest import OF_TARGET, SCORES, suggest
+from bayestl.decide.suggest import suggest
 from bayestl.scaling import Pairs
 
 COSTS = {"cheap": 1.0, "exp": 5.0}

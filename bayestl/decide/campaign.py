@@ -15,10 +15,10 @@ from bayestl import archive
 from bayestl.columns import Table
 from bayestl.decide import plain
 from bayestl.decide.choice import choose
+from bayestl.decide.goals import read_constraints
 from bayestl.decide.journal import Journal
 from bayestl.decide.ledger import FORMAT, Event, Ledger
 from bayestl.decide.progress import plot_history
-from bayestl.decide.suggest import _constraints
 from bayestl.errors import DataError, FitError, expect_whole, listed
 from bayestl.fitting import fit_whole
 from bayestl.inference.infer import Method
@@ -126,7 +126,7 @@ class Campaign:
         if draws is not None:
             expect_whole("draws", draws)
         expect_whole("seed", seed, 0)
-        _constraints(data, constraints)
+        read_constraints(data, constraints)
         if method not in get_args(Method):
             raise ValueError(f"`method` must be one of {listed(get_args(Method))}; got {method!r}.")
         model.check(data)

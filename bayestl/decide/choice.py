@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from bayestl.decide import plain
+from bayestl.decide.goals import OF_TARGET
 from bayestl.decide.ledger import BARRED, Event, Ledger
 from bayestl.decide.pool import OWN
-from bayestl.decide.suggest import OF_TARGET, suggest
+from bayestl.decide.suggest import suggest
 from bayestl.posterior import Posterior
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from bayestl import archive
 from bayestl.columns import read_task
 from bayestl.decide import plain
-from bayestl.decide.pool import _cost, pool_of, refuse_names
-from bayestl.decide.suggest import SCORES, _constraints, _goal, refuse_unoffered
+from bayestl.decide.goals import read_constraints, read_goal, refuse_unoffered, score_for
+from bayestl.decide.pool import costs_of, expect_one_cost_each, pool_of, refuse_names
 from bayestl.errors import DataError, listed
 from bayestl.models.base import Model
 from bayestl.table import TaskData
@@ -150,8 +150,7 @@ class Ledger:
         if costs is None:
             costs = dict.fromkeys(self.data.names, 1.0)
         if self.bounded:
-            if any(isinstance(own, bool) or not isinstance(own, int | float | np.number) for own in costs.values()):
-                raise ValueError("Within bounds, `costs` must be one number for each task.")
+            expect_one_cost_each(costs)
             return {name: (np.array([float(own)]), None) for name, own in costs.items()}
         out: dict[str, Any] = {}
         marks: dict[int, NDArray[np.uint64]] = {}
@@ -159,7 +158,7 @@ class Ledger:
             table = self.table(name)
             if table is not None and len(table):
                 marks.setdefault(id(table), self.data.marks(self.data.encode(table)))
-                out[name] = _cost(own, name, table, np.ones(len(table), bool)), marks[id(table)]
+                out[name] = costs_of(own, name, table, np.ones(len(table), bool)), marks[id(table)]
         return out
 
     def offers(self, left: float, chosen: Sequence[Event] = ()) -> dict[str, NDArray[np.float64]]:
@@ -197,12 +196,8 @@ class Ledger:
         refuse_names(self.data, HISTORY, "the history")
         for name in (*(self.settings["costs"] or ()), self.settings["target"]):
             self.data.index_of(name)
-        kind = _goal(self.data, self.settings["target"], self.settings["goal"])[0]
-        if self.settings["score"] not in (None, *SCORES[kind]):
-            raise ValueError(
-                f"`score` must be one of {listed(SCORES[kind], 9)} for goal={self.settings['goal']!r}; got "
-                f"{self.settings['score']!r}."
-            )
+        goal = self.settings["goal"]
+        score_for(read_goal(self.data, self.settings["target"], goal), self.settings["score"], goal)
         if self.region is not None:
             self.data.encode(self.region)
         refuse_unoffered(self.settings["score"], self.settings["target"] in self._offers)
@@ -253,12 +248,10 @@ class Ledger:
 
     def better(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Make of values of the target (n,) what is larger the better; NaN where the goal has no best."""
-        goal = self.settings["goal"]
-        if self.data.tasks[self.data.index_of(self.settings["target"])].levels is not None:
+        target = self.settings["target"]
+        if self.data.tasks[self.data.index_of(target)].levels is not None:
             return np.full(len(values), np.nan)
-        if goal in ("maximize", "minimize"):
-            return values if goal == "maximize" else -values
-        return np.full(len(values), np.nan) if isinstance(goal, str | Mapping) else -np.abs(values - goal)
+        return read_goal(self.data, target, self.settings["goal"]).worth(values)
 
     def history(self) -> pd.DataFrame:
         """Give a line for each suggestion and each result: see `Campaign.history`."""
@@ -295,7 +288,7 @@ class Ledger:
         lines = len(history) + 1
         since = np.concatenate([np.zeros(len(self.data.values), int), np.flatnonzero(history["event"] == "told") + 1])
         until = np.full(len(mark), lines)
-        for t, wanted in _constraints(self.data, self.constraints):
+        for t, wanted in read_constraints(self.data, self.constraints):
             held = (
                 (wanted[0] <= values) & (values <= wanted[1]) if isinstance(wanted, tuple) else np.isin(values, wanted)
             )

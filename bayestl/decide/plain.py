@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
 from bayestl import archive
 from bayestl.columns import as_frame
+from bayestl.decide.pool import shape_of
 from bayestl.errors import DataError, listed
 from bayestl.table import TaskData
 
@@ -53,18 +53,15 @@ def to_table(written: Mapping[str, Any]) -> pd.DataFrame:
 
 def of_candidates(candidates: Any) -> dict[str, Any]:
     """Write candidates down: a table, a table for each task, or bounds."""
-    tables = (pd.DataFrame, xr.Dataset, Mapping)
-    if isinstance(candidates, Mapping) and not isinstance(candidates, xr.Dataset):
-        if candidates and all(isinstance(value, tables) for value in candidates.values()):
-            return {"tables": {name: of_table(own, f"the candidates of {name!r}") for name, own in candidates.items()}}
-        if any(isinstance(value, tuple) for value in candidates.values()):
-            sides = {
-                name: {"from": plain(list(side), f"The bounds of {name!r}")}
-                if isinstance(side, tuple)
-                else {"any of": plain(list(side), f"The bounds of {name!r}")}
-                for name, side in candidates.items()
-            }
-            return {"bounds": sides}
+    shape = shape_of(candidates)
+    if shape == "tables":
+        return {"tables": {name: of_table(own, f"the candidates of {name!r}") for name, own in candidates.items()}}
+    if shape == "bounds":
+        sides = {
+            name: {"from" if isinstance(side, tuple) else "any of": plain(list(side), f"The bounds of {name!r}")}
+            for name, side in candidates.items()
+        }
+        return {"bounds": sides}
     return {"table": of_table(candidates, "the candidates")}
 
 

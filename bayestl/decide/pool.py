@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -145,20 +145,24 @@ class Pool:
         return rows if len(rows) else np.arange(len(self))
 
 
+def shape_of(candidates: Any) -> Literal["table", "tables", "bounds"]:
+    """How candidates are given: one table, a table for each task, or bounds."""
+    if isinstance(candidates, Mapping) and not isinstance(candidates, xr.Dataset) and len(candidates):
+        if all(isinstance(value, pd.DataFrame | xr.Dataset | Mapping) for value in candidates.values()):
+            return "tables"
+        if any(isinstance(value, tuple) for value in candidates.values()):
+            return "bounds"
+    return "table"
+
+
 def pool_of(data: TaskData, scaling: Scaling, candidates: Any, costs: Mapping[str, Any] | None, seed: int) -> Pool:
-    """Read candidates: a table, a table for each task, or bounds."""
+    """Read candidates, in any of their shapes."""
     refuse_names(data, OWN, "what is suggested")
     for name in costs or ():
         data.index_of(name)
-    tables = (pd.DataFrame, xr.Dataset, Mapping)
-    if not isinstance(candidates, Mapping) or isinstance(candidates, xr.Dataset):
-        frames: dict[str | None, Any] = {None: candidates}
-    elif candidates and all(isinstance(value, tables) for value in candidates.values()):
-        frames = dict(candidates)
-    elif any(isinstance(value, tuple) for value in candidates.values()):
+    if (shape := shape_of(candidates)) == "bounds":
         return _within(data, scaling, candidates, costs, seed)
-    else:
-        frames = {None: candidates}
+    frames: dict[str | None, Any] = dict(candidates) if shape == "tables" else {None: candidates}
     parts, labels, masks = [], [], []
     for owner, table in frames.items():
         frame = as_frame(table)
@@ -192,7 +196,7 @@ def _pool(
         if costs is None:
             found[:, t] = 1.0
         elif task.name in costs:
-            found[mask[:, t], t] = _cost(costs[task.name], task.name, frame, mask[:, t])
+            found[mask[:, t], t] = costs_of(costs[task.name], task.name, frame, mask[:, t])
     offered = mask & ~np.isnan(found)
     if not offered.any():
         raise ValueError("No candidate is in a task that has a cost. Give `costs` for the tasks that can be measured.")
@@ -203,7 +207,7 @@ def _pool(
     return Pool(frame, labels, x, mask, among, offered, np.where(offered, found, np.nan))
 
 
-def _cost(given: Any, task: str, frame: pd.DataFrame, own: NDArray[np.bool_]) -> NDArray[np.float64]:
+def costs_of(given: Any, task: str, frame: pd.DataFrame, own: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Costs of a task's candidates: one for all, a column, or one for each."""
     if isinstance(given, str):
         if given not in frame:
@@ -222,6 +226,12 @@ def _cost(given: Any, task: str, frame: pd.DataFrame, own: NDArray[np.bool_]) ->
         where = listed(frame.index[own][bad].tolist())
         raise ValueError(f"Costs must be positive; that of task {task!r} is {values[bad][0]:g} (rows {where}).")
     return values
+
+
+def expect_one_cost_each(costs: Mapping[str, Any]) -> None:
+    """Refuse columns of costs where candidates lie within bounds."""
+    if any(isinstance(cost, bool) or not isinstance(cost, int | float | np.number) for cost in costs.values()):
+        raise ValueError("Within bounds, `costs` must be one number for each task.")
 
 
 def _within(data: TaskData, scaling: Scaling, bounds: Mapping[str, Any], costs: Any, seed: int) -> Pool:
@@ -250,7 +260,6 @@ def _within(data: TaskData, scaling: Scaling, bounds: Mapping[str, Any], costs: 
             raise ValueError(f"Bounds of {column.name!r} must be (low, high), finite, low < high; got {side}.")
         else:
             sides[column.name] = (float(side[0]), float(side[1]))
-    if any(isinstance(cost, bool) or not isinstance(cost, int | float | np.number) for cost in (costs or {}).values()):
-        raise ValueError("Within bounds, `costs` must be one number for each task.")
+    expect_one_cost_each(costs or {})
     cube = qmc.Sobol(len(sides), scramble=True, rng=seed).random(SPREAD)
     return Box(sides, scaling, data).pool(cube, costs)

@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-import xarray as xr
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bayestl.columns import Table
+from bayestl.decide.goals import OF_TARGET, Derived, read_constraints, read_goal, refuse_unoffered, score_for
 from bayestl.decide.lookahead import worlds
 from bayestl.decide.objective import objective_of
 from bayestl.decide.pool import pool_of
 from bayestl.decide.search import WORLDS, Search
 from bayestl.errors import DataError, expect_whole, listed
 from bayestl.posterior import Posterior, expect_posterior
-from bayestl.table import TaskData
-
-OF_TARGET = (  # scores of measurements of the target itself
-    "expected_improvement",
-    "probability_of_improvement",
-    "upper_confidence_bound",
-    "thompson",
-)
-SCORES = {
-    "optimum": ("knowledge_gradient", "max_value_entropy", *OF_TARGET, "variance"),
-    "hit": ("knowledge_gradient", *OF_TARGET),
-    "region": ("variance", "entropy"),
-    "level": ("level", "probability_of_improvement"),
-}
 
 STUCK = 1e-4  # of the value of perfect information
-
-Derived = Callable[[Mapping[str, xr.DataArray]], xr.DataArray]
 
 
 def suggest(
@@ -125,13 +107,11 @@ def suggest(
     expect_whole("batch", batch)
     data = posterior.data
     pool = pool_of(data, posterior.scaling, candidates, costs, seed)
-    kind, sign, label, level = _goal(data, target, goal)
-    allowed = SCORES[kind]
-    if score not in (None, *allowed):
-        raise ValueError(f"`score` must be one of {listed(allowed, 9)} for goal={goal!r}; got {score!r}.")
-    t = -1 if callable(target) else data.index_of(target)
+    wanted = read_goal(data, target, goal)
+    kind, sign, label, level = wanted
     guarded = score is None and kind == "optimum" and not constraints
-    score = score or allowed[0]
+    score = score_for(wanted, score, goal)
+    t = -1 if callable(target) else data.index_of(target)
     if t < 0 and kind in ("optimum", "hit"):
         raise ValueError(
             'A `target` that is a function can be learned: goal="learn", {"above": value} or {"below": value}.'
@@ -146,8 +126,8 @@ def suggest(
     objective = objective_of(posterior, theta, target, sign, label)
     search = Search(
         posterior, theta, found, objective, pool, score, t, None if level is None else objective.at(level, WORLDS),
-        kind == "hit", _constraints(data, constraints), torch.Generator().manual_seed(seed), costs,
-        _merit(data, t, sign, label, level if kind == "hit" else None),
+        kind == "hit", read_constraints(data, constraints), torch.Generator().manual_seed(seed), costs,
+        wanted.merit(data, t),
         torch.cat([pool.x[:0], *(x for task, x, _ in waiting if task == t)]).unique(dim=0),
     )  # fmt: skip
     at = None if region is None else posterior._inputs(region)[1]
@@ -159,93 +139,6 @@ def suggest(
             table = search.run(batch, at, False, replicates, elsewhere=True)
     assert table is not None
     return table
-
-
-def _merit(data: TaskData, t: int, sign: float, label: Any, level: float | None) -> NDArray[np.float64]:
-    """What the values of the target are worth, larger the better."""
-    own = data.task_index == t
-    values = data.tasks[t].likelihood.rate(data.values[own], data.details[own])
-    if label is not None:
-        return sign * (values == (data.tasks[t].levels or ()).index(label))
-    return sign * values if level is None else -np.abs(values - level)
-
-
-def refuse_unoffered(score: str | None, offered: bool) -> None:
-    """Refuse a score of measurements of the target where it is not offered."""
-    if score in OF_TARGET and not offered:
-        raise ValueError(
-            f"score={score!r} is of measurements of the target, which no candidate offers. Give it a cost."
-        )
-
-
-def _goal(data: TaskData, target: str | Derived, goal: Any) -> tuple[str, float, Any, float | None]:
-    """What kind of goal, which sign, which class, and which value it has."""
-    task = None if callable(target) else data.tasks[data.index_of(target)]
-    levels = None if task is None else task.levels
-    whole = isinstance(goal, Mapping) or (isinstance(goal, str) and goal in ("maximize", "minimize", "learn"))
-    if (
-        task
-        and levels
-        and len(levels) > 2
-        and whole
-        and goal not in levels
-        and len(task.likelihood.functions(levels)) > 1
-    ):
-        raise ValueError(
-            f"Task {task.name!r} holds classes without an order, of which none is larger. Say which is wanted: "
-            f"goal={levels[0]!r}."
-        )
-    if isinstance(goal, str) and goal in ("maximize", "minimize"):
-        return "optimum", 1.0 if goal == "maximize" else -1.0, None, None
-    if isinstance(goal, str) and goal == "learn":
-        return "region", 1.0, None, None
-    if isinstance(goal, Mapping) and len(goal) == 1 and next(iter(goal)) in ("above", "below"):
-        ((side, value),) = goal.items()
-        return "level", 1.0 if side == "above" else -1.0, None, _number(value, f"goal={goal!r}")
-    if levels is not None and goal in levels:
-        return "optimum", 1.0, goal, None
-    if levels is None and isinstance(goal, int | float | np.number) and not isinstance(goal, bool):
-        return "hit", 1.0, None, _number(goal, "`goal`")
-    wanted = f"one of its classes {listed(levels, 20)}" if levels is not None else "a number to be hit"
-    raise ValueError(
-        f"`goal` must be 'maximize', 'minimize', 'learn', {{'above': value}}, {{'below': value}}, or {wanted}; got {goal!r}."
-    )
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
-        raise ValueError(f"{where} needs a finite number; got {value!r}.")
-    return float(value)
-
-
-def _constraints(data: TaskData, given: Mapping[str, Any] | None) -> list[tuple[int, Any]]:
-    """Tasks, with a list of the codes of the wanted classes or the two edges."""
-    out: list[tuple[int, Any]] = []
-    for name, wanted in (given or {}).items():
-        t = data.index_of(name)
-        levels = data.tasks[t].levels
-        if levels is not None:
-            several = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
-            if not several or any(one not in levels for one in several):
-                raise ValueError(
-                    f"The constraint on task {name!r} must be one of {listed(levels, 20)}, or a list of those that will do; "
-                    f"got {wanted!r}."
-                )
-            out.append((t, [levels.index(one) for one in several]))
-            continue
-        if not isinstance(wanted, tuple) or len(wanted) != 2 or wanted == (None, None):
-            raise ValueError(
-                f"The constraint on task {name!r} must be (low, high), None leaving a side open; got {wanted!r}."
-            )
-        low, high = wanted
-        edges = (
-            -np.inf if low is None else _number(low, f"The constraint on {name!r}"),
-            np.inf if high is None else _number(high, f"The constraint on {name!r}"),
-        )
-        if not edges[0] < edges[1]:
-            raise ValueError(f"The constraint on task {name!r} must be (low, high) with low < high; got {wanted!r}.")
-        out.append((t, edges))
-    return out
 
 
 def _pending(posterior: Posterior, pending: Any) -> list[tuple[int, Tensor, Tensor]]:
