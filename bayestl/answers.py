@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -74,6 +76,48 @@ def predictions(
     return out
 
 
+def probability(
+    task: Task,
+    index: pd.Index,
+    laws: Iterable[tuple[slice, Sequence[Predictive]]],
+    above: float | None,
+    below: float | None,
+    latent: bool,
+) -> xr.DataArray:
+    """Probability that a numeric task lies above a value, below one, or between them; dim (row)."""
+    if task.likelihood.kind == "class":
+        raise ValueError(f"Task {task.name!r} holds classes; `predict` gives their probabilities.")
+    if above is None and below is None:
+        raise ValueError("Give `above`, `below`, or both.")
+    if above is not None and below is not None and not above < below:
+        raise ValueError(f"`above` must be less than `below`; got {above} and {below}.")
+    out, beyond = np.empty(len(index)), True
+    for part, (whole,) in laws:
+        law: Any = getattr(whole, "latent", whole) if latent else whole
+        beyond = beyond and _beyond(law, above, below)
+        like = torch.ones(part.stop - part.start, dtype=torch.float64)
+        chance = like if below is None else law.below(like * float(below))
+        if above is not None:
+            chance = chance - law.cdf(like * float(above))
+        out[part] = chance.clamp(0.0, 1.0).numpy()
+    if beyond:
+        warnings.warn(
+            f"Nothing of task {task.name!r} is observed beyond its limit: the probability is zero. latent=True asks of the value "
+            "without it.",
+            stacklevel=3,
+        )
+    return xr.DataArray(out, dims=["row"], coords={"row": index}, name="probability")
+
+
+def _beyond(law: Any, above: float | None, below: float | None) -> bool:
+    """Whether what is asked for lies beyond the limits of every row, where nothing is observed."""
+    upper, lower = getattr(law, "upper", None), getattr(law, "lower", None)
+    return bool(
+        (above is not None and upper is not None and (upper <= above).all())
+        or (below is not None and lower is not None and (lower >= below).all())
+    )
+
+
 def draws(
     tasks: Sequence[Task], index: pd.Index, drawn: Sequence[NDArray[np.float64]], *, noise: bool, single: bool
 ) -> xr.DataArray | xr.Dataset:
@@ -98,6 +142,19 @@ def draws(
         np.stack(drawn, -1), dims=["draw", "row", "task"], coords=coords | {"task": list(arrays)}, name="sample"
     )
     return in_units(whole, tasks, single)  # type: ignore[no-any-return]
+
+
+def given_shown(values: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Draws (draw, row) of sizes as they are where there is something to be seen, which has a probability in each draw.
+
+    Row by row each draw is replaced by the quantile, of the draws weighed by these probabilities, that it is of the draws as they
+    were: so the law of each row is the conditional one, and rows and tasks go together as they did.
+    """
+    size, order = torch.from_numpy(values).sort(dim=0, stable=True)
+    upto = torch.from_numpy(chance).clamp_min(1e-300).gather(0, order).cumsum(0)
+    level = (torch.arange(len(size)).double() + 0.5).unsqueeze(-1) / len(size) * upto[-1]
+    taken = torch.searchsorted(upto.mT.contiguous(), level.mT.contiguous()).clamp_max(len(size) - 1).mT
+    return torch.empty_like(size).scatter_(0, order, size.gather(0, taken)).numpy()
 
 
 def derived(

@@ -34,7 +34,7 @@ from bayestl.table import TaskData
 LEARN = 600  # points that theta is learned from
 FEW = 250  # points up to which one thread infers theta
 EXACT = 2500  # points that are conditioned on exactly
-TELLING = 250  # points above which the smoothness of the functions is asked for
+TELLING = 80  # points above which the smoothness of the functions is asked for
 SHARED = 5  # materials observed by several tasks from which on they are reckoned with: a nugget is inferred, say
 STRANGE, STRANGE_FROM = 1000.0, 20  # times what nine tenths of at least so many values span
 SMALL, PART = 16_384, 65_536  # rows of a table in memory that are condensed in one go: all of it, or parts of it

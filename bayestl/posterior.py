@@ -40,7 +40,7 @@ from bayestl.psis import resampled, smoothed
 from bayestl.regression import Regression
 from bayestl.scaling import Scaling
 from bayestl.scoring import Scores
-from bayestl.selection import PAIRS
+from bayestl.selection import PAIRS, typical
 from bayestl.stream import loaders_of
 from bayestl.table import TaskData
 
@@ -160,34 +160,9 @@ class Posterior:
         >>> posterior.probability({"x": [1.0]}, "gap", above=1.0).item() > 0.5
         True
         """
-        t = self.data.index_of(task)
-        if self.data.tasks[t].likelihood.kind == "class":
-            raise ValueError(f"Task {task!r} holds classes; `predict` gives their probabilities.")
-        if above is None and below is None:
-            raise ValueError("Give `above`, `below`, or both.")
-        if above is not None and below is not None and not above < below:
-            raise ValueError(f"`above` must be less than `below`; got {above} and {below}.")
-        frame_index, x = self._inputs(new)
-        out, beyond = np.empty(len(x)), True
-        for part, (law,) in self._laws(x, [t], {t: self._details(new, t, len(x))}, noise):
-            size = part.stop - part.start
-            law = getattr(law, "latent", law) if latent else law
-            beyond = beyond and _beyond(law, above, below)
-            chance = (
-                torch.ones(size).double()
-                if below is None
-                else law.below(torch.full((size,), float(below), dtype=torch.float64))
-            )
-            if above is not None:
-                chance = chance - law.cdf(torch.full((size,), float(above), dtype=torch.float64))
-            out[part] = chance.clamp(0.0, 1.0).numpy()
-        if beyond:
-            warnings.warn(
-                f"Nothing of task {task!r} is observed beyond its limit: the probability is zero. latent=True asks of the value "
-                "without it.",
-                stacklevel=2,
-            )
-        return xr.DataArray(out, dims=["row"], coords={"row": frame_index}, name="probability")
+        t, (index, x) = self.data.index_of(task), self._inputs(new)
+        laws = self._laws(x, [t], {t: self._details(new, t, len(x))}, noise)
+        return answers.probability(self.data.tasks[t], index, laws, above, below, latent)
 
     def score(self, test: TaskData) -> xr.Dataset:
         """Judge the predictions of measured values, row by row.
@@ -231,7 +206,8 @@ class Posterior:
 
         With `noise` each value is a measurement: independent noise is added, counts and classes are drawn. Without it counts
         are expectations and classes are probabilities, dims (draw, row, class). Limits and zeros apply either way, save with
-        `latent`, as `predict` calls it: values without their limits, and of a hurdle task if they are positive. Where several
+        `latent`, as `predict` calls it: values without their limits, and of a hurdle task if they are positive (the law of each
+        row is that of a positive value there; how rows and tasks go together is that of the sizes by themselves). Where several
         tasks are asked for and one of them holds classes, the answer is a Dataset with a variable for each.
 
         With ``joint=False`` each row is drawn by itself, its tasks together still: right for what is asked row by row, and
@@ -391,12 +367,13 @@ class Posterior:
         errors, unknown = data.errors.copy(), np.isnan(data.errors)
         unknown[: len(self.data)] = False
         for t in self._problem.layout.noisy:
-            share, square = self._problem.known_errors(t)
+            share, theta = self._problem.known_share[t], typical(self._mixed)
             new, law = np.flatnonzero(unknown & (data.task_index == t)), numbers_of(data.tasks[t].likelihood)
             if law is not None and share == 1.0 and len(new):
                 ones = dataclasses.replace(data, errors=np.ones(len(data)))
                 rows = rows_of(ones, self.scaling, self._problem.layout, t, torch.from_numpy(new))
-                errors[new] = np.sqrt(square) / law.known(rows.of([-1])).numpy()
+                size = law.known(rows.of([-1]), self._problem.parameters_of(theta, t))
+                errors[new] = (self._problem.known_square(theta, t).sqrt() / size).flatten().numpy()
         return dataclasses.replace(data, errors=errors)
 
     def new_task(
@@ -726,6 +703,7 @@ class Posterior:
             order = torch.randperm(self.components, generator=generator)
             owner = order[owner]
         out: dict[int, np.ndarray] = {}
+        shown: dict[int, np.ndarray] = {}
         if not joint:
             ((mean, cov),) = self._moments(x, [functions])
             root = robust_cholesky(cov, torch.ones(cov.shape[:-2], dtype=cov.dtype))[0]
@@ -750,6 +728,10 @@ class Posterior:
                     draw = likelihood.draw_latent if latent else likelihood.draw
                     values = draw(f[..., own], variance, rows[t], problem.parameters_of(theta, t), generator).numpy()
                     out.setdefault(t, np.empty((draws, *values.shape[1:])))[mine.numpy()] = values
+                    if latent and (chance := likelihood.shown(f[..., own], rows[t])) is not None:
+                        shown.setdefault(t, np.empty((draws, len(x))))[mine.numpy()] = chance.numpy()
+        for t, chances in shown.items():
+            out[t] = answers.given_shown(out[t], chances)
         return out
 
     def _inputs(self, new: Table, encoded: NDArray[np.float64] | None = None) -> tuple[pd.Index, Tensor]:
@@ -786,12 +768,3 @@ def expect_data(data: object, what: str) -> None:
         raise DataError(
             f"`{what}` must be a TaskData (see TaskData.from_wide and from_long); got {type(data).__name__}."
         )
-
-
-def _beyond(law: Any, above: float | None, below: float | None) -> bool:
-    """Whether what is asked for lies beyond the limits of every row, where nothing is observed."""
-    upper, lower = getattr(law, "upper", None), getattr(law, "lower", None)
-    return bool(
-        (above is not None and upper is not None and (upper <= above).all())
-        or (below is not None and lower is not None and (lower >= below).all())
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,13 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayestl import archive, storage
-from bayestl.answers import QUANTILES, Function, levels_of, predictions
+from bayestl import answers, archive, storage
+from bayestl.answers import QUANTILES, Function, levels_of
 from bayestl.columns import Table
-from bayestl.errors import DataError, expect_whole
+from bayestl.errors import DataError, expect_whole, listed
 from bayestl.lazy import lazily
-from bayestl.likelihoods.predictive import mixed
+from bayestl.likelihoods import Hurdle
+from bayestl.likelihoods.predictive import Predictive, mixed
 from bayestl.models.base import Model
 from bayestl.posterior import Posterior, expect_data
 from bayestl.scoring import Scores
@@ -115,16 +116,8 @@ class Stack:
             raise ValueError(f"A stack predicts one task at a time; got {task!r}.")
         if (loaders := loaders_of(new)) is not None:
             return lazily(partial(self.predict, task=task, noise=noise, quantiles=quantiles), loaders)
-        self._alike(task)
-        encoded, levels = self.data.encode(new), levels_of(quantiles)
-        index = self.best._inputs(new, encoded)[0]
-        parts = [slice(start, start + AT_A_TIME) for start in range(0, len(index), AT_A_TIME)]
-        each = [
-            own.laws(new, task, noise, AT_A_TIME, encoded if own.data.reads_as(self.data) else None)
-            for own in (self.posteriors[name] for name in self.weights)
-        ]
-        laws = ((part, [mixed(own, self._shares)]) for part, *own in zip(parts, *each, strict=True))
-        return predictions([self.data.tasks[self.data.index_of(task)]], index, levels, laws, single=True)
+        levels, (index, laws) = levels_of(quantiles), self._laws(new, task, noise)
+        return answers.predictions([self.data.tasks[self.data.index_of(task)]], index, levels, laws, single=True)
 
     def probability(
         self,
@@ -138,11 +131,8 @@ class Stack:
     ) -> xr.DataArray:
         """Probability that a numeric task lies above a value, below one, or between them: see `Posterior.probability`."""
         task = self.target if task is None else task
-        self._alike(task)
-        return sum(  # type: ignore[return-value]
-            weight * self.posteriors[name].probability(new, task, above=above, below=below, noise=noise, latent=latent)
-            for name, weight in self.weights.items()
-        )
+        index, laws = self._laws(new, task, noise)
+        return answers.probability(self.data.tasks[self.data.index_of(task)], index, laws, above, below, latent)
 
     def score(self, test: TaskData) -> xr.Dataset:
         """Judge the predictions of measured values, row by row: see `Posterior.score`."""
@@ -167,6 +157,13 @@ class Stack:
         task = self.target if task is None else task
         self._alike(task)
         expect_whole("draws", draws)
+        if latent and any(
+            isinstance(own.data.tasks[own.data.index_of(task)].likelihood, Hurdle) for own in self.posteriors.values()
+        ):
+            raise ValueError(
+                f"How large {task!r} is if it is positive is a matter of the row, and with it how much each posterior counts: "
+                "draws over rows have no such weights. `predict` and `probability` tell of each row; or ask one of `posteriors`."
+            )
         parts: list[Any] = [
             self.posteriors[name].sample(new, task, draws=count, seed=seed, noise=noise, latent=latent, joint=joint)
             for name, count in zip(self.weights, self._counts(draws), strict=True)
@@ -224,6 +221,18 @@ class Stack:
                         "mixed. Read it alike for all posteriors, or ask each of them."
                     )
 
+    def _laws(self, new: Table, task: str, noise: bool) -> tuple[pd.Index, Iterator[tuple[slice, list[Predictive]]]]:
+        """Labels of new rows, and what is predicted of a task, some rows at a time."""
+        self._alike(task)
+        encoded = self.data.encode(new)
+        index = self.best._inputs(new, encoded)[0]
+        parts = [slice(start, min(start + AT_A_TIME, len(index))) for start in range(0, len(index), AT_A_TIME)]
+        each = [
+            own.laws(new, task, noise, AT_A_TIME, encoded if own.data.reads_as(self.data) else None)
+            for own in (self.posteriors[name] for name in self.weights)
+        ]
+        return index, ((part, [mixed(own, self._shares)]) for part, *own in zip(parts, *each, strict=True))
+
     def _counts(self, draws: int) -> list[int]:
         """Draws of each posterior, as near to the weights as whole numbers can be."""
         ends = np.rint(np.cumsum(list(self.weights.values())) * draws).astype(int)
@@ -240,8 +249,16 @@ class Stack:
             rows = np.flatnonzero(test.task_index == s)
             for start in range(0, len(rows), AT_A_TIME):
                 chosen = rows[start : start + AT_A_TIME]
-                found = [self.posteriors[own].measured_law(test, s, chosen) for own in self.weights]
-                yield chosen, [law for law, _ in found], found[0][1]
+                found = {own: self.posteriors[own].measured_law(test, s, chosen) for own in self.weights}
+                y, first = next(iter(found.values()))[1], next(iter(found))
+                for own, (_, read) in found.items():
+                    if (off := (read != y).numpy()).any():
+                        raise DataError(
+                            f"Task {name!r}: the values in rows {listed(test.rows[chosen[off]].tolist())} are beyond a limit of "
+                            f"{first!r} or of {own!r} alone, so that one gives them a probability and the other a density: no "
+                            "score mixes the two. Read the task with the same limits for all posteriors."
+                        )
+                yield chosen, [law for law, _ in found.values()], y
 
 
 def load(path: str | Path, model: Model | Mapping[str, Model] | None = None) -> Any:

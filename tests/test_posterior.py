@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyro
 import pytest
+import scipy.integrate
 import scipy.stats
 import torch
 import xarray as xr
@@ -19,6 +20,7 @@ import bayestl as btl
 from bayestl import storage
 from bayestl.archive import prior_draws
 from bayestl.fewshot import alike
+from bayestl.likelihoods.base import Rows
 from bayestl.models.problem import Problem
 from bayestl.scaling import Pairs, Scaling
 
@@ -1021,7 +1023,7 @@ def test_a_value_without_an_error_is_as_good_as_those_before(warp):
         return posterior.condition(more).predict(new, task="y")
 
     # on a logarithmic scale errors are alike as shares of the value
-    known = posterior._problem.known_errors(0)[1] ** 0.5 * float(posterior.scaling.scale[0])
+    known = posterior._problem.known_square(posterior._mixed, 0).item() ** 0.5 * float(posterior.scaling.scale[0])
     usual = known if warp is None else known * value
     xr.testing.assert_allclose(after(), after(e=[usual]), rtol=1e-6)
 
@@ -1084,3 +1086,100 @@ def test_limits_and_zeros_are_no_surprise():
         posterior = btl.fit(btl.SingleTask(), data, method="map", progress=False)
         more = btl.TaskData.from_wide(new, inputs=["x"], tasks=["y"], likelihoods={"y": law})
         assert len(posterior.condition(more).data) == 42
+
+
+@pytest.mark.parametrize("warp", [btl.Log(offset=None), btl.Sqrt(offset=None), btl.YeoJohnson()])
+def test_known_errors_are_taken_at_the_scale_that_is_inferred(warp):
+    """To first order, whatever the parameter of the scale: it adds to what is not known of the value."""
+    rng = np.random.default_rng(1)
+    x = np.sort(rng.random(60))
+    f = 10 ** (2 * np.sin(4 * x))
+    frame = pd.DataFrame({"x": x, "y": f * np.exp(0.1 * rng.standard_normal(60))})
+    told = {"inputs": ["x"], "tasks": ["y"], "likelihoods": {"y": btl.Gaussian(warp)}}
+    posterior = btl.fit(btl.SingleTask(), btl.TaskData.from_wide(frame, **told), seed=0, method="map", progress=False)
+    low = frame.iloc[[int(f.argmin())]]
+    under = posterior.predict(low, "y", noise=False)
+    error = 0.3 * under["std"].item()
+    test = btl.TaskData.from_wide(low.assign(y=under["quantile"].values[1]), errors={"y": error}, **told)
+    assert posterior.score(test)["std"].item() == pytest.approx(np.hypot(under["std"].item(), error), rel=0.02)
+
+
+def gaps(kernel=None, law=None, method="map"):
+    """Gaps of which about half are zero, the larger the likelier there is one."""
+    rng = np.random.default_rng(2)
+    x = np.sort(rng.random(50))
+    u = 2 * np.sin(5 * x) + 0.5 * rng.standard_normal(50)
+    gap = np.where(u + 0.3 * rng.standard_normal(50) > 0, np.log1p(np.exp(u)), 0.0)
+    frame = pd.DataFrame({"x": x, "source": u + 0.2 * rng.standard_normal(50), "gap": gap})
+    frame.loc[::3, "gap"] = np.nan
+    data = btl.TaskData.from_wide(
+        frame, inputs=["x"], tasks=["source", "gap"], likelihoods={"gap": law or btl.Hurdle()}
+    )
+    return btl.fit(btl.MultiTask(kernel=kernel), data, seed=0, method=method, progress=False)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_latent_draws_of_a_hurdle_are_those_of_positive_values(joint):
+    posterior, new = gaps(), {"x": [0.8, 1.3]}
+    told = posterior.predict(new, "gap", quantiles=[0.5])
+    options = {"draws": 20000, "noise": True, "joint": joint}
+    plain = posterior.sample(new, "gap", **options)
+    latent = posterior.sample(new, "gap", latent=True, **options)
+    np.testing.assert_allclose(latent.mean("draw"), told["latent_mean"], rtol=0.03)
+    np.testing.assert_allclose(latent.std("draw"), told["latent_std"], rtol=0.05)
+    np.testing.assert_allclose(latent.mean("draw"), plain.where(plain > 0).mean("draw"), rtol=0.05)
+    chance = posterior.probability(new, "gap", above=0.5, latent=True)
+    np.testing.assert_allclose((latent > 0.5).mean("draw"), chance, atol=0.02)
+    both = posterior.sample(new, latent=True, **options)
+    alone = posterior.sample(new, **options)
+    xr.testing.assert_equal(both.sel(task="source"), alone.sel(task="source"))  # what it stands beside is what it was
+
+
+def test_a_stack_of_hurdles_counts_each_as_often_as_it_expects_something():
+    alike = {"a": gaps(), "b": gaps(btl.RBF())}
+    unlike = {"a": alike["a"], "b": gaps(law=btl.Hurdle(btl.Gaussian(btl.Log())))}
+    new = {"x": [0.7, 0.85, 1.3]}
+    for several in (alike, unlike):
+        stack = btl.Stack(several, {"a": 0.3, "b": 0.7}, "gap", pd.DataFrame(index=["a", "b"]))
+        zeros = [p.predict(new, "gap")["probability_lower"] for p in several.values()]
+        assert np.abs(zeros[0] - zeros[1]).max() > 1e-4  # or nothing is told
+        told = stack.predict(new)
+        np.testing.assert_allclose(told["latent_mean"], told["mean"] / (1 - told["probability_lower"]), rtol=1e-6)
+        above = stack.probability(new, above=0.5)
+        np.testing.assert_allclose(
+            stack.probability(new, above=0.5, latent=True), above / stack.probability(new, above=0.0), rtol=1e-6
+        )
+        with pytest.raises(ValueError, match="ask one of `posteriors`"):
+            stack.sample(new, latent=True)
+
+
+def test_a_stack_refuses_to_score_what_is_beyond_the_limit_of_one():
+    x = np.linspace(0, 1, 20)
+    frame = pd.DataFrame({"x": x, "y": 1 + np.sin(5 * x) + 0.1 * np.cos(40 * x)})
+
+    def fitted(law):
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": law})
+        return btl.fit(btl.SingleTask(), data, seed=0, method="map", progress=False)
+
+    several = {"plain": fitted(btl.Gaussian()), "limited": fitted(btl.Censored(lower=-0.05))}
+    for order in (["plain", "limited"], ["limited", "plain"]):
+        stack = btl.Stack({n: several[n] for n in order}, dict.fromkeys(order, 0.5), "y", pd.DataFrame(index=order))
+        test = btl.TaskData.from_wide(
+            pd.DataFrame({"x": [0.2, 0.93], "y": [1.8, -0.1]}, index=["A", "B"]), inputs=["x"], tasks=["y"]
+        )
+        with pytest.raises(btl.DataError, match=r"in rows 'B' are beyond a limit of '\w+' or of '\w+' alone"):
+            stack.score(test)
+
+
+@pytest.mark.parametrize("gate, deviation", [(-2.0, 2.0), (-1.0, 3.0), (1.0, 0.5)])
+def test_the_probability_of_a_zero_is_that_of_the_integral(gate, deviation):
+    def chance(g):
+        return scipy.stats.norm.pdf(g, gate, deviation) / (1 + np.exp(g))
+
+    exact = scipy.integrate.quad(chance, gate - 12 * deviation, gate + 12 * deviation)[0]
+    one, zero = torch.ones(1).double(), torch.zeros(1, 2).double()
+    law = btl.Hurdle(btl.Gaussian(btl.Softplus(1.0))).resolve(np.array([0.0, 1.0]), np.full((2, 2), np.nan), "y", None)
+    rows = Rows(one * torch.nan, one * torch.nan, zero * torch.nan, zero[0], torch.ones(2).double())
+    cov = torch.diag(torch.tensor([deviation**2, 1.0])).double()[None, None]
+    told = law.predictive(torch.tensor([[[gate, 0.3]]]).double(), cov, None, rows, {})
+    assert told.at_limits()[0].item() == pytest.approx(exact, abs=0.004)

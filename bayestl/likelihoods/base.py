@@ -88,8 +88,12 @@ class Likelihood(ABC):
     def draw_latent(
         self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator
     ) -> Tensor:
-        """Draw what there would be without limits, and of a hurdle if it were positive; else as `draw`."""
+        """Draw what there would be without limits, and of a hurdle its size by itself; else as `draw`."""
         return self.draw(f, noise, rows, p, generator)
+
+    def shown(self, f: Tensor, rows: Rows) -> Tensor | None:
+        """Probability (D, R) that what `draw_latent` gives is observed; None where it always is, if perhaps at a limit."""
+        return None
 
     def resolve(
         self, values: NDArray[np.float64], details: NDArray[np.float64], task: str, levels: Sequence[Any] | None

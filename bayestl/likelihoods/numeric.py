@@ -72,17 +72,16 @@ class _Numeric(Likelihood):
     def noise_variance(self, rows: Rows, p: Parameters) -> Tensor:
         """Variance of each observation's noise, standardised: the known error's, or the task's inferred one."""
         inferred = p["noise"].square()
-        known = self.known(rows).square()
+        known = self.known(rows, p).square()
         return torch.where(known.isnan(), inferred, known) + NOISE_FLOOR
 
-    def known(self, rows: Rows) -> Tensor:
-        """Known errors on the model's scale, NaN where unknown; on a warped scale to first order."""
-        error = rows.error / rows.scale
+    def known(self, rows: Rows, p: Parameters) -> Tensor:
+        """Known errors on the model's scale, (R,) or (S, R), NaN where unknown; on a warped scale to first order."""
+        error = rows.error.nan_to_num() / rows.scale  # a NaN would spread to the gradient of the warp's parameter
         if self.warp is not None:
-            error = error * self.warp.log_slope(rows.y, self.warp.usual).exp()
-            # At an end of the scale, as of a zero, it says nothing.
-            error = torch.where(error.isfinite(), error, torch.nan)
-        return error
+            error = error * self.warp.log_slope(rows.y, self.bend(p)).exp()
+        # At an end of the scale, as of a zero, it says nothing.
+        return torch.where(rows.error.isnan() | ~error.isfinite(), torch.nan, error)
 
     def log_density(self, f: Tensor, rows: Rows, p: Parameters) -> Tensor:
         y, slope = self.standardised(rows, p)
@@ -123,7 +122,7 @@ class Gaussian(_Numeric):
     def noise_variance(self, rows: Rows, p: Parameters) -> Tensor:
         if not self.excess:
             return super().noise_variance(rows, p)
-        return p["noise"].square() + self.known(rows).nan_to_num().square() + NOISE_FLOOR
+        return p["noise"].square() + self.known(rows, p).nan_to_num().square() + NOISE_FLOOR
 
 
 @dataclass(frozen=True)
@@ -380,7 +379,7 @@ class Hurdle(Likelihood):
 
     def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> NormalMixture:
         # Given theta the gate and the size are jointly normal: for every node of the gate, the size is normal still.
-        nodes, weights = normal_nodes(16)
+        nodes, weights = normal_nodes(32)
         draws = len(mean)
         gate_sd = cov[..., 0, 0].clamp_min(1e-24).sqrt()
         gain = cov[..., 0, 1] / gate_sd
@@ -409,9 +408,11 @@ class Hurdle(Likelihood):
         return dataclasses.replace(inner, weight=share, atom=zero)
 
     def draw(self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator) -> Tensor:
-        size = self.draw_latent(f, noise, rows, p, generator)
-        chance = torch.sigmoid(rows.location[0] + rows.scale[0] * f[..., 0])
+        size, chance = self.draw_latent(f, noise, rows, p, generator), self.shown(f, rows)
         return torch.where(torch.rand(chance.shape, dtype=chance.dtype, generator=generator) < chance, size, 0.0)
+
+    def shown(self, f: Tensor, rows: Rows) -> Tensor:
+        return torch.sigmoid(rows.location[0] + rows.scale[0] * f[..., 0])
 
     def draw_latent(
         self, f: Tensor, noise: Tensor | None, rows: Rows, p: Parameters, generator: torch.Generator

@@ -200,33 +200,39 @@ class Problem:
         if task not in self.layout.noisy:
             return torch.zeros(1, 1, dtype=torch.float64)
         inferred = self.parameters_of(theta, task)["noise"].square()
-        share, square = self.known_errors(task)
+        share = self.known_share[task]
         if not getattr(numbers_of(self.data.tasks[task].likelihood), "excess", False):
             inferred = (1 - share) * inferred
-        return inferred + share * square + NOISE_FLOOR
+        return inferred + share * self.known_square(theta, task) + NOISE_FLOOR
 
     def untold_noise_variance(self, theta: Theta, task: int) -> Float[Tensor, "*#draws 1"]:
         """Variance of the noise of an observation whose error is not known: inferred, unless those of all others are known."""
-        if task in self.layout.noisy and self.known_errors(task)[0] < 1.0:
+        if task in self.layout.noisy and self.known_share[task] < 1.0:
             return self.parameters_of(theta, task)["noise"].square() + NOISE_FLOOR
         return self.future_noise_variance(theta, task)
 
-    def known_errors(self, task: int) -> tuple[float, float]:
-        """Share of a task's rows whose error is known, and the mean square of those errors, standardised."""
-        return self._known_errors.get(task, (0.0, 0.0))
-
     @cached_property
-    def _known_errors(self) -> dict[int, tuple[float, float]]:
-        found: dict[int, list[Tensor]] = {}
-        for piece in self.pieces:
-            if piece.law.noisy:
-                found.setdefault(piece.task, []).append(piece.law.known(piece.rows))  # type: ignore[attr-defined]
-        out = {}
-        for task, parts in found.items():
-            square = torch.cat(parts).square()
-            told = ~square.isnan()
-            out[task] = float(told.double().mean()), float(square[told].mean()) if told.any() else 0.0
-        return out
+    def known_share(self) -> tuple[float, ...]:
+        """Share of each task's rows whose error is known."""
+        found = [self._known({}, task) for task in range(len(self.data.tasks))]
+        return tuple(float((~known.isnan()).double().mean()) if known.numel() else 0.0 for known in found)
+
+    def known_square(self, theta: Theta, task: int) -> Float[Tensor, "*#draws 1"]:
+        """Mean square of a task's known errors, standardised; zero where there are none."""
+        if self.known_share[task] == 0.0:
+            return torch.zeros(1, dtype=torch.float64)
+        return self._known(theta, task).square().nanmean(-1, keepdim=True)
+
+    def _known(self, theta: Theta, task: int) -> Float[Tensor, "*#draws R"]:
+        """Known errors of a task's rows, standardised, NaN where unknown; at the usual parameter of their scale without theta."""
+        p = self.parameters_of(theta, task) if theta else {}
+        parts = [
+            piece.law.known(piece.rows, p)  # type: ignore[attr-defined]
+            for piece in self.pieces
+            if piece.task == task and piece.law.noisy
+        ]
+        batch = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return torch.cat([part.expand(*batch, -1) for part in parts] or [torch.empty(0).double()], -1)
 
     def measurement_noise(self, theta: Theta, task: int, rows: Rows, seen: bool = False) -> Float[Tensor, "*#draws R"]:
         """Variance of the noise of given rows: of known errors where they have them; zero for a task without noise.
@@ -236,10 +242,11 @@ class Problem:
         if (law := numbers_of(self.data.tasks[task].likelihood)) is None:
             return torch.zeros(1, len(rows.y), dtype=torch.float64)
         own = rows.of([-1])
-        variance = law.noise_variance(own, self.parameters_of(theta, task))
-        return (
-            variance if seen else torch.where(law.known(own).isnan(), self.future_noise_variance(theta, task), variance)
-        )
+        p = self.parameters_of(theta, task)
+        variance = law.noise_variance(own, p)
+        if seen:
+            return variance
+        return torch.where(law.known(own, p).isnan(), self.future_noise_variance(theta, task), variance)
 
     def rows(self, task: int, index: Tensor) -> Rows:
         """Observations of one task."""
