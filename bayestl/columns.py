@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Or
 from bayestl.notices import warn_of_twins, warn_of_units, warn_of_zeros
 
 LARGEST = 1e150  # the square of a value must be a number still
+MANY = 20  # levels, beyond which half as many as there are rows are hardly meant
+_PARTED = re.compile(r"[-+]?\d{1,3}([,' _\u00a0\u2009\u202f])\d{3}(?:\1\d{3})*(?:\.\d+)?")  # thousands
 
 Table = pd.DataFrame | xr.Dataset | Mapping[str, Any]
 
@@ -105,18 +108,23 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
             )
         warn_of_twins(levels, f"Classes of task {task!r}")
         if given is None:
-            warn_of_units(levels, f"Task {task!r}", "if they are classes, name the likelihood.")
+            named = warn_of_units(levels, f"Task {task!r}", "if they are classes, name the likelihood.")
+            text = not isinstance(dtype, pd.CategoricalDtype)
+            if text and not named and len(levels) > max(MANY, len(part) / 2):
+                warnings.warn(
+                    f"Task {task!r} is text, {listed(levels, 3)}, with {len(levels)} different values in {len(part)} rows, and "
+                    "is taken as classes, most of which are seen once. If numbers were meant, write them as numbers: no ranges, "
+                    "no signs for about; if classes, name the likelihood.",
+                    stacklevel=5,
+                )
         if isinstance(given, Ordinal) and not ordered and len(levels) > 2 and any(isinstance(v, str) for v in levels):
             raise DataError(
                 f"The order of the classes {listed([str(v) for v in levels])} of task {task!r} is not known. Give the column as "
                 "an ordered pandas categorical: pandas.Categorical(column, categories=[...], ordered=True)."
             )
-        if given is None and len(levels) < 2:
-            raise DataError(
-                f"Task {task!r} holds a single class, {levels[0]!r}: nothing can be learned from it. Leave it out, or name its "
-                "likelihood."
-            )
-        if len(levels) == 1:
+        if given is None and len(levels) == 1:  # new rows may be so; `scaling` refuses to learn from it
+            given = Bernoulli()
+        elif len(levels) == 1:
             levels = _with_the_other(levels[0], dtype)
         if given is None:
             given = Ordinal() if ordered and len(levels) > 2 else Bernoulli() if len(levels) == 2 else Categorical()
@@ -317,9 +325,9 @@ def read_numbers(frame: pd.DataFrame, name: str, task: str | None = None) -> NDA
         odd = pd.Series(not (real and not pd.api.types.is_complex_dtype(column)), index=column.index) & column.notna()
     if np.asarray(odd).any():
         strange = odd & ~column.map(lambda cell: isinstance(cell, str) and _reads_as_number(cell))
-        advice = "Convert it with pandas.to_numeric."
-        if any(isinstance(cell, str) and "," in cell for cell in column[np.asarray(odd & ~strange)]):
-            advice = "Read the file with its decimal commas: pandas.read_csv(..., decimal=',')."
+        advice = _how_to_read([cell for cell in column[np.asarray(odd & ~strange)] if isinstance(cell, str)])
+        if any(hasattr(cell, "year") for cell in column[np.asarray(odd)]):
+            advice = "A date is no value: give what was measured, as a number (a duration in days, say)."
         if np.asarray(strange).any() and not np.asarray(strange).all():  # those that keep the rest from being numbers
             odd, advice = strange, "Correct or drop those cells, then convert the column with pandas.to_numeric."
         cells = list(column[np.asarray(odd)].unique())
@@ -391,15 +399,14 @@ def read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> 
         if not forced and not odd and len(text) == len(present) > 1:
             warnings.warn(
                 f"Input {name!r} is text that reads as numbers, {listed(present, 3)}, and is taken as categories. If numbers "
-                "were meant, convert it with pandas.to_numeric, or read decimal commas with pandas.read_csv(..., decimal=','); "
-                f"if not, say so with categorical=[{name!r}].",
+                f"are meant: {_how_to_read(text)} If categories are, say so with categorical=[{name!r}].",
                 stacklevel=5,
             )
         levels = sorted(present, key=lambda level: (str(type(level)), level))
     warn_of_twins(levels, f"Levels of input {name!r}")
     if not forced and not isinstance(column.dtype, pd.CategoricalDtype):
         warn_of_units(levels, f"Input {name!r}", f"if they are labels, say so with categorical=[{name!r}].")
-        if len(levels) > max(20, len(column) / 2):
+        if len(levels) > max(MANY, len(column) / 2):
             warnings.warn(
                 f"Input {name!r} is text with {len(levels)} levels in {len(column)} rows, and is taken as categories: nothing "
                 f"can be predicted of others. Formulas and molecules are described by features={{{name!r}: btl.Compositions()}} "
@@ -410,11 +417,46 @@ def read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> 
 
 
 def _reads_as_number(cell: str) -> bool:
-    """Whether text is a number, with a decimal point or comma."""
+    """Whether text is a number, with a decimal point or comma, its thousands parted or not."""
     try:
-        return bool(np.isfinite(float(cell.replace(",", ".", 1))))
+        return bool(_PARTED.fullmatch(cell.strip())) or bool(np.isfinite(float(cell.replace(",", ".", 1))))
     except ValueError:
         return False
+
+
+def _how_to_read(cells: Sequence[str]) -> str:
+    """Say how numbers that were read as text are to be read. ``3,550`` alone does not tell what its comma is."""
+    commas = [cell.strip() for cell in cells if "," in cell]
+    if not commas:
+        if any(_PARTED.fullmatch(cell.strip()) for cell in cells):
+            return "Take the separators of thousands away with str.replace, then convert it with pandas.to_numeric."
+        return "Convert it with pandas.to_numeric."
+    decimal = any(not _PARTED.fullmatch(cell) for cell in commas)
+    thousands = any(cell.count(",") > 1 or "." in cell for cell in commas)
+    if decimal != thousands:
+        what, option = ("decimal commas", "decimal") if decimal else ("separators of thousands", "thousands")
+        return f"Read the file with its {what}: pandas.read_csv(..., {option}=',')."
+    return (
+        "Read the file with pandas.read_csv(..., thousands=',') if the commas part thousands, with decimal=',' if they are "
+        "decimal: which of the two must be known."
+    )
+
+
+def without_blanks(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """The same table with cells of some columns that hold blank text empty, which is said."""
+    blank = {}
+    for name in dict.fromkeys(names):
+        column = frame[name]
+        if isinstance(column.dtype, np.dtype) and column.dtype != object:
+            continue
+        mask = column.astype(object).map(lambda cell: isinstance(cell, str) and not cell.strip()).to_numpy(dtype=bool)
+        if mask.any():
+            blank[name] = mask
+    if not blank:
+        return frame
+    told = ", ".join(f"{mask.sum()} of {name!r}" for name, mask in blank.items())
+    warnings.warn(f"Cells that hold blank text are taken as empty: {told}.", stacklevel=4)
+    return frame.assign(**{name: frame[name].mask(mask) for name, mask in blank.items()})
 
 
 def descriptors_of(table: pd.DataFrame | None, names: list[str]) -> pd.DataFrame | None:

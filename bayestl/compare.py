@@ -381,10 +381,13 @@ def _decisive(gain: NDArray[np.float64], rows: NDArray[Any]) -> str:
 
 
 def _rmse_change(error: NDArray[np.float64], other: NDArray[np.float64], groups: NDArray[Any]) -> tuple[float, float]:
-    """``rmse / rmse_other - 1`` and its standard error, by the delta method on the paired squares."""
-    a, b = error**2, other**2
-    if not a.mean() > 0 or not b.mean() > 1e-20 * a.mean():  # nothing can be left out of a single row
+    """``rmse / rmse_other - 1`` and its standard error, by leaving out each group: where one row makes both, it tells that."""
+    both = pd.DataFrame({"a": error**2, "b": other**2})
+    total = both.sum()
+    if not total["a"] > 0 or not total["b"] > 1e-20 * total["a"]:  # nothing can be left out of a single row
         return float("nan"), float("nan")
-    ratio = np.sqrt(a.mean() / b.mean())
-    influence = 0.5 * ratio * (a / a.mean() - b / b.mean())
-    return float(ratio - 1), standard_error(influence, groups)
+    without = total - both.groupby(pd.factorize(groups)[0]).sum()
+    ratio = (without["a"] / without["b"].clip(lower=1e-20 * total["b"])).to_numpy() ** 0.5
+    count = len(ratio)
+    spread = np.sqrt((count - 1) / count * ((ratio - ratio.mean()) ** 2).sum()) if count > 1 else np.nan
+    return float(np.sqrt(total["a"] / total["b"]) - 1), float(spread)

@@ -271,8 +271,10 @@ def _of_noise(posterior: Posterior) -> Iterator[Finding]:
         share = min(1.0, noise / spread) if spread > 0 else 1.0
         name = posterior.data.names[t]
         if share > 0.8:
+            shared = len(posterior.data.tasks) > 1
             yield Finding(
-                f"noise of {name}", "warning", share, "Nearly all of its variance is noise: the inputs tell next to nothing.",
+                f"noise of {name}", "warning", share, "Nearly all of its variance is noise: the inputs tell next to nothing"
+                + (", and its correlation with other tasks, which is of what is left, no more." if shared else "."),
                 "Look for inputs that do, or for values of mixed origin.",
             )  # fmt: skip
         elif share > 0.4:

@@ -41,6 +41,10 @@ class Features(ABC):
             Naming the labels that cannot be read.
         """
 
+    def alike(self, labels: Sequence[Any]) -> list[list[Any]]:
+        """Labels that are not the same thing, and of which the numbers are: groups of two or more."""
+        return []
+
     def __add__(self, other: Features) -> Features:
         """The columns of both: ``Compositions() + Valences()``."""
         return Joined(self, other) if isinstance(other, Features) else NotImplemented
@@ -55,6 +59,11 @@ class Joined(Features):
 
     def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
         return pd.concat([part(labels).reset_index(drop=True) for part in (self.first, self.second)], axis=1)
+
+    def alike(self, labels: Sequence[Any]) -> list[list[Any]]:
+        """Those of the first that are so for the second as well."""
+        second = [set(group) for group in self.second.alike(labels)]
+        return [group for group in self.first.alike(labels) if set(group) in second]
 
 
 @dataclass(frozen=True)
@@ -207,6 +216,7 @@ class Molecules(Features):
         return table.where(np.isfinite(table), 0.0)  # partial charges of atoms that have none
 
 
+_SURFACE = re.compile(r"\s*([A-Z][a-z]?)[\s(_-]*([\d-]+)\)?\s*")
 COORDINATION = {"111": 9, "100": 8, "110": 7, "211": 7, "311": 7, "532": 6, "0001": 9, "10-10": 8}
 
 
@@ -227,7 +237,7 @@ class Surfaces(Features):
     """
 
     def __call__(self, labels: Sequence[Any]) -> pd.DataFrame:
-        found = [re.fullmatch(r"\s*([A-Z][a-z]?)[\s(_-]*([\d-]+)\)?\s*", str(label)) for label in labels]
+        found = [_SURFACE.fullmatch(str(label)) for label in labels]
         table = _element_properties()
         bad = [
             str(label)
@@ -239,18 +249,17 @@ class Surfaces(Features):
                 f"Surfaces that cannot be read: {listed(list(dict.fromkeys(bad)))}. Write the metal and one of the facets "
                 f"{listed(list(COORDINATION), 20)}: 'Pt(111)'."
             )
-        alike: dict[tuple[str, int], dict[str, None]] = {}
-        for match in filter(None, found):
-            alike.setdefault((match[1], COORDINATION[match[2]]), {})[f"{match[1]}({match[2]})"] = None
-        if same := [" and ".join(names) for names in alike.values() if len(names) > 1]:
-            warnings.warn(
-                f"Surfaces with as many neighbours are told alike: {'; '.join(same[:5])}. A column of the facet beside this one, "
-                "in `inputs`, tells them apart.",
-                stacklevel=2,
-            )
         metals = table.loc[[match[1] for match in found if match]].reset_index(drop=True)
         columns = ["group", "period", "covalent radius", "electronegativity", "ionisation energy", "d electrons"]
         return metals[columns].assign(coordination=[float(COORDINATION[match[2]]) for match in found if match])
+
+    def alike(self, labels: Sequence[Any]) -> list[list[Any]]:
+        """Facets of a metal with as many neighbours."""
+        groups: dict[tuple[str, int], dict[str, Any]] = {}
+        for label in labels:
+            if (match := _SURFACE.fullmatch(str(label))) and match[2] in COORDINATION:
+                groups.setdefault((match[1], COORDINATION[match[2]]), {}).setdefault(match[2], label)
+        return [list(group.values()) for group in groups.values() if len(group) > 1]
 
 
 # -- elements ---------------------------------------------------------------------------------------------------------

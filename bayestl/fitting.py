@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from bayestl import checkpoint as checkpoints
 from bayestl.condense import Source, add, condense, relearn_noise
-from bayestl.errors import DataError, FitError, expect_whole
+from bayestl.errors import DataError, FitError, expect_whole, listed
 from bayestl.inference.infer import FitRecord, Method, infer
 from bayestl.kernels import MaternOrRBF, Nugget
 from bayestl.likelihoods import Censored, Gaussian, Hurdle, Log
 from bayestl.models.base import Model
 from bayestl.models.problem import Problem
 from bayestl.models.single import SingleTask
+from bayestl.notices import codes_for_missing, spanned
 from bayestl.posterior import Posterior, expect_data
 from bayestl.priors import Theta
 from bayestl.scaling import Layout, Scaling
@@ -441,7 +442,15 @@ def _warn_of_strangers(data: TaskData) -> None:
             own = np.flatnonzero((data.task_index == t) & ((data.values > 0) | (not hurdle)))
             columns.append((f"Task {task.name!r}", own, data.values[own], remedy[1]))
     for what, own, values, else_do in columns:
-        if len(values) < STRANGE_FROM:
+        if (codes := codes_for_missing(values)).any():
+            shown = ", ".join(f"{value:g}" for value in np.unique(values[codes]))
+            warnings.warn(
+                f"{what} is {shown} in rows {listed(data.rows[own[codes]].tolist())}, and {spanned(values[~codes])} in all "
+                "others: a code for what is missing? It is taken for a number, next to which all others are as one. Drop those "
+                f"rows, or mend them; if they are right, {else_do}.",
+                stacklevel=3,
+            )
+        if len(values) < STRANGE_FROM or codes.any():
             continue
         low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
         strange = np.flatnonzero(np.abs(values - middle) > STRANGE * (high - low))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ MOSTLY = 0.9  # of labels, that say what all are meant to be
 FAR = 2.0  # widths between the ranges of an input in two parts of a table, beyond which it is hardly one input
 ROUNDING = 1e-9  # of its size, that is no width
 SPANNING = 20  # rows, whose range is what there is
+OFTEN = 5  # rows, that are no slip
 A_FEW = 3  # rows, that tell where a task was observed
 COPIED = 0.05  # of the rows of a task, more than come about by chance
 UNLIKELY = 1e-6
@@ -42,15 +44,60 @@ def warn_of_twins(labels: Sequence[Any], what: str) -> None:
         )
 
 
-def warn_of_units(labels: Sequence[Any], what: str, advice: str) -> None:
-    """Say where labels are numbers with a unit behind: they are taken as labels, and hardly meant so."""
+def warn_of_slips(counts: Mapping[Any, int], what: str) -> None:
+    """Say which names stand in a single row, and are nearly that of many."""
+    many = [name for name, rows in counts.items() if isinstance(name, str) and rows >= OFTEN]
+    for name in (name for name, rows in counts.items() if isinstance(name, str) and rows == 1):
+        if near := difflib.get_close_matches(name, many, 1):
+            warnings.warn(
+                f"{what.format(repr(name))} has one row, {near[0]!r} has {counts[near[0]]}: is it a slip of the pen?",
+                stacklevel=4,
+            )
+
+
+def warn_of_alike(groups: Sequence[Sequence[Any]], labels: pd.Series, others: pd.DataFrame, name: str) -> None:
+    """Say which labels have the same numbers though they are not the same thing, and no other input tells them apart."""
+    said = []
+    for group in groups:
+        rows = [others[labels == label] for label in group]
+        apart = any(sum(map(set.__len__, seen)) == len(set.union(*seen)) for seen in _seen(rows))
+        if not apart:
+            said.append(" and ".join(map(str, group)))
+    if said:
+        warnings.warn(
+            f"Labels of {name!r} that are told alike by their numbers: {'; '.join(said[:5])}. A further column that tells them "
+            "apart (of surfaces, the facet), in `inputs`, helps.",
+            stacklevel=4,
+        )
+
+
+def _seen(parts: Sequence[pd.DataFrame]) -> Iterator[list[set[Any]]]:
+    """For each column, the cells that each part of a table holds."""
+    for column in parts[0]:
+        yield [set(part[column]) for part in parts]
+
+
+def codes_for_missing(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which numbers are all nines, as -999, and lie further from all others than these span."""
+    size = np.abs(values)
+    nines = (size >= 99) & np.isin(size, [10.0**k - 1 for k in range(2, 9)])
+    rest = values[~nines]
+    if not nines.any() or len(rest) < A_FEW or not np.ptp(rest) > 0:
+        return np.zeros(len(values), dtype=bool)
+    return nines & ((values < rest.min() - np.ptp(rest)) | (values > rest.max() + np.ptp(rest)))
+
+
+def warn_of_units(labels: Sequence[Any], what: str, advice: str) -> bool:
+    """Say where labels are numbers with a unit behind: they are taken as labels, and hardly meant so. Whether it was said."""
     found = [match.group(1) for label in labels if isinstance(label, str) and (match := _MEASURE.fullmatch(label))]
-    if len(labels) > FEW_LEVELS and len(found) >= MOSTLY * len(labels) and len(set(found)) == 1:
+    measures = len(labels) > FEW_LEVELS and len(found) >= MOSTLY * len(labels) and len(set(found)) == 1
+    if measures:
         warnings.warn(
             f"{what} holds numbers with {found[0]!r} behind them, {listed(labels, 3)}, and they are taken as labels. Take it "
             f"away, convert the column with pandas.to_numeric, and say the unit with units={{...}}; {advice}",
             stacklevel=6,
         )
+    return measures
 
 
 def spanned(x: NDArray[np.float64]) -> str:

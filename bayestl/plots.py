@@ -14,6 +14,8 @@ from bayestl.columns import by_name, distinct, marks_of
 from bayestl.compare import TransferReport
 from bayestl.drawing import ACCENT, DARK, LIGHT, axes
 from bayestl.errors import DataError, listed
+from bayestl.likelihoods import Log
+from bayestl.likelihoods.numeric import warp_of
 from bayestl.posterior import Posterior
 from bayestl.scoring import calibration, expect_scores, reliability
 from bayestl.stacking import Stack
@@ -166,6 +168,8 @@ def plot_slice(
             data.x[seen, position[along]], (data.values * scale)[seen], yerr=data.errors[seen], fmt="o",
             color=line.get_color(), markersize=4, linewidth=1,
         )  # fmt: skip
+    if all(isinstance(warp_of(task.likelihood), Log) for task in chosen.values()):
+        ax.set_yscale("log")
     (unit,) = units if len(units) == 1 else (None,)
     own_unit = data.inputs[position[along]].unit
     ax.set(xlabel=f"{along} ({own_unit})" if own_unit else along, ylabel=unit or "")

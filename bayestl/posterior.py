@@ -653,18 +653,22 @@ class Posterior:
         location, scale = torch.tensor(self.scaling.location[own]), torch.tensor(self.scaling.scale[own])
         return Rows(empty, empty, torch.tensor(details), location, scale)
 
-    def _details(self, new: Table, task: int, rows: int) -> np.ndarray:
-        """Limits and exposures of new rows: from their columns where the table has them, else those that hold for all."""
+    def _details(self, new: Table, task: int, rows: int, level: int = 4) -> np.ndarray:
+        """Limits and exposures of new rows: from their columns where the table has them, else those that hold for all.
+
+        Which columns are missing is said to the caller so many levels up; at level 0 it is not.
+        """
         likelihood, called = self.data.tasks[task].likelihood, self.data.names[task]
         out = np.tile(np.array(likelihood.constants()), (rows, 1))
         wanted = [name for name in likelihood.columns() if name is not None]
         if not wanted:
             return out
         frame = as_frame(new, [*(column.name for column in self.data.inputs), *self.data.columns, *wanted])
-        if absent := [name for name in wanted if name not in frame]:
+        if level and (absent := [name for name in wanted if name not in frame]):
             without = "for an exposure of 1" if likelihood.kind == "count" else "without that limit"
             warnings.warn(
-                f"The new table has no column {listed(absent)}: task {called!r} is predicted {without}.", stacklevel=4
+                f"The new table has no column {listed(absent)}: task {called!r} is predicted {without}.",
+                stacklevel=level,
             )
         for j, name in enumerate(likelihood.columns()):
             if name in frame and name is not None:

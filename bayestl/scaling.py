@@ -213,7 +213,12 @@ class Scaling:
 
 def working_values(data: TaskData, task: int) -> NDArray[np.float64] | None:
     """Values of a task on the scale that is standardised; None where they are not numbers."""
-    values = data.values[data.task_index == task]
+    values, levels = data.values[data.task_index == task], data.tasks[task].levels
+    if levels is not None and len(levels) == 1:
+        raise DataError(
+            f"Task {data.names[task]!r} holds a single class, {levels[0]!r}: nothing can be learned from it. Leave it out, or "
+            "name its likelihood."
+        )
     found = data.tasks[task].likelihood.working(values)
     if found is not None and len(found) == 0 < len(values):
         raise DataError(f"Task {data.names[task]!r} holds zeros only. Hurdle needs positive values too.")

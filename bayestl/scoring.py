@@ -28,13 +28,14 @@ class Scores:
     def __init__(self, data: TaskData) -> None:
         self.data = data
         self.arrays: dict[str, NDArray[np.float64]] = {name: np.full(len(data), np.nan) for name in SCORES}
-        classes = max((len(task.levels) for task in data.tasks if task.levels is not None), default=0)
-        self.arrays["class_probability"] = np.full((len(data), classes), np.nan)
+        self.arrays["class_probability"] = np.full((len(data), 0), np.nan)
 
     def put(self, rows: NDArray[np.int64], law: Predictive, y: Tensor, *, crps: bool = True) -> None:
         """Judge what was predicted of some rows by what was measured. The `crps` is the dearest."""
         for name, value in _judged(law, y, crps).items():
-            if name == "class_probability":
+            if name == "class_probability":  # of all that the law knows, whichever were measured
+                more = max(0, value.shape[-1] - self.arrays[name].shape[1])
+                self.arrays[name] = np.pad(self.arrays[name], ((0, 0), (0, more)), constant_values=np.nan)
                 self.arrays[name][rows, : value.shape[-1]] = value.numpy()
             else:
                 self.arrays[name][rows] = value.numpy()

@@ -34,12 +34,21 @@ from bayestl.columns import (
     read_task,
     require_columns,
     units_of,
+    without_blanks,
 )
 from bayestl.errors import DataError, listed
 from bayestl.features import Features
 from bayestl.likelihoods import Likelihood
 from bayestl.likelihoods.numeric import warp_of
-from bayestl.notices import spanned, warn_of_copies, warn_of_errors, warn_of_ranges, warn_of_twins
+from bayestl.notices import (
+    spanned,
+    warn_of_alike,
+    warn_of_copies,
+    warn_of_errors,
+    warn_of_ranges,
+    warn_of_slips,
+    warn_of_twins,
+)
 from bayestl.stream import Loader, Want, loaders_of, reservoir
 
 RESERVED = frozenset(
@@ -195,6 +204,7 @@ class TaskData:
         if clash := [name for name in inputs if name in (task, value, *column)]:
             raise DataError(f"Columns used both as an input and as task, value or error: {listed(clash)}. Choose one.")
         require_columns(frame, [*inputs, task, value, *column])
+        frame = without_blanks(frame, [*inputs, task, value, *column])
         features = features_of(frame, inputs, features, categorical)
         if len(frame) == 0:
             raise DataError("The table has no rows. Expected at least one observation.")
@@ -204,6 +214,7 @@ class TaskData:
         present = list(dict.fromkeys(labels.tolist()))
         names = distinct(present if tasks is None else list(tasks), "tasks")
         warn_of_twins(names, f"Tasks in column {task!r}")
+        warn_of_slips(labels.value_counts().to_dict(), f"Task {{}} of column {task!r}")
         if unknown := [t for t in present if t not in names]:
             raise DataError(
                 f"Column {task!r} holds tasks that `tasks` does not list: {listed(unknown)}. "
@@ -273,6 +284,7 @@ class TaskData:
         if unknown := [t for t in errors if t not in names]:
             raise DataError(f"`errors` names tasks that `tasks` does not list: {listed(unknown)}.")
         require_columns(frame, [*inputs, *names, *columns])
+        frame = without_blanks(frame, [*inputs, *names, *columns])
         features = features_of(frame, inputs, features, categorical)
         if len(frame) == 0:
             raise DataError("The table has no rows. Expected at least one observation.")
@@ -374,6 +386,10 @@ class TaskData:
                     "takes them for one. Number the rows anew, table.reset_index(drop=True), if they are not.",
                     stacklevel=4,
                 )
+        for name, own in features.items():
+            warn_of_alike(
+                own.alike(list(frame[name].unique())), frame[name], frame[[n for n in inputs if n != name]], name
+            )
         warn_of_ranges(data.x, data.task_index, data.numeric_inputs, data.names)
         numeric = {t: task.name for t, task in enumerate(data.tasks) if task.likelihood.kind == "numeric"}
         warn_of_copies(data.places, data.task_index, data.values, numeric)
@@ -396,6 +412,7 @@ class TaskData:
             errors = list((options.get("errors") or {}).values()) if shape == "wide" else [options["error"]]
             columns = [*options["inputs"], *named, *errors, *_columns_of(options["likelihoods"])]
             require_columns(frame, [column for column in columns if isinstance(column, str)])
+            frame = without_blanks(frame, named)
             if shape == "long" and frame[options["task"]].isna().any():
                 raise DataError(
                     f"Column {options['task']!r} names no task in rows {places(frame[options['task']].isna(), frame)} of a part. "
@@ -533,8 +550,8 @@ class TaskData:
                     raise DataError(
                         f"Input {column.name!r} has levels never seen in the data: "
                         f"{listed(sorted(set(cells[new]), key=str))} in rows {places(new, frame)}. "
-                        f"The known levels are {listed(column.levels, 20)}. Of others nothing can be said: leave them out, or "
-                        "describe all levels by numbers instead (features={...})."
+                        f"The known levels are {listed(column.levels, 20)}{_but_for_spaces(cells[new], column.levels)}. Of "
+                        "others nothing can be said: leave them out, or describe all levels by numbers instead (features={...})."
                     )
                 x[:, j] = mapped.to_numpy(dtype=float)
         return x
@@ -618,10 +635,9 @@ class TaskData:
             raise DataError(
                 "Tables larger than memory cannot be appended to one another; concatenate them before reading."
             )
-        if [i.name for i in more.inputs] != [i.name for i in self.inputs]:
+        if set(more.columns) != set(self.columns) and [i.name for i in more.inputs] != [i.name for i in self.inputs]:
             raise DataError(
-                f"The new rows have inputs {listed([i.name for i in more.inputs], 20)}; "
-                f"expected {listed([i.name for i in self.inputs], 20)}."
+                f"The new rows have inputs {listed(more.columns, 20)}; expected {listed(self.columns, 20)}."
             )
         index = np.array([self.index_of(name) for name in more.names], dtype=np.int64)
         self.check_units(more)
@@ -744,6 +760,7 @@ class PartReader:
     options: Mapping[str, Any]
 
     def __call__(self, frame: pd.DataFrame) -> TaskData:
+        frame = without_blanks(frame, self.empty.names if self.shape == "wide" else [self.options["task"]])
         if self.shape == "long":
             present = set(frame[self.options["task"]].unique().tolist())
         else:
@@ -765,6 +782,15 @@ def _columns_of(likelihoods: Mapping[str, Likelihood] | None) -> list[str]:
     """Columns of limits and exposures that the likelihoods name."""
     given = likelihoods.values() if isinstance(likelihoods, Mapping) else ()
     return [name for law in given if isinstance(law, Likelihood) for name in law.columns() if name is not None]
+
+
+def _but_for_spaces(cells: Iterable[Any], levels: Sequence[Any]) -> str:
+    """Say which level a cell would be, but for case or spaces."""
+    known = {" ".join(level.split()).casefold(): level for level in levels if isinstance(level, str)}
+    for cell in cells:
+        if isinstance(cell, str) and (near := known.get(" ".join(cell.split()).casefold())) is not None:
+            return f" ({cell!r} is {near!r} but for case or spaces)"
+    return ""
 
 
 def _brief(task: Task) -> str:

@@ -145,8 +145,12 @@ def test_features_are_added(tmp_path):
 
 
 def test_surfaces():
-    with pytest.warns(UserWarning, match=r"told alike: Pt\(110\) and Pt\(211\)\. A column of the facet"):
-        btl.Surfaces()(["Pt(110)", "Pt(211)", "Pt 110", "Pd(110)"])
+    frame = pd.DataFrame({"surface": ["Pt(110)", "Pt(211)", "Pt 110", "Pd(110)"], "y": [1.0, 2.0, 3.0, 4.0]})
+    frame["facet"] = ["b", "a", "b", "b"]
+    told = {"tasks": ["y"], "features": {"surface": btl.Surfaces()}}
+    with pytest.warns(UserWarning, match=r"told alike by their numbers: Pt\(110\) and Pt\(211\)\. A further column"):
+        btl.TaskData.from_wide(frame, inputs=["surface"], **told)
+    btl.TaskData.from_wide(frame, inputs=["surface", "facet"], **told)  # which tells them apart
     found = btl.Surfaces()(["Pt(111)", "Pt 532", "Ru0001"])
     assert found["coordination"].tolist() == [9, 6, 9]
     assert found["group"].tolist() == [10, 10, 8]

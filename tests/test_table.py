@@ -1,5 +1,6 @@
 import warnings
 from decimal import Decimal
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -99,7 +100,6 @@ def bad(frame, **cells):
         (lambda: long(bad(LONG, x=[0, np.inf, 1, 2])), r"'x' is infinite in rows 1"),
         (lambda: long(bad(LONG, y=[1.0, np.nan, 1, 2])), r"'y' is empty in rows 1 \(tasks 'a'\)"),
         (lambda: long(bad(LONG, y=["1", "n.a.", "2", "3"])), r"'y' \(task 'b'\) must hold numbers; got '2', '3' in rows 2, 3"),
-        (lambda: long(bad(LONG, y=[True, False, True, True])), r"Task 'b' holds a single class, True"),
         (lambda: long(bad(LONG, y=[0.2, "<0.1", 2.0, 3.0])), r"got '<0.1' in rows 1. Give the limit itself .* Censored"),
         (lambda: long(bad(LONG, y=[1, False, True, True])), r"'y' \(task '[ab]'\) must hold numbers"),
         (lambda: long(bad(LONG, y=[1j, 2, 3, 4])), r"'y' \(task '[ab]'\) must hold numbers"),
@@ -423,3 +423,100 @@ def test_a_single_task_is_selected_by_its_name():
     frame = pd.DataFrame({"x": [0.0, 1.0], "lab": [1.0, 2.0], "other": [1.0, 3.0]})
     data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["lab", "other"])
     assert data.select("lab").names == ("lab",)
+
+
+def test_new_rows_of_one_class_are_read_and_nothing_is_learned_from_them_alone():
+    frame = pd.DataFrame({"x": np.arange(20.0), "qc": ["pass", "fail"] * 10})
+    told = {"inputs": ["x"], "tasks": ["qc"]}
+    posterior = btl.fit(btl.SingleTask(), btl.TaskData.from_wide(frame, **told), seed=0, progress=False)
+    more = btl.TaskData.from_wide(pd.DataFrame({"x": [4.1, 4.2], "qc": ["pass", "pass"]}), **told)
+    with pytest.raises(btl.DataError, match="'qc' holds a single class, 'pass'"):
+        btl.fit(btl.SingleTask(), more)
+    at = {"x": [4.15]}
+    before, after = (
+        p.predict(at, "qc")["probability"].sel({"class": "pass"}).item() for p in (posterior, posterior.condition(more))
+    )
+    assert after > before
+    expected = np.log(posterior.predict({"x": [4.1, 4.2]}, "qc")["probability"].sel({"class": "pass"}))
+    np.testing.assert_allclose(posterior.score(more)["log_density"], expected, rtol=1e-6)
+
+
+def test_blank_text_is_an_empty_cell():
+    frame = pd.DataFrame(
+        {"x": np.arange(6.0), "qc": ["pass", "fail", "", "pass", " ", "fail"], "y": [1, "", 2, 3, 4, 5]}
+    )
+    with pytest.warns(UserWarning, match="blank text are taken as empty: 2 of 'qc', 1 of 'y'"):
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["qc", "y"])
+    assert data.counts.tolist() == [4, 5]
+    assert data.tasks[0].levels == ("fail", "pass")
+    assert frame["qc"][2] == ""  # the caller's table is as it was
+    long = pd.DataFrame({"x": [0.0, 1.0], "task": ["a", "a"], "y": ["1", " "]})
+    with (
+        pytest.warns(UserWarning, match="1 of 'y'"),
+        pytest.raises(btl.DataError, match="'y' is empty in rows 1"),
+    ):
+        btl.TaskData.from_long(long, inputs=["x"], task="task", value="y")
+
+
+@pytest.mark.parametrize(
+    "cells, advice",
+    [
+        (["3,550", "905", "1,204"], r"thousands=','\) if the commas part thousands, with decimal=','"),
+        (["3,550.5", "905", "1,204"], r"separators of thousands: pandas.read_csv\(..., thousands=','"),
+        (["3,550,100", "905"], r"thousands=','"),
+        (["3,55", "905", "1,204"], r"decimal commas: pandas.read_csv\(..., decimal=','"),
+        (["3'550", "1'204"], r"Take the separators of thousands away"),
+        (["3 550", "1 204"], r"Take the separators of thousands away"),
+    ],
+)
+def test_commas_are_told_from_points(cells, advice):
+    frame = pd.DataFrame({"x": np.arange(len(cells)), "y": cells})
+    with pytest.raises(btl.DataError, match=advice):
+        btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"])
+
+
+def test_text_of_which_most_is_seen_once_is_hardly_classes():
+    frame = pd.DataFrame({"x": np.arange(40.0)}).assign(y=lambda f: [f"{v:.0f}-{v + 10:.0f}" for v in f["x"]])
+    with pytest.warns(UserWarning, match="'y' is text, .* 40 different values in 40 rows"):
+        btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"])
+
+
+def test_slips_of_the_pen_are_named():
+    frame = pd.DataFrame({"x": np.arange(21.0), "task": ["DFT"] * 20 + ["DTF"], "y": np.arange(21.0)})
+    with pytest.warns(UserWarning, match="Task 'DTF' of column 'task' has one row, 'DFT' has 20"):
+        btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y")
+    solvents = btl.TaskData.from_wide(pd.DataFrame({"s": ["water", "oil"], "y": [1.0, 2.0]}), inputs=["s"], tasks=["y"])
+    with pytest.raises(btl.DataError, match="'water ' is 'water' but for case or spaces"):
+        solvents.encode({"s": ["water "]})
+
+
+def test_new_rows_need_no_features():
+    """The posterior's data know how a column is described."""
+    frame = pd.DataFrame(
+        {"surface": ["Cu(111)", "Pt(111)", "Pt(211)", "Ni(111)"], "x": [1.0, 2, 3, 4], "E": [-0.6, -1.3, -1.6, -1.1]}
+    )
+    told = {"inputs": ["x", "surface"], "tasks": ["E"]}
+    data = btl.TaskData.from_wide(frame, features={"surface": btl.Surfaces()}, **told)
+    plain, described = (
+        data.append(btl.TaskData.from_wide(frame.head(2), **options, **told))
+        for options in ({}, {"features": {"surface": btl.Surfaces()}})
+    )
+    np.testing.assert_array_equal(plain.x, described.x)
+    with pytest.raises(btl.DataError, match="have inputs 'x'; expected 'x', 'surface'"):
+        data.append(btl.TaskData.from_wide(frame, inputs=["x"], tasks=["E"]))
+
+
+def test_codes_for_what_is_missing_are_named():
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"T": rng.uniform(300, 400, 30), "y": rng.random(30)})
+    told = {"inputs": ["T"], "tasks": ["y"]}
+    fitted = partial(btl.fit, btl.SingleTask(), method="map", progress=False)
+    fitted(btl.TaskData.from_wide(frame, **told))  # nothing is said
+    frame.loc[[3, 17], "T"] = -999
+    with pytest.warns(
+        UserWarning, match=r"Input 'T' is -999 in rows 3, 17, and 30\d.* to 39\d.* in all others: a code"
+    ):
+        fitted(btl.TaskData.from_wide(frame, **told))
+    frame["T"] = rng.uniform(0, 998, 30)
+    frame.loc[5, "T"] = 999.0  # a value among others
+    fitted(btl.TaskData.from_wide(frame, **told))

@@ -276,7 +276,11 @@ class Campaign:
         told = data.tasks[data.index_of(plain.known(task, data.names, "`task`"))]
         levels = told.levels
         if value is not None and levels is None and not isinstance(value, int | float | np.number):
-            raise DataError(f"`value` of task {task!r} must be a number; got {value!r}.")
+            limit = isinstance(value, str) and value.strip().startswith(("<", ">"))
+            advice = (
+                " Of what lies beyond a limit tell the limit, and observe the task with Censored()." if limit else ""
+            )
+            raise DataError(f"`value` of task {task!r} must be a number; got {value!r}.{advice}")
         if missing := data.lacking(inputs):
             raise DataError(
                 f"`inputs` lacks {listed(missing)}: it must hold a value for each of {listed(data.columns, 20)}."

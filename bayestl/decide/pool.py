@@ -121,11 +121,14 @@ class Pool:
         pool = self.take(kept)
         return dataclasses.replace(pool, offered=pool.offered & (np.arange(pool.offered.shape[1]) == task))
 
-    def details(self, posterior: Posterior, task: int) -> Tensor:
-        """Limits or exposures of the candidates, (R, 2); of those of other tasks' lists, what holds for all."""
+    def details(self, posterior: Posterior, task: int, level: int = 0) -> Tensor:
+        """Limits or exposures of the candidates, (R, 2); of those of other tasks' lists, what holds for all.
+
+        At `level` 4 it is said to the caller's caller which columns the candidates lack.
+        """
         own = np.flatnonzero(self.listed[:, task])
         out = np.tile(np.array(posterior.data.tasks[task].likelihood.constants()), (len(self), 1))
-        out[own] = posterior._details(self.frame.iloc[own], task, len(own))
+        out[own] = posterior._details(self.frame.iloc[own], task, len(own), level)
         return torch.from_numpy(out)
 
     @cached_property

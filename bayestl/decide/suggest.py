@@ -121,12 +121,15 @@ def suggest(
         pool = pool.only(t)
     if not replicates and batch > pool.pairs:
         raise ValueError(f"A batch of {batch} without replicates needs as many pairs; there are {pool.pairs}.")
+    limits = read_constraints(data, constraints)
+    for own in sorted({*pool.tasks, *([t] if t >= 0 else []), *(task for task, _ in limits)}):
+        pool.details(posterior, own, level=4)  # says, once, which columns the candidates lack
     waiting = _pending(posterior, pending)
     theta, found = worlds(posterior, WORLDS, waiting, seed)
     objective = objective_of(posterior, theta, target, sign, label)
     search = Search(
         posterior, theta, found, objective, pool, score, t, None if level is None else objective.at(level, WORLDS),
-        kind == "hit", read_constraints(data, constraints), torch.Generator().manual_seed(seed), costs,
+        kind == "hit", limits, torch.Generator().manual_seed(seed), costs,
         wanted.merit(data, t),
         torch.cat([pool.x[:0], *(x for task, x, _ in waiting if task == t)]).unique(dim=0),
     )  # fmt: skip
