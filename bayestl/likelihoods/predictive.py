@@ -223,9 +223,13 @@ class AnyMixture:
 
     @property
     def latent(self) -> AnyMixture:
-        """The same without limits; of hurdles if the value is positive, so that each counts as often as it says so."""
-        weight = torch.stack([w * (1 - _atom_of(law)) for w, law in zip(self.weight, self.laws, strict=True)])
-        return AnyMixture([law.latent for law in self.laws], weight / weight.sum(0).clamp_min(1e-300))
+        """The same without limits; where all are hurdles if the value is positive, each as often as it says so."""
+        weight = self.weight
+        atoms: list[Any] = [getattr(law, "atom", None) for law in self.laws]
+        if all(atom is not None for atom in atoms):
+            weight = weight * (1 - torch.stack(atoms))
+            weight = weight / weight.sum(0).clamp_min(1e-300)
+        return AnyMixture([law.latent for law in self.laws], weight)
 
     def at_limits(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
         """Probabilities of the lower limits, or of exact zeros, and of the upper limits."""
@@ -282,11 +286,6 @@ class AnyMixture:
 
     def _average(self, values: list[Tensor]) -> Tensor:
         return torch.stack([w * value for w, value in zip(self.weight, values, strict=True)]).sum(0)
-
-
-def _atom_of(law: Any) -> Tensor | float:
-    atom = getattr(law, "atom", None)
-    return 0.0 if atom is None else atom
 
 
 @dataclass(frozen=True, eq=False)
