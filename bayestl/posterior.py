@@ -219,13 +219,10 @@ class Posterior:
             When the draws would not fit in 4 GB.
         """
         names, single = self._tasks(tasks)
-        index, x = self._inputs(new)
-        places = [self.data.index_of(name) for name in names]
-        rows = {t: self._rows_at(t, self._details(new, t, len(x))) for t in places}
-        drawn = self._draw(x, places, rows, draws, seed, noise, latent, joint)
-        return answers.draws(
-            [self.data.tasks[t] for t in places], index, [drawn[t] for t in places], noise=noise, single=single
-        )
+        index, drawn = self.drawn(new, names, draws, seed, noise, latent, joint)
+        values = [value if chance is None else answers.given_shown(value, chance) for value, chance in drawn]
+        whole = [self.data.tasks[self.data.index_of(name)] for name in names]
+        return answers.draws(whole, index, values, noise=noise, single=single)
 
     def derive(
         self,
@@ -497,6 +494,16 @@ class Posterior:
             f"parameters, {self.data!r})"
         )
 
+    def drawn(
+        self, new: Table, tasks: Sequence[str], draws: int, seed: int, noise: bool, latent: bool, joint: bool
+    ) -> tuple[pd.Index, list[tuple[NDArray[np.float64], NDArray[np.float64] | None]]]:
+        """Labels of the rows; and of each task draws, with the probability that there is something: see `answers.given_shown`."""
+        index, x = self._inputs(new)
+        places = [self.data.index_of(name) for name in tasks]
+        rows = {t: self._rows_at(t, self._details(new, t, len(x))) for t in places}
+        out, shown = self._draw(x, places, rows, draws, seed, noise, latent, joint)
+        return index, [(out[t], shown.get(t)) for t in places]
+
     def laws(
         self, new: Table, task: str, noise: bool, step: int, encoded: NDArray[np.float64] | None = None
     ) -> Iterator[Predictive]:
@@ -687,8 +694,11 @@ class Posterior:
         noise: bool,
         latent: bool,
         joint: bool,
-    ) -> dict[int, np.ndarray]:
-        """Draws (draw, row), or (draw, row, class), of several tasks, joint over rows or of each row by itself."""
+    ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+        """Draws (draw, row), or (draw, row, class), of several tasks, joint over rows or of each row by itself.
+
+        And, where what is drawn may have nothing to show, the probabilities that it does.
+        """
         expect_whole("draws", draws)
         layout, problem = self._problem.layout, self._problem
         functions = [o for t in tasks for o in layout.contrasts(t)]
@@ -734,9 +744,7 @@ class Posterior:
                     out.setdefault(t, np.empty((draws, *values.shape[1:])))[mine.numpy()] = values
                     if latent and (chance := likelihood.shown(f[..., own], rows[t])) is not None:
                         shown.setdefault(t, np.empty((draws, len(x))))[mine.numpy()] = chance.numpy()
-        for t, chances in shown.items():
-            out[t] = answers.given_shown(out[t], chances)
-        return out
+        return out, shown
 
     def _inputs(self, new: Table, encoded: NDArray[np.float64] | None = None) -> tuple[pd.Index, Tensor]:
         encoded = self.data.encode(new) if encoded is None else encoded

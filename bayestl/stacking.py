@@ -19,7 +19,6 @@ from bayestl.answers import QUANTILES, Function, levels_of
 from bayestl.columns import Table
 from bayestl.errors import DataError, expect_whole, listed
 from bayestl.lazy import lazily
-from bayestl.likelihoods import Hurdle
 from bayestl.likelihoods.predictive import Predictive, mixed
 from bayestl.models.base import Model
 from bayestl.posterior import Posterior, expect_data
@@ -157,19 +156,17 @@ class Stack:
         task = self.target if task is None else task
         self._alike(task)
         expect_whole("draws", draws)
-        if latent and any(
-            isinstance(own.data.tasks[own.data.index_of(task)].likelihood, Hurdle) for own in self.posteriors.values()
-        ):
-            raise ValueError(
-                f"How large {task!r} is if it is positive is a matter of the row, and with it how much each posterior counts: "
-                "draws over rows have no such weights. `predict` and `probability` tell of each row; or ask one of `posteriors`."
-            )
-        parts: list[Any] = [
-            self.posteriors[name].sample(new, task, draws=count, seed=seed, noise=noise, latent=latent, joint=joint)
+        parts = [
+            self.posteriors[name].drawn(new, [task], count, seed, noise, latent, joint)
             for name, count in zip(self.weights, self._counts(draws), strict=True)
             if count
         ]
-        return xr.concat(parts, "draw").assign_coords(draw=np.arange(draws))
+        each, chances = zip(*(own for _, (own,) in parts), strict=True)
+        values = np.concatenate(each)
+        if all(chance is not None for chance in chances):  # of hurdles, which count as often as they expect something
+            values = answers.given_shown(values, np.concatenate(chances))
+        whole = [self.data.tasks[self.data.index_of(task)]]
+        return answers.draws(whole, parts[0][0], [values], noise=noise, single=True)  # type: ignore[return-value]
 
     def derive(self, function: Function, new: Table, **options: Any) -> xr.Dataset:
         """Predict a function of several tasks by the best of the posteriors: see `Posterior.derive`."""
