@@ -222,7 +222,7 @@ class MaternOrRBF(Matern52):
     """The default: `Matern52`, unless hundreds of measured numbers tell that the functions are smoother; then `fit` takes `RBF`.
 
     Which it is shows in the evidence: `fit` climbs from the mode of theta under the one to that under the other, and takes the
-    smoother kernel where the posterior density there is 20 times (3 nats) higher. It asks above 250 observations, all of them
+    smoother kernel where the posterior density there is 20 times (3 nats) higher. It asks above 80 observations, all of them
     normal, of up to 15 inputs. With fewer the data can hardly tell, and Matern-5/2 is the safer guess. Where joint tasks are
     observed on the same materials, it also puts a `Nugget` beside. The posterior's `model.kernel` says what was taken.
 
