@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import types
+import warnings
 
 import mpmath
 import numpy as np
@@ -953,3 +954,19 @@ def test_chances_are_said_within_their_limits_and_values_as_they_are():
 
     assert 0.0 <= said(target="grade", goal="good")[0] <= said(target="grade", goal="good")[1] <= 1.0
     assert said(target=name, goal="maximize")[1] > 7
+
+
+def test_what_candidates_lack_is_said_once_and_to_the_caller():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(30), "area": rng.uniform(1, 3, 30)})
+    frame["defects"] = rng.poisson(frame["area"] * np.exp(1 + np.sin(5 * frame["x"])))
+    data = btl.TaskData.from_wide(
+        frame, inputs=["x"], tasks=["defects"], likelihoods={"defects": btl.Poisson(exposure="area")}
+    )
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, method="map", progress=False)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        suggest(posterior, {"x": np.linspace(0, 1, 40)}, target="defects", goal="minimize", batch=3)
+    told = [note for note in said if "no column 'area'" in str(note.message)]
+    assert len(told) == 1
+    assert told[0].filename == __file__

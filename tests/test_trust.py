@@ -20,7 +20,7 @@ import xarray as xr
 import bayestl as btl
 from bayestl import cavity, plots
 from bayestl.cavity import densities, leave_one_out, left_out
-from bayestl.compare import default_models
+from bayestl.compare import _rmse_change, default_models
 from bayestl.condense import condense
 from bayestl.crossvalidation import functions, left_out_scores
 from bayestl.gaussian import mixture
@@ -1514,3 +1514,21 @@ def test_parameters_at_an_edge_have_their_names():
     assert f"edge: {name}[ratio]" in found
     assert "straight line along it" in found
     assert f"edge: {name}[temp]" not in found
+
+
+def test_a_change_that_one_row_makes_is_not_certain():
+    """One of the squared errors is 95 % of all: how much smaller they became is that row's, and the standard error says so."""
+    rng = np.random.default_rng(0)
+    other = rng.standard_normal(14)
+    error = 0.95 * other
+    other[3], error[3] = 20.0, 13.0
+    change, spread = _rmse_change(error, other, np.arange(14))
+    assert change == pytest.approx(-0.34, abs=0.02)
+    assert spread > 0.25
+    many = rng.standard_normal(4000)
+    change, spread = _rmse_change(0.8 * many, many, np.arange(4000))
+    assert change == pytest.approx(-0.2)
+    assert spread < 1e-9  # all rows agree
+    a, b = rng.standard_normal((2, 4000))
+    delta = 0.5 * np.std(a**2 - b**2) / 4000**0.5  # of two independent errors of one size, to first order
+    assert _rmse_change(a, b, np.arange(4000))[1] == pytest.approx(delta, rel=0.1)
