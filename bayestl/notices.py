@@ -78,9 +78,9 @@ def _seen(parts: Sequence[pd.DataFrame]) -> Iterator[list[set[Any]]]:
 
 
 def codes_for_missing(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which numbers are all nines, as -999, and lie further from all others than these span."""
+    """Which numbers are all nines, as -99 or 999, and lie further from all others than these span."""
     size = np.abs(values)
-    nines = (size >= 99) & np.isin(size, [10.0**k - 1 for k in range(2, 9)])
+    nines = np.isin(size, [10.0**k - 1 for k in range(2, 9)]) & ((size > 99) | (values < 0))
     rest = values[~nines]
     if not nines.any() or len(rest) < A_FEW or not np.ptp(rest) > 0:
         return np.zeros(len(values), dtype=bool)

@@ -80,7 +80,7 @@ OURS = "bayestl "
 def complete(table: pd.DataFrame) -> pd.DataFrame:
     """Splits that every part was run on, and methods that saw all of these: medians over different splits do not compare."""
     setting = ["case", "size", "paired"]
-    for method in ("bayestl fit_best", "BoTorch MultiTaskGP", "lolo, difference"):
+    for method in ("bayestl fit_best", "BoTorch MultiTaskGP", "lolo, difference", "SMT MFK"):
         if (own := table["method"] == method).any():
             table = table[own.groupby([table[name] for name in (*setting, "seed")]).transform("any")]
     seen = table.groupby([*setting, "method"])["seed"].transform("nunique")
