@@ -51,7 +51,8 @@ def compare(
         units) and ``se``; ``elpd_diff`` to the best and its standard error ``dse``; ``weight`` of the stack; ``rmse`` and
         ``coverage`` of 90 % intervals (of numbers), ``accuracy`` (of classes); ``pareto_k``, the largest, and ``bad_k``, how
         many are above 0.7: of more than a few rows, theta hangs on single ones and these figures on a few draws of it, and
-        a `score` of rows that were held back tells better. `arviz.plot_compare` takes it as it is (ArviZ 0.x by two columns more, ``elpd_loo`` and
+        a `score` of rows that were held back tells better. `arviz.plot_compare` takes it as it is (ArviZ 0.x by two columns
+        more, ``elpd_loo`` and
         ``scale``, which it has where that is installed). `pointwise` tells which rows decide.
 
     Raises
