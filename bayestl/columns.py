@@ -331,7 +331,7 @@ def read_numbers(frame: pd.DataFrame, name: str, task: str | None = None) -> NDA
         if np.asarray(strange).any() and not np.asarray(strange).all():  # those that keep the rest from being numbers
             odd, advice = strange, "Correct or drop those cells, then convert the column with pandas.to_numeric."
         cells = list(column[np.asarray(odd)].unique())
-        if any(isinstance(cell, str) and cell.strip().startswith(("<", ">")) for cell in cells):
+        if any(map(is_limit, cells)):
             advice = "Give the limit itself where a value lies beyond one, and observe the task with Censored()."
         raise DataError(f"{called} must hold numbers; got {listed(cells, 3)} in rows {places(odd, frame)}. {advice}")
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -414,6 +414,11 @@ def read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> 
                 stacklevel=5,
             )
     return Input(name, tuple(levels), unit)
+
+
+def is_limit(cell: Any) -> bool:
+    """Whether a cell says that a value lies beyond a limit, as ``<0.01``."""
+    return isinstance(cell, str) and cell.strip().startswith(("<", ">"))
 
 
 def _reads_as_number(cell: str) -> bool:

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,9 @@ def warn_of_alike(groups: Sequence[Sequence[Any]], labels: pd.Series, others: pd
     """Say which labels have the same numbers though they are not the same thing, and no other input tells them apart."""
     said = []
     for group in groups:
-        rows = [others[labels == label] for label in group]
-        apart = any(sum(map(set.__len__, seen)) == len(set.union(*seen)) for seen in _seen(rows))
+        rows = labels.isin(group)
+        # A column tells them apart if no cell of it stands beside two of them.
+        apart = any(labels[rows].groupby(others[column][rows].to_numpy()).nunique().max() == 1 for column in others)
         if not apart:
             said.append(" and ".join(map(str, group)))
     if said:
@@ -69,12 +70,6 @@ def warn_of_alike(groups: Sequence[Sequence[Any]], labels: pd.Series, others: pd
             "apart (of surfaces, the facet), in `inputs`, helps.",
             stacklevel=4,
         )
-
-
-def _seen(parts: Sequence[pd.DataFrame]) -> Iterator[list[set[Any]]]:
-    """For each column, the cells that each part of a table holds."""
-    for column in parts[0]:
-        yield [set(part[column]) for part in parts]
 
 
 def codes_for_missing(values: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -363,8 +363,9 @@ class Posterior:
         """The same with usual errors where rows that came later have none, in tasks in which all had one."""
         errors, unknown = data.errors.copy(), np.isnan(data.errors)
         unknown[: len(self.data)] = False
+        theta = typical(self._mixed)
         for t in self._problem.layout.noisy:
-            share, theta = self._problem.known_share[t], typical(self._mixed)
+            share = self._problem.known_share[t]
             new, law = np.flatnonzero(unknown & (data.task_index == t)), numbers_of(data.tasks[t].likelihood)
             if law is not None and share == 1.0 and len(new):
                 ones = dataclasses.replace(data, errors=np.ones(len(data)))
@@ -500,7 +501,7 @@ class Posterior:
         """Labels of the rows; and of each task draws, with the probability that there is something: see `answers.given_shown`."""
         index, x = self._inputs(new)
         places = [self.data.index_of(name) for name in tasks]
-        rows = {t: self._rows_at(t, self._details(new, t, len(x))) for t in places}
+        rows = {t: self._rows_at(t, self._details(new, t, len(x), level=5)) for t in places}
         out, shown = self._draw(x, places, rows, draws, seed, noise, latent, joint)
         return index, [(out[t], shown.get(t)) for t in places]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bayestl import archive
-from bayestl.columns import Table
+from bayestl.columns import Table, is_limit
 from bayestl.decide import plain
 from bayestl.decide.choice import choose
 from bayestl.decide.goals import read_constraints
@@ -276,10 +276,7 @@ class Campaign:
         told = data.tasks[data.index_of(plain.known(task, data.names, "`task`"))]
         levels = told.levels
         if value is not None and levels is None and not isinstance(value, int | float | np.number):
-            limit = isinstance(value, str) and value.strip().startswith(("<", ">"))
-            advice = (
-                " Of what lies beyond a limit tell the limit, and observe the task with Censored()." if limit else ""
-            )
+            advice = " Tell the limit itself, and observe the task with Censored()." if is_limit(value) else ""
             raise DataError(f"`value` of task {task!r} must be a number; got {value!r}.{advice}")
         if missing := data.lacking(inputs):
             raise DataError(
