@@ -316,6 +316,8 @@ def test_what_failed_is_not_tried_again_though_replicates_are_wanted():
 def test_telling_twice(tmp_path):
     with begin(tmp_path / "c.jsonl") as campaign:
         campaign.ask(batch=2)
+        with pytest.raises(btl.DataError, match=r"must be a number; got '<0.01'\. Tell the limit itself"):
+            campaign.tell(1, "<0.01")
         campaign.tell(1, 0.5)
         before = (tmp_path / "c.jsonl").read_bytes()
         campaign.tell(1, 0.5)
