@@ -54,8 +54,9 @@ def as_botorch_model(
         gives the one normal distribution with the mean and covariance of the mixture, for acquisition functions that
         know no mixtures: knowledge gradients divided by a cost (`qMultiFidelityKnowledgeGradient`), entropy searches
     latent : needed for tasks whose function is on another scale than their values: the working scale of a warp
-        (``log y``), the natural parameter of counts and classes (a log rate, a probit). The model then speaks of that
-        function, ``best_f`` and Y included
+        (``log y``), the natural parameter of counts and classes (a log rate, log odds; by the probit link 1.7 times the
+        probit). The model then speaks of that function, ``best_f`` and Y included. A scale with a parameter that is inferred
+        is another one in each draw: fix it, ``btl.Log(offset=0.1)`` or ``btl.YeoJohnson(power=0.5)``
 
     Returns
     -------
@@ -467,7 +468,7 @@ def _only(indices: list[int]) -> None:
     if list(indices) not in ([0], [-1]):
         raise UnsupportedError(
             f"The model has one output; asked for {list(indices)}. Make a model of each task, and a "
-            "botorch.models.ModelList of them."
+            "botorch.models.ModelListGP of them (which takes tasks for independent of one another)."
         )
 
 
@@ -497,5 +498,10 @@ def _refusal(posterior: Posterior, task: int, latent: bool) -> str | None:
         return (
             f"The function of task {own.name!r} ({own.likelihood!r}) is not on the scale of its values, and it is the "
             "function that BoTorch takes for normal. Give latent=True to speak of the function, also in `best_f` and Y."
+        )
+    if (warp := warp_of(own.likelihood)) is not None and warp.fixed is None:
+        return (
+            f"The scale of task {own.name!r} ({own.likelihood!r}) has a parameter that is inferred, so that it is another one in "
+            "each draw, and no `best_f` or Y holds for all. Fix it, as in btl.Log(offset=0.1) or btl.YeoJohnson(power=0.5)."
         )
     return None

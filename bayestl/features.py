@@ -215,6 +215,17 @@ class Molecules(Features):
         table = pd.DataFrame(rows).astype(float)
         return table.where(np.isfinite(table), 0.0)  # partial charges of atoms that have none
 
+    def alike(self, labels: Sequence[Any]) -> list[list[Any]]:
+        """Stereoisomers."""
+        from rdkit import Chem
+
+        groups: dict[str, dict[str, Any]] = {}
+        for label in dict.fromkeys(labels):
+            if (molecule := Chem.MolFromSmiles(str(label))) is not None:
+                flat, whole = (Chem.MolToSmiles(molecule, isomericSmiles=own) for own in (False, True))
+                groups.setdefault(flat, {}).setdefault(whole, label)
+        return [list(group.values()) for group in groups.values() if len(group) > 1]
+
 
 _SURFACE = re.compile(r"\s*([A-Z][a-z]?)[\s(_-]*([\d-]+)\)?\s*")
 COORDINATION = {"111": 9, "100": 8, "110": 7, "211": 7, "311": 7, "532": 6, "0001": 9, "10-10": 8}

@@ -75,10 +75,11 @@ class _TransferEstimator(BaseEstimator):
             )
         laws = self._likelihoods(names, default)
         details = {column for law in laws.values() for column in law.columns()}
+        task, value = _free(self.task if isinstance(self.task, str) else "task", frame), _free("y", frame)
         data = TaskData.from_long(
-            frame.assign(task=labels, value=y),
+            pd.concat([frame, labels.rename(task), pd.Series(y, index=frame.index, name=value)], axis=1),
             inputs=[column for column in frame.columns if column not in details],
-            task="task", value="value", tasks=names, features=self.features,
+            task=task, value=value, tasks=names, features=self.features,
             likelihoods=laws if levels is None else dict.fromkeys(names, Gaussian()),  # codes, until they are classes
         )  # fmt: skip
         if levels is not None:
@@ -320,6 +321,13 @@ def _classes(data: TaskData, laws: Mapping[str, Likelihood], levels: tuple[Any, 
         law = law.resolve(data.values[own], data.details[own], task.name, levels)
         tasks.append(replace(task, likelihood=law, levels=levels))
     return replace(data, tasks=tuple(tasks))
+
+
+def _free(name: str, frame: pd.DataFrame) -> str:
+    """Give a name that no column of the caller's has."""
+    while name in frame:
+        name += "_"
+    return name
 
 
 def _name(task: Any) -> str:

@@ -566,6 +566,20 @@ def test_functions_on_other_scales_are_asked_for_by_name(kinds):
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+def test_scales_that_differ_among_draws_are_refused():
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 12), "y": np.exp(np.linspace(0, 3, 12))})
+    for warp, fixed in ((btl.YeoJohnson(), False), (btl.Log(offset=None), False), (btl.YeoJohnson(power=0.5), True)):
+        law = {"y": btl.Gaussian(warp)}
+        one = btl.fit(
+            btl.SingleTask(), btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods=law), method="map"
+        )
+        if fixed:
+            assert as_botorch_model(one, "y", latent=True).num_outputs == 1
+            continue
+        with pytest.raises(ValueError, match="another one in each draw"):
+            as_botorch_model(one, "y", latent=True)
+
+
 def test_what_is_refused(kinds, own):
     X = torch.tensor([[0.2]], dtype=torch.float64)
     with pytest.raises(ValueError, match="several latent functions"):

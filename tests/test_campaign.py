@@ -313,6 +313,25 @@ def test_what_failed_is_not_tried_again_though_replicates_are_wanted():
         campaign.tell(number, truth(own["task"], own["x"]))
 
 
+def test_within_bounds_what_is_near_a_failure_is_not_tried_again():
+    campaign = begin(None, candidates={"x": (0.0, 1.0)}, budget=None)
+    tried = []
+    for number in range(1, 7):
+        asked = campaign.ask()
+        x, task = asked["x"][number], asked["task"][number]
+        assert all(abs(x - old) > 0.05 for old, of in tried if of == task)
+        tried.append((x, task))
+        campaign.tell(number, failed=True)
+
+
+def test_costs_of_a_campaign_go_by_labels():
+    table = pd.DataFrame({"x": [0.2, 0.5, 0.8]}, index=["a", "b", "c"])
+    costs = pd.Series({"c": 3.0, "a": 1.0, "b": 2.0})
+    campaign = begin(None, candidates=table, costs={"exp": costs}, budget=None, replicates=False)
+    asked = campaign.ask(batch=3)
+    assert dict(zip(asked["row"], asked["cost"], strict=True)) == costs.to_dict()
+
+
 def test_telling_twice(tmp_path):
     with begin(tmp_path / "c.jsonl") as campaign:
         campaign.ask(batch=2)
@@ -752,6 +771,7 @@ def test_a_replay_that_learns_knows_exposures():
         ({"initial": {"dear": -2, "cheap": 3}}, "initial"),
         ({"initial": {"dear": 3}}, "leaves no observation of 'cheap'"),
         ({"costs": {"dear": [1.0, 2.0]}}, "one for each of its 12 observations"),
+        ({"constraints": {"cheap": (None, 0.5)}}, "takes no `constraints`"),
     ],
 )
 def test_what_cannot_be_replayed(options, message):

@@ -144,6 +144,14 @@ def test_features_are_added(tmp_path):
     assert again.identical(posterior.predict(new))
 
 
+def test_stereoisomers_are_named_as_told_alike():
+    pytest.importorskip("rdkit")
+    frame = pd.DataFrame({"smiles": ["C/C=C/C", r"C/C=C\C", "CC=CC", "CCO", "OCC"], "y": [1.0, 2.0, 1.5, 3.0, 3.1]})
+    with pytest.warns(UserWarning, match="told alike by their numbers: C/C=C/C and") as said:
+        btl.TaskData.from_wide(frame, inputs=["smiles"], tasks=["y"], features={"smiles": btl.Molecules()})
+    assert not any("OCC" in str(one.message) for one in said)  # the same in another spelling
+
+
 def test_surfaces():
     frame = pd.DataFrame({"surface": ["Pt(110)", "Pt(211)", "Pt 110", "Pd(110)"], "y": [1.0, 2.0, 3.0, 4.0]})
     frame["facet"] = ["b", "a", "b", "b"]

@@ -258,6 +258,12 @@ def test_wrong_tables_are_refused(frame, y, labels, fitted):
         TransferClassifier(task="source", likelihood=btl.Bernoulli()).fit(frame, labels)
 
 
+def test_an_input_may_be_called_y(frame, y, fitted):
+    renamed = TransferRegressor(task="source", random_state=0, method="map").fit(frame.rename(columns={"x0": "y"}), y)
+    plain = TransferRegressor(task="source", random_state=0, method="map").fit(frame, y)
+    np.testing.assert_array_equal(renamed.predict(frame.rename(columns={"x0": "y"})), plain.predict(frame))
+
+
 def test_without_scikit_learn(monkeypatch):
     real = builtins.__import__
     monkeypatch.setattr(

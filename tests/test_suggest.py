@@ -707,6 +707,96 @@ def test_constraints_keep_to_what_is_feasible(posterior):
     assert float(posterior.predict(new.loc[low["row"]], task="cheap")["mean"][0]) < 1.0
 
 
+def test_gain_where_chances_move_against_monte_carlo_and_where_they_do_not():
+    rng = np.random.default_rng(0)
+    value, slope = (torch.tensor(rng.normal(size=(20, 5))) for _ in range(2))
+    chance, turn = torch.tensor(rng.uniform(0.1, 0.9, (20, 5))), torch.tensor(rng.uniform(-0.9, 0.9, (20, 5)))
+    h = torch.special.ndtri(chance)
+    rise = turn * torch.exp(-h.square() / 2) / math.sqrt(2 * math.pi)
+    found = acq.log_feasible_gradient(value, slope, chance, rise).exp()
+    z = torch.tensor(scipy.stats.norm.ppf((np.arange(4000) + 0.5) / 4000))[:, None, None]
+    worth = torch.special.ndtr((h + turn * z) / (1 - turn.square()).sqrt()) * (value + slope * z)
+    expected = worth.amax(-1).mean(0) - worth.mean(0).amax(-1)
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=2e-3)
+    still = acq.log_feasible_gradient(value, slope, chance, 0 * rise).exp()
+    torch.testing.assert_close(
+        still, acq.log_knowledge_gradient(chance * value, chance * slope).exp(), rtol=0.05, atol=2e-3
+    )
+
+
+def test_a_constraint_is_learned_as_refits_say(monkeypatch):
+    """The best that may be recommended, as far as it is feasible, after each value that the constraint may show."""
+    monkeypatch.setattr(search, "PROMISING", 300)  # every candidate is an anchor
+    x = np.linspace(0, 1, 21)
+    frame = pd.DataFrame(
+        {"x": x, "y": 10 * x + np.sin(6 * x), "heat": np.where(np.isin(np.arange(21), [0, 7, 20]), 5 * x, np.nan)}
+    )
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y", "heat"])
+    one = btl.fit(btl.SingleTask(), data, seed=0, method="map")
+    options = {"target": "y", "constraints": {"heat": (None, 2.6)}, "batch": 1}
+    mean = one.predict(frame, task="y", noise=False)["mean"].to_numpy()
+
+    def best(posterior):
+        chance = posterior.probability(frame, "heat", below=2.6, noise=False).to_numpy()
+        return (chance * (mean - mean.min())).max()
+
+    for place in (10, 12, 14):
+        at = frame.loc[[place], ["x"]]
+        law, after = one.predict(at, task="heat"), []
+        for z in scipy.stats.norm.ppf((np.arange(40) + 0.5) / 40):
+            told = at.assign(heat=float(law["mean"][0]) + float(law["std"][0]) * z)
+            after.append(best(one.condition(btl.TaskData.from_wide(told, inputs=["x"], tasks=["heat"]))))
+        chosen = suggest(one, at, costs={"heat": 1.0}, **options)
+        offered = suggest(one, {"y": frame[["x"]], "heat": at}, costs={"heat": 1.0}, **options)
+        assert offered["gain"][0] == pytest.approx(np.mean(after) - best(one), rel=0.1)
+        assert "heat" in set(chosen["task"])
+    both = suggest(one, frame[["x"]], costs={"y": 1.0, "heat": 1.0}, **(options | {"batch": 4}))
+    assert set(both["task"]) == {"heat"}  # y is known
+    assert both["x"].between(0.35, 1.0).all()
+    free = suggest(one, frame[["x"]], costs={"y": 1.0}, score="expected_improvement", **(options | {"batch": 3}))
+    assert (
+        free["gain"] < 0.1
+    ).all()  # where y was measured it cannot improve, though no better place is known to be feasible
+
+
+def test_where_nothing_can_be_gained_a_notice_says_so():
+    x = np.linspace(0, 1, 11)
+    frame = pd.DataFrame({"x": x, "y": 10 * x, "other": np.where(np.arange(11) < 5, 5 * x, np.nan)})
+    one = btl.fit(btl.SingleTask(), btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y", "other"]), method="map")
+    with pytest.warns(UserWarning, match="Nothing on offer is expected to tell anything of y"):
+        suggest(one, frame[["x"]], target="y", costs={"other": 1}, batch=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        suggest(one, frame[["x"]], target="other", batch=1)
+
+
+def test_what_shall_be_avoided_is_not_suggested(posterior):
+    options = {"target": "exp", "costs": {"exp": 1.0}, "batch": 1}
+    new, box = grid(), {"x0": (0.0, 1.0), "x1": (0.0, 1.0)}
+    first = suggest(posterior, new, **options)
+    again = suggest(posterior, new, avoid=first[["x0", "x1", "task"]], **options)
+    assert again["row"][0] != first["row"][0]
+    place = suggest(posterior, box, **options)[["x0", "x1", "task"]]
+    for _ in range(3):
+        more = suggest(posterior, box, avoid=place, **options)[["x0", "x1", "task"]]
+        far = np.abs(more[["x0", "x1"]].to_numpy() - place[["x0", "x1"]].to_numpy()).max(1)
+        assert (far > 0.05).all()
+        place = pd.concat([place, more], ignore_index=True)
+    with pytest.raises(ValueError, match="All candidates are to be avoided"):
+        suggest(posterior, new.iloc[:1], avoid=new.iloc[:1].assign(task="exp"), **options)
+    assert len(suggest(posterior, new.iloc[:1], avoid=new.iloc[:1].assign(task="cheap"), **options)) == 1
+
+
+def test_costs_go_by_the_labels_of_the_candidates(posterior):
+    new = grid(8)
+    costs = pd.Series(np.arange(1.0, 9.0), index=new.index)
+    plain = suggest(posterior, new, target="exp", costs={"exp": costs.tolist()}, batch=4)
+    mixed = suggest(posterior, new, target="exp", costs={"exp": costs.sample(frac=1, random_state=0)}, batch=4)
+    pd.testing.assert_frame_equal(plain, mixed)
+    with pytest.raises(btl.DataError, match="they do not match"):
+        suggest(posterior, new, target="exp", costs={"exp": costs.reset_index(drop=True)}, batch=1)
+
+
 # -- errors ----------------------------------------------------------------------------------------------------------------
 
 
@@ -726,6 +816,8 @@ def test_constraints_keep_to_what_is_feasible(posterior):
         ({"candidates": {"x0": (1, 0), "x1": (0, 1)}}, "low < high"),
         ({"candidates": pd.DataFrame({"x0": [0.1]})}, "lacks columns 'x1'"),
         ({"candidates": pd.DataFrame({"x0": [], "x1": []})}, "no rows"),
+        ({"candidates": {"x0": [0.1, 0.2, 0.3], "x1": [0.1, 0.2]}}, "Bounds are tuples"),
+        ({"avoid": pd.DataFrame({"x0": [0.1], "x1": [0.2]})}, "`avoid` needs a column 'task'"),
         ({"pending": pd.DataFrame({"x0": [0.1], "x1": [0.2]})}, "column 'task'"),
         ({"constraints": {"cheap": 1.0}}, "(low, high)"),
         ({"constraints": {"cheap": (2.0, 1.0)}}, "low < high"),

@@ -18,6 +18,7 @@ from bayestl.decide.choice import choose
 from bayestl.decide.goals import read_constraints
 from bayestl.decide.journal import Journal
 from bayestl.decide.ledger import FORMAT, Event, Ledger
+from bayestl.decide.pool import in_order
 from bayestl.decide.progress import plot_history
 from bayestl.errors import DataError, FitError, expect_whole, listed
 from bayestl.fitting import fit_whole
@@ -99,7 +100,8 @@ class Campaign:
         candidates, target, goal, costs, constraints, region, score : as `suggest` takes them; the target is a task
         budget : sum of all costs, in their unit; no limit by default
         replicates : whether a pair that was measured may be suggested again. Say no where a repetition would give the same value,
-            as a computation does. What failed is not suggested again either way
+            as a computation does; within bounds hardly anything is repeated exactly. What failed is not suggested again either
+            way, nor, within bounds, what is within a twentieth of each side of it
         refit_every : number of new results after which the model is fitted again; None for no such number
         growth : share by which the data grow until the model is fitted again; None for no such share
         method, draws : as `fit` takes them
@@ -132,7 +134,8 @@ class Campaign:
         model.check(data)
         first = {
             "event": "create", "format": FORMAT, "time": _time(), "target": target,
-            **plain.settings_of(goal, constraints, costs), "budget": budget, "score": score, "replicates": bool(replicates),
+            **plain.settings_of(goal, constraints, in_order(costs, candidates)), "budget": budget, "score": score,
+            "replicates": bool(replicates),
             "refit_every": 10**9 if refit_every is None else int(refit_every),
             "growth": 1e9 if growth is None else float(growth), "method": method, "draws": draws, "seed": int(seed),
             "model": archive.describe(model), "region": None if region is None else plain.of_table(region, "the region"),
@@ -269,7 +272,9 @@ class Campaign:
                 and not unknown
                 and not (isinstance(number, int | float | np.number) and np.isfinite(number) and number >= least)
             ):
-                raise DataError(f"`{name}` must be a finite {'' if least == 0 else 'positive '}number; got {number!r}.")
+                raise DataError(
+                    f"`{name}` must be a finite number, {'not below zero' if least == 0 else 'above zero'}; got {number!r}."
+                )
         assert task is not None
         assert inputs is not None
         data = self._ledger.data

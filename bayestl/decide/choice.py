@@ -12,7 +12,7 @@ import pandas as pd
 from bayestl.decide import plain
 from bayestl.decide.goals import OF_TARGET
 from bayestl.decide.ledger import BARRED, Event, Ledger
-from bayestl.decide.pool import OWN
+from bayestl.decide.pool import OWN, NothingOfferedError
 from bayestl.decide.suggest import suggest
 from bayestl.posterior import Posterior
 
@@ -45,6 +45,7 @@ def _some(
     """Choose at least one affordable measurement."""
     settings = ledger.settings
     pending = [{**own["inputs"], "task": own["task"]} for own in (*ledger.pending, *chosen)]
+    avoid = [{**own["inputs"], "task": own["task"]} for own in ledger.failed] if ledger.bounded else []
     if not settings["replicates"] and not ledger.bounded:
         batch = min(batch, ledger.distinct(offers))
 
@@ -52,13 +53,17 @@ def _some(
         table = suggest(
             posterior, candidates, target=settings["target"], goal=settings["goal"], score=settings["score"], costs=costs,
             batch=batch, pending=pd.DataFrame(pending) if pending else None, constraints=ledger.constraints,
-            region=ledger.region, replicates=settings["replicates"], seed=settings["seed"] + ledger.asks,
+            avoid=pd.DataFrame(avoid) if avoid else None, region=ledger.region, replicates=settings["replicates"],
+            seed=settings["seed"] + ledger.asks,
         )  # fmt: skip
         fits = (table["cost"] < BARRED) & ledger.affords(table["cost"].cumsum(), left)
         return [_event(ledger, line) for line in table[fits.cumprod().astype(bool)].to_dict("records")]
 
     costs = {name: float(own[0]) if ledger.bounded else own for name, own in offers.items()}
-    found = affordable(ledger.candidates, costs)
+    try:
+        found = affordable(ledger.candidates, costs)
+    except NothingOfferedError:
+        return []
     if found or ledger.bounded:
         return found
     # All that is on offer is so hopeless that even what is not looks better: look at what is, alone.

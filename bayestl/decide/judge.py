@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +19,27 @@ DRAWS, PEAKS = 256, 16  # draws of the largest value of the objective, and the s
 BOLDNESS = 2.0  # standard deviations of the upper confidence bound
 
 
+class Chance(NamedTuple):
+    """That the constraints hold at some points: its logarithm in each world, and what it rises by with their functions."""
+
+    log: Float[Tensor, "W N"]
+    lean: Float[Tensor, "W N C"]
+
+    @property
+    def mean(self) -> Float[Tensor, " N"]:
+        """Its logarithm, averaged over the worlds."""
+        return acquisition.average(self.log)
+
+    @property
+    def fine(self) -> Bool[Tensor, " N"]:
+        """Where they are not known not to hold."""
+        return self.mean > math.log(0.5)
+
+    def at(self, rows: list[int]) -> Chance:
+        """At some of the points."""
+        return Chance(self.log[:, rows], self.lean[:, rows])
+
+
 @dataclass(frozen=True, eq=False)
 class Judge:
     """A score, and what it needs besides a `Sight`.
@@ -29,7 +51,8 @@ class Judge:
     measured : how many of the anchors, the first, have been measured; the best of them is to be improved upon. 0 means all
     level : the value of the objective to be hit or compared with, (W, 1)
     hit : whether it is to be hit
-    likely : (A,) log of the probability that the constraints hold at the anchors
+    floor : utility of what is not feasible: of the worst place known
+    chance : that the constraints hold at the anchors; None where there are none
     far : look for gains where no more than those beyond six standard deviations are left
     share : (W, A) weights of the anchors in the quantity whose variance is to fall; None: each by itself
     """
@@ -39,7 +62,8 @@ class Judge:
     measured: int = 0
     level: Tensor | None = None
     hit: bool = False
-    likely: Tensor | None = None
+    floor: float = 0.0
+    chance: Chance | None = None
     share: Tensor | None = None
     far: bool = False
 
@@ -48,7 +72,7 @@ class Judge:
         return mean if not self.hit else -acquisition.expected_distance(mean - self._level(mean), variance)
 
     def best(
-        self, view: Sight, mine: list[int] | None = None, likely: Float[Tensor, " R"] | None = None
+        self, view: Sight, mine: list[int] | None = None, chance: Chance | None = None
     ) -> tuple[Float[Tensor, " W"], Int[Tensor, " W"]]:
         """The best of what has been measured, and which it is; where constraints are known not to hold, it does not count.
 
@@ -56,10 +80,14 @@ class Judge:
         """
         upto = self.measured or view.mean.shape[-1]
         value = self.utility(view.mean, view.variance)[:, :upto]
-        fine = torch.ones(upto, dtype=torch.bool) if self.likely is None else self.likely[:upto] > math.log(0.5)
+        fine = torch.ones(upto, dtype=torch.bool) if self.chance is None else self.chance.fine[:upto]
         if mine:
             value = torch.cat([value, self.utility(view.own, view.own_variance)[:, mine]], -1)
-            more = torch.ones(len(mine), dtype=torch.bool) if likely is None else likely[mine] > math.log(0.5)
+            more = (
+                torch.ones(len(mine), dtype=torch.bool)
+                if self.chance is None or chance is None
+                else chance.at(mine).fine
+            )
             fine = torch.cat([fine, more])
         if fine.any():
             value = torch.where(fine, value, -torch.inf)
@@ -69,20 +97,24 @@ class Judge:
         self,
         view: Sight,
         best: Float[Tensor, " W"],
-        likely: Float[Tensor, " R"],
+        chance: Chance,
         itself: Bool[Tensor, "W R"] | None = None,
         possible: Bool[Tensor, " R"] | None = None,
+        known: Bool[Tensor, " R"] | None = None,
     ) -> Float[Tensor, " R"]:
-        """Log of the expected gain, for each candidate.
+        """Log of the expected gain, for each candidate, `chance` being that of the constraints there.
 
         `itself` says which candidates are the best so far, which they cannot improve upon; `possible` which are ones of the
-        target: what is not tells of those that are, but cannot be chosen in the end.
+        target: what is not tells of those that are, but cannot be chosen in the end; `known` where the target was measured: there
+        it has itself to improve upon, though the constraints may keep it from being the best.
         """
         worlds = len(view.own)
-        own, std, best = view.own, view.own_variance.sqrt(), best[:worlds, None]
+        own, std, best, likely = view.own, view.own_variance.sqrt(), best[:worlds, None], chance.mean
+        if known is not None and self.chance is not None:
+            best = torch.where(known, torch.maximum(best, self.utility(own, view.own_variance)), best)
         match self.score:
             case "knowledge_gradient":
-                gain, likely = self._knowledge_gradient(view, likely, possible)
+                gain, likely = self._knowledge_gradient(view, chance, possible)
             case "variance":
                 cross = view.cross
                 if self.share is not None:
@@ -122,7 +154,7 @@ class Judge:
         """Draws of the largest value of the objective among the anchors, averaged over strata of equal weight."""
         z = normal_cloud(DRAWS, view.mean.shape[-1])
         drawn = view.mean.unsqueeze(-2) + torch.einsum("wab,nb->wna", robust_cholesky(view.covariance)[0], z)
-        if self.likely is not None and (fine := self.likely > math.log(0.5)).any():
+        if self.chance is not None and (fine := self.chance.fine).any():
             drawn = torch.where(fine, drawn, -torch.inf)
         return drawn.amax(-1).sort().values.unflatten(-1, (PEAKS, -1)).mean(-1)
 
@@ -152,29 +184,48 @@ class Judge:
         return nats.reshape(told.shape).amax(-1)
 
     def _knowledge_gradient(
-        self, view: Sight, likely: Tensor, possible: Tensor | None
+        self, view: Sight, chance: Chance, possible: Tensor | None
     ) -> tuple[Float[Tensor, "W R"], Float[Tensor, " R"]]:
-        """Give the gain, and by what it is yet to be weighted."""
-        shape = (*view.own.shape, view.mean.shape[-1])
-        mean = torch.cat([view.mean.unsqueeze(1).expand(shape), view.own.unsqueeze(-1)], -1)
-        slope = view.lines()
-        if possible is not None and not possible.all():  # in the place of what cannot be chosen, an anchor once more
-            mean, slope = (torch.cat([a[..., :-1], torch.where(possible.unsqueeze(-1), a[..., -1:], a[..., :1])], -1)
-                           for a in (mean, slope))  # fmt: skip
+        """Give the gain, and by what it is yet to be weighted.
+
+        Under constraints what is recommended counts, above the floor, as far as it is feasible; a measurement may tell that too.
+        """
+        likely, nothing = chance.mean, torch.zeros_like(chance.mean)
+        mean, slope = _arms(view.mean, view.own, possible), _choosable(view.lines(), possible)
         if self.hit:
-            variance = torch.cat([view.variance.unsqueeze(1).expand(shape), view.own_variance.unsqueeze(-1)], -1)
-            if possible is not None:
-                own = torch.where(possible.unsqueeze(-1), variance[..., -1:], variance[..., :1])
-                variance = torch.cat([variance[..., :-1], own], -1)
+            variance = _arms(view.variance, view.own_variance, possible)
             off = mean - self._level(view.own).unsqueeze(-1)
-            return acquisition.log_approach_gradient(off, variance, slope, self.far), likely
-        if self.likely is not None:  # what is recommended counts, above the worst, as far as it is feasible
-            mine = likely if possible is None else torch.where(possible, likely, self.likely[0])
-            chance = torch.cat([self.likely.expand(shape[1:]), mine.unsqueeze(-1)], -1).exp()
-            worst = view.mean.amin(-1)[:, None, None]
-            mean, slope = worst + chance * (mean - worst), chance * slope
-        return acquisition.log_knowledge_gradient(mean, slope), torch.zeros_like(likely)
+            gain = acquisition.log_approach_gradient(off, variance, slope, self.far) + likely
+            mean = -acquisition.expected_distance(off, variance)
+        elif self.chance is None:
+            return acquisition.log_knowledge_gradient(mean, slope), nothing
+        if self.chance is None:
+            return gain, nothing
+        worlds = len(mean)
+        p = _arms(self.chance.log[:worlds], chance.log, possible).exp()
+        rise, slopes = view.turns(_arms(self.chance.lean[:worlds], chance.lean, None))
+        value = mean - self.floor
+        if not self.hit:
+            gain = acquisition.log_knowledge_gradient(p * value, p * slope)
+        slopes = torch.zeros_like(slope) if self.hit else _choosable(slopes, possible)
+        return torch.maximum(
+            gain, acquisition.log_feasible_gradient(value, slopes, p, _choosable(rise, possible))
+        ), nothing
 
     def _level(self, like: Tensor) -> Float[Tensor, "W 1"]:
         assert self.level is not None
         return self.level[: len(like)]
+
+
+def _arms(anchors: Tensor, own: Tensor, possible: Bool[Tensor, " R"] | None) -> Tensor:
+    """What may be chosen in the end, (W, R, A + 1, ...): the anchors, (W, A, ...), and last the candidate itself, (W, R, ...)."""
+    first = anchors.unsqueeze(1).expand(-1, own.shape[1], *anchors.shape[1:])
+    return _choosable(torch.cat([first, own.unsqueeze(2)], 2), possible)
+
+
+def _choosable(arms: Tensor, possible: Bool[Tensor, " R"] | None) -> Tensor:
+    """In the place of candidates that cannot be chosen in the end, an anchor once more."""
+    if possible is None or possible.all():
+        return arms
+    kept = possible.reshape(-1, 1, *[1] * (arms.dim() - 3))
+    return torch.cat([arms[:, :, :-1], torch.where(kept, arms[:, :, -1:], arms[:, :, :1])], 2)

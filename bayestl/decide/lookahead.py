@@ -56,7 +56,10 @@ class World(NamedTuple):
 
 
 class Beliefs(NamedTuple):
-    """About K functions at each of R candidates, and the k functions of the objective at each of A anchors, under W worlds."""
+    """About K functions at each of R candidates, and k functions at each of A anchors, under W worlds.
+
+    These are the functions of the objective and, after them, of constraints.
+    """
 
     mean: Float[Tensor, "W R K"]
     cov: Float[Tensor, "W R K K"]
@@ -73,11 +76,11 @@ class Joint:
     cov: Float[Tensor, "W P P"]
     rows: int
     functions: int
-    objective: int
+    anchored: int
 
     def beliefs(self) -> Beliefs:
         """Take out what scores look at."""
-        worlds, r, k, c = len(self.mean), self.rows, self.functions, self.objective
+        worlds, r, k, c = len(self.mean), self.rows, self.functions, self.anchored
         own = r * k
         blocks = self.cov[:, :own, :own].reshape(worlds, r, k, r, k).diagonal(dim1=1, dim2=3).movedim(-1, 1)
         fixed = (self.cov.shape[-1] - own) // c
@@ -96,7 +99,7 @@ class Joint:
         factor = robust_cholesky(cross[:, points] + noise)[0]
         white = torch.linalg.solve_triangular(factor, cross.mT, upper=False)
         mean = self.mean + (white.mT @ z.unsqueeze(-1)).squeeze(-1)
-        return Joint(mean, self.cov - white.mT @ white, self.rows, self.functions, self.objective)
+        return Joint(mean, self.cov - white.mT @ white, self.rows, self.functions, self.anchored)
 
 
 def worlds(
@@ -191,7 +194,7 @@ def joint_of(
     x: Float[Tensor, "R columns"],
     outputs: list[int],
     anchors: Pairs,
-    objective: int,
+    anchored: int,
 ) -> Joint:
     """The joint law at a few candidates and the anchors, under every world."""
     places: Int[Tensor, " P"] = torch.cat([torch.tensor(outputs).repeat(len(x)), anchors.output])
@@ -201,7 +204,7 @@ def joint_of(
         if id(world) not in laws:
             laws[id(world)] = world.joint(problem, at)
     mean, cov = (torch.stack([laws[id(world)][i] for world in found]) for i in (0, 1))
-    return Joint(mean, cov, len(x), len(outputs), objective)
+    return Joint(mean, cov, len(x), len(outputs), anchored)
 
 
 def beliefs_of(
@@ -220,7 +223,7 @@ def beliefs_of(
     return Beliefs(
         mean,
         cov,
-        reach.reshape(*reach.shape[:-1], -1, joint.objective),
+        reach.reshape(*reach.shape[:-1], -1, joint.anchored),
         fixed.anchor_mean[worlds_],
         fixed.anchor_cov[worlds_],
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -95,6 +95,7 @@ class Sight(NamedTuple):
     own_variance: Float[Tensor, "W R"]
     cross: Float[Tensor, "W R A c"]
     own_cross: Float[Tensor, "W R 1 c"]
+    held_cross: Float[Tensor, "W R A+1 C c"]
     observed: Float[Tensor, "W R c c"]
 
     @property
@@ -117,6 +118,20 @@ class Sight(NamedTuple):
             both = both @ torch.linalg.eigh(both.mT @ both)[1][..., -1:]
         return both.squeeze(-1)
 
+    def turns(self, lean: Float[Tensor, "W R A+1 C"]) -> tuple[Float[Tensor, "W R A+1"], Float[Tensor, "W R A+1"]]:
+        """By how much chances, which rise by `lean` with the functions, and the objective move along one direction.
+
+        Of an observation of several functions the combination that moves the chances most; the candidate itself is last.
+        """
+        moves = torch.einsum(
+            "wraC,wraCc->wrac", lean, self.slopes(self.held_cross.flatten(2, 3)).unflatten(2, lean.shape[-2:])
+        )
+        both = self.slopes(torch.cat([self.cross, self.own_cross], -2))
+        if moves.shape[-1] > 1:
+            along = torch.linalg.eigh(moves.mT @ moves)[1][..., -1:]
+            moves, both = moves @ along, both @ along
+        return moves.squeeze(-1), both.squeeze(-1)
+
     def correlation(self) -> Float[Tensor, "W R"]:
         """How well the observation would tell the candidate's own objective: the multiple correlation."""
         told = self.slopes(self.own_cross).square().sum((-1, -2))
@@ -124,22 +139,37 @@ class Sight(NamedTuple):
 
 
 Linear = tuple[Tensor, Tensor]  # offset and weights of an objective
+Held = tuple[Sequence[int], Sequence[int]]  # places of the functions of constraints
 
 
-def sight(beliefs: Beliefs, own: Linear, fixed: Linear, wanted: list[int], seen: list[int], noise: Tensor) -> Sight:
+def sight(
+    beliefs: Beliefs,
+    own: Linear,
+    fixed: Linear,
+    wanted: list[int],
+    seen: list[int],
+    noise: Tensor,
+    held: Held = ((), ()),
+) -> Sight:
     """Look at the objective, given its linear form at candidates (`own`) and at anchors (`fixed`), through one task.
 
-    `wanted` and `seen` are the places of the objective's and of the task's functions among those of the beliefs.
+    `wanted` and `seen` are the places of the objective's and of the task's functions among those of the beliefs; `held` those of
+    the functions of constraints, at candidates and at anchors, where those of the objective are first.
     """
     (offset, weights), (level, anchor_weights) = own, fixed
-    cov = beliefs.cov[:, :, wanted]
+    cov, k = beliefs.cov[:, :, wanted], anchor_weights.shape[-1]
+    at_anchors = beliefs.reach[:, :, seen][..., list(held[1])].permute(0, 1, 3, 4, 2)
+    at_own = beliefs.cov[:, :, list(held[0])][..., seen].unsqueeze(2)
     return Sight(
-        mean=level + (anchor_weights * beliefs.anchor_mean).sum(-1),
-        covariance=torch.einsum("wak,wakbl,wbl->wab", anchor_weights, beliefs.anchor_cov, anchor_weights),
+        mean=level + (anchor_weights * beliefs.anchor_mean[..., :k]).sum(-1),
+        covariance=torch.einsum(
+            "wak,wakbl,wbl->wab", anchor_weights, beliefs.anchor_cov[:, :, :k, :, :k], anchor_weights
+        ),
         own=offset + (weights * beliefs.mean[..., wanted]).sum(-1),
         own_variance=torch.einsum("wrk,wrkl,wrl->wr", weights, cov[..., wanted], weights).clamp_min(0.0),
-        cross=torch.einsum("wrcak,wak->wrac", beliefs.reach[:, :, seen], anchor_weights),
+        cross=torch.einsum("wrcak,wak->wrac", beliefs.reach[:, :, seen][..., :k], anchor_weights),
         own_cross=torch.einsum("wrk,wrkc->wrc", weights, cov[..., seen]).unsqueeze(-2),
+        held_cross=torch.cat([at_anchors, at_own], 2),
         observed=beliefs.cov[:, :, seen][..., seen] + noise,
     )
 

@@ -40,8 +40,14 @@ def plain(thing: Any, where: str) -> Any:
 def of_table(table: Any, where: str) -> dict[str, Any]:
     """Write a table down, column by column."""
     frame = as_frame(table)
-    if isinstance(frame.index, pd.MultiIndex) or not frame.index.is_unique:
-        raise DataError(f"{where} needs one distinct label for each row. Use table.reset_index(drop=True).")
+    if isinstance(frame.index, pd.MultiIndex):
+        raise DataError(f"The labels of the rows of {where} must be single ones. Use table.reset_index().")
+    if not frame.index.is_unique:
+        again = frame.index[frame.index.duplicated()].unique().tolist()
+        raise DataError(
+            f"Each row of {where} needs a label of its own; these occur more than once: {listed(again)}. "
+            "Use table.reset_index(drop=True)."
+        )
     columns = {str(name): plain(frame[name].tolist(), f"Column {name!r} of {where}") for name in frame}
     return {"rows": plain(frame.index.tolist(), f"The index of {where}"), "columns": columns}
 
@@ -132,11 +138,7 @@ def settings_of(goal: Any, constraints: Mapping[str, Any] | None, costs: Mapping
     """Write down what is wanted, and what it costs."""
     if callable(goal):
         raise DataError("`goal` must be text, a number or a mapping.")
-    found = {
-        name: own.tolist() if isinstance(own, pd.Series) else own
-        for name, own in (costs or {}).items()
-        if own is not None
-    }
+    found = {name: own for name, own in (costs or {}).items() if own is not None}
     return {
         "goal": plain(goal, "`goal`"),
         "constraints": None if constraints is None else plain(constraints, "`constraints`"),

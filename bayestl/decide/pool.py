@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,16 +25,22 @@ from bayestl.selection import marks_at
 from bayestl.table import TaskData
 
 SPREAD = 2048  # quasi-random points within bounds
+NEAR = 0.05  # of each side: as close to what shall be avoided nothing is offered
 OWN = ("row", "task", "score", "gain", "cost", "why")  # columns of the answer
+
+
+class NothingOfferedError(ValueError):
+    """There is no candidate left."""
 
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """Bounds: for each input an interval, or the values that it may take."""
+    """Bounds: for each input an interval, or the values that it may take; and the places to be avoided, with their tasks."""
 
     sides: Mapping[str, tuple[float, float] | list[Any]]
     scaling: Scaling
     data: TaskData
+    avoid: Sequence[tuple[int, Mapping[str, Any]]] = ()
 
     def pool(self, cube: NDArray[np.float64], costs: Mapping[str, Any] | None) -> Pool:
         """Candidates at points (R, d) of the unit cube."""
@@ -46,7 +53,18 @@ class Box:
         frame = pd.DataFrame(columns)
         listed_ = np.ones((len(frame), len(self.data.tasks)), dtype=bool)
         pool = _pool(self.data, self.scaling, frame, [None] * len(frame), listed_, costs)
-        return dataclasses.replace(pool, cube=cube, box=self)
+        offered = pool.offered.copy()
+        for t, place in self.avoid:
+            near = np.ones(len(frame), dtype=bool)
+            for name, side in self.sides.items():
+                own = frame[name].to_numpy()
+                near &= (
+                    np.abs(own - place[name]) <= NEAR * (side[1] - side[0])
+                    if isinstance(side, tuple)
+                    else own == place[name]
+                )
+            offered[near, t] = False
+        return dataclasses.replace(pool, offered=offered, cube=cube, box=self)
 
     def around(
         self,
@@ -148,6 +166,11 @@ class Pool:
         return rows if len(rows) else np.arange(len(self))
 
 
+def among(x: Tensor, others: Tensor) -> NDArray[np.bool_]:
+    """Which points are among others."""
+    return np.isin(marks_at(x), marks_at(others))
+
+
 def shape_of(candidates: Any) -> Literal["table", "tables", "bounds"]:
     """How candidates are given: one table, a table for each task, or bounds."""
     if isinstance(candidates, Mapping) and not isinstance(candidates, xr.Dataset) and len(candidates):
@@ -158,13 +181,33 @@ def shape_of(candidates: Any) -> Literal["table", "tables", "bounds"]:
     return "table"
 
 
-def pool_of(data: TaskData, scaling: Scaling, candidates: Any, costs: Mapping[str, Any] | None, seed: int) -> Pool:
-    """Read candidates, in any of their shapes."""
+def pool_of(
+    data: TaskData,
+    scaling: Scaling,
+    candidates: Any,
+    costs: Mapping[str, Any] | None,
+    seed: int,
+    avoid: pd.DataFrame | None = None,
+) -> Pool:
+    """Read candidates, in any of their shapes, but for the pairs of inputs and a column ``task`` that shall be avoided."""
     refuse_names(data, OWN, "what is suggested")
     for name in costs or ():
         data.index_of(name)
+    costs = in_order(costs, candidates)
     if (shape := shape_of(candidates)) == "bounds":
-        return _within(data, scaling, candidates, costs, seed)
+        pool = _within(data, scaling, candidates, costs, seed, avoid)
+    else:
+        pool = _listed(data, scaling, candidates, costs, shape)
+        for task, part in () if avoid is None else avoid.groupby("task"):
+            pool.offered[among(pool.x, scaling.inputs(data.encode(part))), data.index_of(str(task))] = False
+    if not pool.offered.any():
+        raise NothingOfferedError("All candidates are to be avoided. Offer others.")
+    return pool
+
+
+def _listed(data: TaskData, scaling: Scaling, candidates: Any, costs: Mapping[str, Any] | None, shape: str) -> Pool:
+    if isinstance(candidates, Mapping) and shape == "table" and not isinstance(candidates, xr.Dataset):
+        _expect_rows(candidates)
     frames: dict[str | None, Any] = dict(candidates) if shape == "tables" else {None: candidates}
     parts, labels, masks = [], [], []
     for owner, table in frames.items():
@@ -179,6 +222,23 @@ def pool_of(data: TaskData, scaling: Scaling, candidates: Any, costs: Mapping[st
         raise DataError("The table of candidates has no rows. Expected at least one.")
     pool = _pool(data, scaling, frame.set_axis(pd.Index(labels), axis=0), labels, np.concatenate(masks), costs)
     return pool.take(np.lexsort(pool.x.numpy().T[::-1]))  # no answer may depend on the order of the rows
+
+
+def _expect_rows(columns: Mapping[str, Any]) -> None:
+    """Refuse lists that are no columns of a table, and name those that look like bounds."""
+    advice = (
+        "Bounds are tuples, {'x': (0.0, 1.0), 'y': ['a', 'b']}, lists what an input may take beside these; for all "
+        "combinations of lists give pandas.MultiIndex.from_product(values, names=names).to_frame(index=False)."
+    )
+    sizes = {name: np.size(cells) for name, cells in columns.items()}
+    if len(set(sizes.values())) > 1:
+        raise DataError(
+            f"Candidates given as lists are the columns of a table, of one length; got {listed(list(sizes.values()), 8)} values "
+            f"for {listed(list(sizes), 8)}. {advice}"
+        )
+    pairs = [np.asarray(cells) for cells in columns.values()]
+    if len(pairs) > 1 and all(own.shape == (2,) and own.dtype.kind in "iuf" and own[0] < own[1] for own in pairs):
+        warnings.warn(f"The candidates are a table of two rows, not bounds. {advice}", stacklevel=5)
 
 
 def refuse_names(data: TaskData, columns: Sequence[str], what: str) -> None:
@@ -210,6 +270,27 @@ def _pool(
     return Pool(frame, labels, x, mask, among, offered, np.where(offered, found, np.nan))
 
 
+def in_order(costs: Mapping[str, Any] | None, candidates: Any) -> dict[str, Any] | None:
+    """Costs in the order of the candidates, where they are given by the labels of their rows."""
+    if costs is None or (shape := shape_of(candidates)) == "bounds":
+        return None if costs is None else dict(costs)
+    out = dict(costs)
+    for name, own in costs.items():
+        if not isinstance(own, pd.Series) or (shape == "tables" and name not in candidates):
+            continue
+        labels = as_frame(candidates[name] if shape == "tables" else candidates).index
+        if not own.index.equals(labels):
+            if not (own.index.is_unique and labels.is_unique and set(own.index) == set(labels)):
+                raise DataError(
+                    f"`costs` of task {name!r} are labelled {listed(own.index.tolist(), 4)}, the candidates "
+                    f"{listed(labels.tolist(), 4)}: they do not match. Label them alike, or give costs.to_list(), in the "
+                    "order of the candidates."
+                )
+            own = own.loc[labels]
+        out[name] = own.tolist()
+    return out
+
+
 def costs_of(given: Any, task: str, frame: pd.DataFrame, own: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Costs of a task's candidates: one for all, a column, or one for each."""
     if isinstance(given, str):
@@ -237,7 +318,9 @@ def expect_one_cost_each(costs: Mapping[str, Any]) -> None:
         raise ValueError("Within bounds, `costs` must be one number for each task.")
 
 
-def _within(data: TaskData, scaling: Scaling, bounds: Mapping[str, Any], costs: Any, seed: int) -> Pool:
+def _within(
+    data: TaskData, scaling: Scaling, bounds: Mapping[str, Any], costs: Any, seed: int, avoid: pd.DataFrame | None
+) -> Pool:
     if data.features:
         raise DataError(
             f"Bounds cannot describe {listed([name for name, _ in data.features])}. Give a table of candidates instead."
@@ -265,4 +348,5 @@ def _within(data: TaskData, scaling: Scaling, bounds: Mapping[str, Any], costs: 
             sides[column.name] = (float(side[0]), float(side[1]))
     expect_one_cost_each(costs or {})
     cube = qmc.Sobol(len(sides), scramble=True, rng=seed).random(SPREAD)
-    return Box(sides, scaling, data).pool(cube, costs)
+    places: list[Any] = [] if avoid is None else avoid.to_dict("records")
+    return Box(sides, scaling, data, [(data.index_of(place["task"]), place) for place in places]).pool(cube, costs)

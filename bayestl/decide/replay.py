@@ -101,6 +101,8 @@ def replay(
         )
     if odd := [name for name in strategies if name not in STRATEGIES]:
         raise ValueError(f"`strategies` must be of {listed(STRATEGIES)}; got {listed(odd)}.")
+    if "constraints" in options:
+        raise ValueError("A replay compares the values of the target alone: it takes no `constraints`.")
     if target not in costs:
         raise ValueError(f"`costs` must have one of the target, {target!r}; got {listed(list(costs), 20)}.")
     number = isinstance(goal, int | float | np.number) and not isinstance(goal, bool) and np.isfinite(goal)

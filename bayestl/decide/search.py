@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bayestl.decide import acquisition
-from bayestl.decide.judge import Judge
+from bayestl.decide.judge import Chance, Judge
 from bayestl.decide.lookahead import Beliefs, Joint, World, beliefs_of, joint_of, observation_noise
 from bayestl.decide.objective import Linear, Objective, Sight, sight
-from bayestl.decide.pool import Pool
+from bayestl.decide.pool import Pool, among
 from bayestl.decide.reasons import Report
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.likelihoods.classes import normal_cloud
@@ -27,7 +28,6 @@ from bayestl.likelihoods.predictive import Classes
 from bayestl.posterior import Posterior
 from bayestl.priors import Theta
 from bayestl.scaling import Pairs
-from bayestl.selection import marks_at
 
 WORLDS = 16  # draws of theta, and of what is pending, that judge
 SCREEN, LARGE = (8, 2), 2000  # how many of them choose the shortlist, from at most this many candidates, and from more
@@ -39,8 +39,10 @@ MANY = 60  # of the latter where the law of the best value counts
 LEVELS = 4  # of subsets, each a quarter of the one before
 WORST = -1e300  # log of no gain at all: what is on offer is better than what is not
 DRAWS = 512  # of the objective at all points of a region
-NOTHING = 1e-9  # value of perfect information that counts as none, in the model's units
+NOTHING = 1e-9  # value of information that counts as none, in the model's units
+BOLD = ("thompson", "upper_confidence_bound")  # scores that are no gains
 REFINED = 12  # candidates within bounds that are refined
+STEP_ASIDE = 0.01  # of a standard deviation, for slopes of probabilities
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,34 +84,38 @@ class Search:
         the first choice is stuck: information about the best value should be sought. `elsewhere` measures the target where it
         was not measured yet.
         """
-        problem, k = self.posterior._problem, self.objective.outputs
-        x, measured = (self._region(region), 0) if over else self._promising()
+        problem, k = self.posterior._problem, self.anchored
+        x, measured, floor = (self._region(region), 0, 0.0) if over else self._promising()
         anchors = Pairs(x.repeat_interleave(len(k), 0), torch.tensor(k).repeat(len(x)))
         fixed = joint_of(problem, self.found, x[:0], self.outputs, anchors, len(k))
-        judge = self._judge(fixed.beliefs(), x, measured, not over)
+        judge = dataclasses.replace(self._judge(fixed.beliefs(), measured, not over), floor=floor)
         pool = self._shortlist(judge, anchors, fixed, batch)
         joint = joint_of(problem, self.found, pool.x, self.outputs, anchors, len(k))
         beliefs = joint.beliefs()
-        own, likely = self._linear(beliefs), self._likely(beliefs, pool)
+        own = self._linear(beliefs)
         noise = {t: self._noise(t, beliefs, pool) for t in pool.tasks}
         offered, choices = self._unmeasured(pool) if elsewhere else pool.offered.copy(), []
         mine, taken = list[int](), np.zeros_like(offered)
         report: Report | None = None
-        place = pool.places
+        place, known = pool.places, among(pool.x, self._seen)
         first = int(torch.randint(len(self.found), (), generator=self.generator)) if self.score == "thompson" else 0
         for step in range(batch):
-            views = self._views(joint.beliefs(), own, judge, noise)
+            beliefs = joint.beliefs()
+            judge, chance = self._under_constraints(judge, beliefs), self._chance(beliefs.mean, beliefs.cov, pool)
+            views = self._views(beliefs, own, judge, noise)
             view = views[pool.tasks[0]]
-            report = report or Report(self, judge, pool, view, likely)
-            best, which = judge.best(view, mine, likely if self.constraints else None)
+            report = report or Report(self, judge, pool, view, chance.mean)
+            best, which = judge.best(view, mine, chance)
             rivals = torch.cat([x[: judge.measured or len(x)], pool.x[mine]])
             itself = (pool.x == rivals[which].unsqueeze(1)).all(-1)
             if self.score == "thompson":
-                gains = np.tile(self._drawn(joint, own, judge, likely, first + step).numpy()[:, None], offered.shape[1])
+                gains = np.tile(
+                    self._drawn(joint, own, judge, chance.mean, first + step).numpy()[:, None], offered.shape[1]
+                )
             else:
                 for far in (False, True):
                     asked = dataclasses.replace(judge, far=far)
-                    gains = self._gains(asked, views, best, likely, itself, pool)
+                    gains = self._gains(asked, views, best, chance, itself, pool, known)
                     if not self.hit or np.isfinite(gains[offered]).any():
                         break
             values, r, t = _best_of(gains - np.log(pool.costs) - report.unit, offered)
@@ -121,10 +127,17 @@ class Search:
                             return None
                     else:
                         asked = dataclasses.replace(judge, score="expected_improvement")
-                        sure = self._gains(asked, views, best, likely, itself, pool)
+                        sure = self._gains(asked, views, best, chance, itself, pool)
                         sure[itself.any(0).numpy()] = -np.inf  # the best so far is not improved upon by itself
                         gains = sure if np.isfinite(sure[offered]).any() else gains
                         values, r, t = _best_of(gains - np.log(pool.costs) - report.unit, offered)
+            if step == 0 and self.score not in BOLD and gains[r, t] - report.unit < math.log(NOTHING):
+                warnings.warn(
+                    f"Nothing on offer is expected to tell anything of {self.objective.name} that matters: it is known already, "
+                    "or the candidates have nothing to do with it. What is suggested is as good as any other: stop here, or "
+                    "offer other candidates or tasks.",
+                    stacklevel=3,
+                )
             choices.append(report.line(r, t, gains[r, t], values[r, t], views[t], best))
             taken[place == place[r], t] = True
             if not replicates or elsewhere:
@@ -132,6 +145,7 @@ class Search:
             if not offered.any():
                 offered = pool.offered.copy() if replicates else pool.offered & ~taken
             mine += [r] * (t == self.target)
+            known = known | ((place == place[r]) & (t == self.target))
             points = [r * len(self.outputs) + i for i in self._places(t)]
             joint = joint.given(points, noise[t][:, r], _strata(len(self.found), len(points), self.generator))
         return pd.DataFrame(choices)
@@ -145,41 +159,64 @@ class Search:
             return x
         return x[torch.randperm(len(x), generator=self.generator)[:REGION].sort().values]
 
+    @property
+    def _seen(self) -> Tensor:
+        """Where the target was measured, or is being."""
+        data = self.posterior.data
+        return torch.cat([self.posterior.scaling.inputs(data.x[data.task_index == self.target]), self.running])
+
     def _unmeasured(self, pool: Pool) -> np.ndarray:
         """What is offered, but for the target where it was measured, or is being; all of it where nothing else is."""
-        data = self.posterior.data
-        seen = self.posterior.scaling.inputs(data.x[data.task_index == self.target])
         offered = pool.offered.copy()
-        offered[_among(pool.x, torch.cat([seen, self.running])), self.target] = False
+        offered[among(pool.x, self._seen), self.target] = False
         return offered if offered.any() else pool.offered.copy()
 
-    def _promising(self) -> tuple[Tensor, int]:
-        """Points among which the best will be, of those measured (and how many they are) and of the candidates."""
+    def _promising(self) -> tuple[Tensor, int, float]:
+        """Points among which the best will be, of those measured (and how many they are) and of the candidates; and the worst."""
         data = self.posterior.data
         seen, place = np.unique(data.x[data.task_index == self.target], axis=0, return_inverse=True)
         if len(seen) > LARGE:  # those with the best values
             worth = np.full(len(seen), -np.inf)
             np.maximum.at(worth, place.ravel(), self.merit)
             seen = seen[np.sort(np.argsort(-worth, kind="stable")[:LARGE])]
-        running = self.running if len(self.running) <= MANY else self._top(self.running, (0.0,), MANY)
-        best = torch.cat([self._top(self.posterior.scaling.inputs(seen), (0.0,), MEASURED), running])
+        measured, pool = self.posterior.scaling.inputs(seen), self.pool.x[torch.from_numpy(self.pool.of(self.target))]
+        looked = [self._looked_at(x) for x in (measured, self.running, pool)]
+        judge = Judge(self.score, (pool, pool), level=self.level, hit=self.hit)
+        floor = min(float(judge.utility(mean, variance).mean(0).min()) for mean, variance, _ in looked if mean.numel())
         count = (MANY if self.score in ("variance", "max_value_entropy") else PROMISING) // 3
-        bold = self._top(self.pool.x[torch.from_numpy(self.pool.of(self.target))], (0.0, 1.0, 2.0), count)
-        return torch.cat([best, bold]), len(best)
+        top = [
+            self._top(judge, *own, floor, boldness, most)
+            for own, boldness, most in zip(
+                looked, ((0.0,), (0.0,), (0.0, 1.0, 2.0)), (MEASURED, MANY, count), strict=True
+            )
+        ]
+        best = torch.cat([measured[top[0]], self.running[sorted(top[1])]])
+        return torch.cat([best, pool[top[2]]]), len(best), floor
 
-    def _top(self, x: Tensor, boldness: tuple[float, ...], count: int) -> Tensor:
-        """Points with the highest confidence bounds, a few for each degree of boldness."""
+    def _looked_at(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`_moments`, some points at a time."""
         if len(x) == 0:
-            return x
-        judge = Judge(self.score, (x, x), level=self.level, hit=self.hit)
-        moments = [self._moments(x[start : start + STEP]) for start in range(0, len(x), STEP)]
-        mean, variance, chance = (torch.cat([part[i] for part in moments], -1) for i in range(3))
+            return torch.zeros(1, 0).double(), torch.zeros(1, 0).double(), torch.zeros(0).double()
+        mean, variance, chance = zip(*(self._moments(part) for part in x.split(STEP)), strict=True)
+        return torch.cat(mean, -1), torch.cat(variance, -1), torch.cat(chance)
+
+    def _top(
+        self,
+        judge: Judge,
+        mean: Tensor,
+        variance: Tensor,
+        chance: Tensor,
+        floor: float,
+        boldness: tuple[float, ...],
+        count: int,
+    ) -> list[int]:
+        """Places of the highest confidence bounds, a few for each degree of boldness, as far above the floor as feasible."""
         found: dict[int, None] = {}
         for bold in boldness:
             value = judge.bound(mean, variance.sqrt(), bold).mean(0)
-            value = value.min() + chance * (value - value.min())
-            found |= dict.fromkeys(value.topk(min(count, len(x))).indices.tolist())
-        return x[list(found)]
+            value = floor + chance * (value - floor)
+            found |= dict.fromkeys(value.topk(min(count, len(value))).indices.tolist())
+        return list(found)
 
     def _moments(self, x: Tensor) -> tuple[Float[Tensor, "W R"], Float[Tensor, "W R"], Float[Tensor, " R"]]:
         """Mean and variance of the objective, and the probability that the constraints hold."""
@@ -187,20 +224,19 @@ class Search:
         wanted = [outputs.index(o) for o in self.objective.outputs]
         any_ = Pairs(x[:0], torch.empty(0, dtype=torch.int64))
         each = [world.beside(self.posterior._problem, x, outputs, any_) for world in self.found[: self.few]]
-        mean, cov, reach = (torch.stack([own[i] for own in each]) for i in range(3))
+        mean, cov = (torch.stack([own[i] for own in each]) for i in range(2))
         own, spread = mean[..., wanted], cov[:, :, wanted][..., wanted]
         offset, weights = self.objective.linear(own, spread)
         variance = torch.einsum("wrk,wrkl,wrl->wr", weights, spread, weights).clamp_min(0.0)
-        likely = self._likely(Beliefs(mean, cov, reach, mean[:, :0], cov[:, :0]), None)
-        return offset + (weights * own).sum(-1), variance, likely.exp()
+        return offset + (weights * own).sum(-1), variance, self._chance(mean, cov, None).mean.exp()
 
-    def _judge(self, beliefs: Beliefs, x: Tensor, measured: int, optimum: bool) -> Judge:
-        cov = beliefs.anchor_cov.diagonal(dim1=1, dim2=3).movedim(-1, 1)
-        judge = Judge(self.score, self.objective.linear(beliefs.anchor_mean, cov), measured, self.level, self.hit)
-        if self.constraints:
-            plain = Pairs(x[:0], torch.empty(0, dtype=torch.int64))
-            there = joint_of(self.posterior._problem, self.found, x, self.outputs, plain, len(self.objective.outputs))
-            judge = dataclasses.replace(judge, likely=self._likely(there.beliefs(), None))
+    def _judge(self, beliefs: Beliefs, measured: int, optimum: bool) -> Judge:
+        k = len(self.objective.outputs)
+        cov = beliefs.anchor_cov.diagonal(dim1=1, dim2=3).movedim(-1, 1)[..., :k, :k]
+        judge = Judge(
+            self.score, self.objective.linear(beliefs.anchor_mean[..., :k], cov), measured, self.level, self.hit
+        )
+        judge = self._under_constraints(judge, beliefs)
         if self.score == "variance" and optimum:
             view = sight(beliefs, self._linear(beliefs), judge.fixed, self.wanted, self.wanted, torch.zeros(1).double())
             z = normal_cloud(DRAWS, view.mean.shape[-1])
@@ -209,6 +245,14 @@ class Search:
             share = torch.nn.functional.one_hot(drawn.argmax(-1), drawn.shape[-1]).double().mean(0)
             judge = dataclasses.replace(judge, share=share)
         return judge
+
+    def _under_constraints(self, judge: Judge, beliefs: Beliefs) -> Judge:
+        """The same judge with what is believed of the constraints at the anchors."""
+        if not self.constraints:
+            return judge
+        cov = beliefs.anchor_cov.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+        chance = self._chance(beliefs.anchor_mean, cov, None, self.anchored)
+        return dataclasses.replace(judge, chance=chance)
 
     def _shortlist(self, judge: Judge, anchors: Pairs, fixed: Joint, batch: int) -> Pool:
         """The best candidates in every task, of all and of ever smaller random subsets, so that they do not crowd.
@@ -236,7 +280,7 @@ class Search:
                 first = rest[np.argsort(-values[rest, t], kind="stable")]
                 kept[first[: max(1, most // LEVELS // len(pool.tasks))]] = True
         if self.score == "knowledge_gradient":  # what may be the best already, which has nothing to gain
-            kept |= _among(pool.x, anchors.x)
+            kept |= among(pool.x, anchors.x)
         rest, wanted = np.argsort(-values.max(1), kind="stable"), min(batch, pool.pairs)
         while (missing := wanted - pool.take(np.flatnonzero(kept)).pairs) > 0:
             rest = rest[~kept[rest]]
@@ -244,13 +288,20 @@ class Search:
         return pool.take(np.flatnonzero(kept))
 
     def _gains(
-        self, judge: Judge, views: Mapping[int, Sight], best: Tensor, likely: Tensor, itself: Tensor | None, pool: Pool
+        self,
+        judge: Judge,
+        views: Mapping[int, Sight],
+        best: Tensor,
+        chance: Chance,
+        itself: Tensor | None,
+        pool: Pool,
+        known: NDArray[np.bool_] | None = None,
     ) -> np.ndarray:
         """Log of the expected gain of all pairs (R, T)."""
-        possible = self._possible(pool)
+        possible, measured = self._possible(pool), None if known is None else torch.from_numpy(known)
         out = np.full(pool.offered.shape, -np.inf)
         for t, view in views.items():
-            out[:, t] = judge(view, best, likely, itself, possible).numpy()
+            out[:, t] = judge(view, best, chance, itself, possible, measured).numpy()
         return out
 
     def _screened(self, pool: Pool, judge: Judge, anchors: Pairs, fixed: Joint) -> np.ndarray:
@@ -262,8 +313,8 @@ class Search:
             noise = {t: self._noise(t, beliefs, part) for t in pool.tasks}
             few = dataclasses.replace(judge, fixed=(judge.fixed[0][: self.few], judge.fixed[1][: self.few]))
             views = self._views(beliefs, self._linear(beliefs), few, noise)
-            likely = self._likely(beliefs, part)
-            gains = self._gains(few, views, few.best(views[pool.tasks[0]])[0], likely, None, part)
+            chance, known = self._chance(beliefs.mean, beliefs.cov, part), among(part.x, self._seen)
+            gains = self._gains(few, views, few.best(views[pool.tasks[0]])[0], chance, None, part, known)
             parts.append(np.where(part.offered, gains - np.log(part.costs), -np.inf))
         return np.concatenate(parts)
 
@@ -301,6 +352,16 @@ class Search:
         return SCREEN[len(self.pool) > LARGE]
 
     @property
+    def held(self) -> list[int]:
+        """The latent functions of the constraints."""
+        return sorted({o for t, _ in self.constraints for o in self.posterior._problem.layout.contrasts(t)})
+
+    @property
+    def anchored(self) -> list[int]:
+        """The latent functions that are looked at at the anchors: the objective's first, then those of the constraints."""
+        return [*self.objective.outputs, *(o for o in self.held if o not in self.objective.outputs)]
+
+    @property
     def wanted(self) -> list[int]:
         """Places among them of the objective's."""
         return [self.outputs.index(o) for o in self.objective.outputs]
@@ -309,7 +370,8 @@ class Search:
         return [self.outputs.index(o) for o in self.posterior._problem.layout.contrasts(task)]
 
     def _views(self, beliefs: Beliefs, own: Linear, judge: Judge, noise: Mapping[int, Tensor]) -> dict[int, Sight]:
-        return {t: sight(beliefs, own, judge.fixed, self.wanted, self._places(t), noise[t]) for t in noise}
+        held = [self.outputs.index(o) for o in self.held], [self.anchored.index(o) for o in self.held]
+        return {t: sight(beliefs, own, judge.fixed, self.wanted, self._places(t), noise[t], held) for t in noise}
 
     def _linear(self, beliefs: Beliefs) -> Linear:
         return self.objective.linear(beliefs.mean[..., self.wanted], beliefs.cov[:, :, self.wanted][..., self.wanted])
@@ -322,30 +384,62 @@ class Search:
             self.posterior, theta, task, mean, cov, pool.details(self.posterior, task), self.generator
         )
 
-    def _likely(self, beliefs: Beliefs, pool: Pool | None) -> Float[Tensor, " R"]:
-        """Log of the probability that all constraints hold, averaged over the worlds."""
-        posterior, rows = self.posterior, beliefs.mean.shape[1]
-        total = torch.zeros(rows, dtype=torch.float64)
+    def _chance(
+        self,
+        mean: Float[Tensor, "W N K"],
+        cov: Float[Tensor, "W N K K"],
+        pool: Pool | None,
+        among: list[int] | None = None,
+    ) -> Chance:
+        """That all constraints hold, each by itself, and by how much more where their functions are a little higher.
+
+        `among` says which functions are given, all that are looked at by default.
+        """
+        outputs, held, rows = among or self.outputs, self.held, mean.shape[1]
+        log, lean = torch.zeros(mean.shape[:2]).double(), torch.zeros(*mean.shape[:2], len(held)).double()
         for t, wanted in self.constraints:
-            places, likelihood = self._places(t), posterior.data.tasks[t].likelihood
-            constant = np.tile(np.array(likelihood.constants()), (rows, 1))
-            at = posterior._rows_at(t, constant if pool is None else pool.details(posterior, t).numpy())
-            theta = {name: value[: len(beliefs.mean)] for name, value in self.theta.items()}
-            p = posterior._problem.parameters_of(theta, t)
-            law = likelihood.predictive(beliefs.mean[..., places], beliefs.cov[:, :, places][..., places], None, at, p)
-            if isinstance(law, Classes):
-                chance = law.probability[:, wanted].sum(-1)
-            else:
-                low, high = (torch.full_like(total, edge) for edge in wanted)
-                chance = torch.ones_like(total) if np.isinf(wanted[1]) else law.cdf(high)
-                chance = chance if np.isinf(wanted[0]) else chance - law.below(low)
-            total += chance.clamp_min(1e-12).log()
-        return total
+            own = self.posterior._problem.layout.contrasts(t)
+            places, there = [outputs.index(o) for o in own], [held.index(o) for o in own]
+            law = self.posterior.data.tasks[t].likelihood
+            details = (
+                np.tile(np.array(law.constants()), (rows, 1))
+                if pool is None
+                else pool.details(self.posterior, t).numpy()
+            )
+            m, v = mean[..., places], cov[:, :, places][..., places]
+            chance = self._held(t, wanted, m, v, details).clamp_min(1e-12)
+            log = log + chance.log()
+            if self.score != "knowledge_gradient":
+                continue
+            for c, place in enumerate(there):
+                step = torch.zeros_like(m)
+                step[..., c] = STEP_ASIDE * v[..., c, c].clamp_min(1e-12).sqrt()
+                ahead, behind = (self._held(t, wanted, m + side * step, v, details) for side in (1, -1))
+                lean[..., place] += (ahead - behind) / (2 * step[..., c]) / chance
+        return Chance(log, lean * log.exp().unsqueeze(-1))
 
-
-def _among(x: Tensor, others: Tensor) -> NDArray[np.bool_]:
-    """Which points are among others."""
-    return np.isin(marks_at(x), marks_at(others))
+    def _held(
+        self,
+        task: int,
+        wanted: Any,
+        mean: Float[Tensor, "W N c"],
+        cov: Float[Tensor, "W N c c"],
+        details: NDArray[np.float64],
+    ) -> Float[Tensor, "W N"]:
+        """Probability of a constraint, world by world."""
+        posterior, found = self.posterior, []
+        at, law = posterior._rows_at(task, details), posterior.data.tasks[task].likelihood
+        for w in range(len(mean)):
+            theta = {name: value[w : w + 1] for name, value in self.theta.items()}
+            p = posterior._problem.parameters_of(theta, task)
+            said = law.predictive(mean[w : w + 1], cov[w : w + 1], None, at, p)
+            if isinstance(said, Classes):
+                found.append(said.probability[:, wanted].sum(-1))
+                continue
+            low, high = (torch.full((len(details),), edge).double() for edge in wanted)
+            chance = torch.ones_like(low) if np.isinf(wanted[1]) else said.cdf(high)
+            found.append(chance if np.isinf(wanted[0]) else chance - said.below(low))
+        return torch.stack(found)
 
 
 def _best_of(scores: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, int, int]:

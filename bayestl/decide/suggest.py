@@ -32,6 +32,7 @@ def suggest(
     costs: Mapping[str, Any] | None = None,
     batch: int = 8,
     pending: pd.DataFrame | Mapping[str, Any] | None = None,
+    avoid: pd.DataFrame | Mapping[str, Any] | None = None,
     constraints: Mapping[str, Any] | None = None,
     region: Table | None = None,
     replicates: bool = True,
@@ -69,6 +70,8 @@ def suggest(
         one are not offered. By default all tasks, at the same cost
     batch : number of measurements
     pending : table of measurements that are running: the inputs, and a column ``task``
+    avoid : table of measurements, as `pending`, that shall not be suggested, because they failed, say; within bounds neither is
+        what lies within a twentieth of each side of them
     constraints : by task, the class that is wanted or a list of those that will do, or ``(low, high)`` for a number, None leaving
         a side open. Gains are weighted by the probability that all hold, as if they were independent of one another and of the
         target (Gardner et al. 2014, proceedings.mlr.press/v32/gardner14.html)
@@ -106,7 +109,7 @@ def suggest(
     expect_posterior(posterior)
     expect_whole("batch", batch)
     data = posterior.data
-    pool = pool_of(data, posterior.scaling, candidates, costs, seed)
+    pool = pool_of(data, posterior.scaling, candidates, costs, seed, _pairs(avoid, "avoid"))
     wanted = read_goal(data, target, goal)
     kind, sign, label, level = wanted
     guarded = score is None and kind == "optimum" and not constraints
@@ -144,20 +147,27 @@ def suggest(
     return table
 
 
-def _pending(posterior: Posterior, pending: Any) -> list[tuple[int, Tensor, Tensor]]:
-    """Tasks, inputs and details of what is running."""
-    if pending is None or len(pending) == 0:
-        return []
-    frame = pending
-    if not isinstance(pending, pd.DataFrame):  # one measurement may be given by its values alone
-        alone = all(pd.api.types.is_scalar(value) for value in pending.values())
-        frame = pd.DataFrame([dict(pending)] if alone else dict(pending))
+def _pairs(given: Any, what: str) -> pd.DataFrame | None:
+    """Read a table of inputs with a column ``task``."""
+    if given is None or len(given) == 0:
+        return None
+    frame = given
+    if not isinstance(given, pd.DataFrame):  # one measurement may be given by its values alone
+        alone = all(pd.api.types.is_scalar(value) for value in given.values())
+        frame = pd.DataFrame([dict(given)] if alone else dict(given))
     if "task" not in frame:
-        raise DataError("`pending` needs a column 'task', that says what is being measured, beside the inputs.")
+        raise DataError(f"`{what}` needs a column 'task', that says what is measured, beside the inputs.")
     if frame["task"].isna().any():
         raise DataError(
-            f"`pending` says of rows {listed(frame.index[frame['task'].isna()].tolist())} not in which task they are."
+            f"`{what}` says of rows {listed(frame.index[frame['task'].isna()].tolist())} not in which task they are."
         )
+    return frame
+
+
+def _pending(posterior: Posterior, pending: Any) -> list[tuple[int, Tensor, Tensor]]:
+    """Tasks, inputs and details of what is running."""
+    if (frame := _pairs(pending, "pending")) is None:
+        return []
     out = []
     for name, part in frame.groupby("task", sort=True):
         t = posterior.data.index_of(str(name))
