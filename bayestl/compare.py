@@ -50,9 +50,9 @@ def compare(
         A line per model, the best first: its ``rank``; ``elpd`` (expected log predictive density of the target's rows, in its
         units) and ``se``; ``elpd_diff`` to the best and its standard error ``dse``; ``weight`` of the stack; ``rmse`` and
         ``coverage`` of 90 % intervals (of numbers), ``accuracy`` (of classes); ``pareto_k``, the largest, and ``bad_k``, how
-        many are above 0.7: of more than a few rows, theta hangs on single ones and these figures on a few draws of it, and
-        a `score` of rows that were held back tells better. `arviz.plot_compare` takes it as it is (ArviZ 0.x by two columns
-        more, ``elpd_loo`` and
+        many are above 0.7 (neither of a mode, or of a few draws of theta): of more than a few rows, theta hangs on single ones
+        and these figures on a few draws of it, and a `score` of rows that were held back tells better. `arviz.plot_compare`
+        takes it as it is (ArviZ 0.x by two columns more, ``elpd_loo`` and
         ``scale``, which it has where that is installed). `pointwise` tells which rows decide.
 
     Raises
@@ -74,9 +74,10 @@ def compare(
             "elpd": density[:, i].sum(), "se": len(density) * standard_error(density[:, i], groups),
             "elpd_diff": gap.sum(), "dse": 0.0 if i == best else len(density) * standard_error(gap, groups),
             "weight": weights[i], **_brief(own),
-            "pareto_k": float(np.nanmax(k)) if np.isfinite(k).any() else np.nan, "bad_k": int((k > 0.7).sum()),
+            "pareto_k": float(np.nanmax(k)) if np.isfinite(k).any() else np.nan,
+            "bad_k": int((k > 0.7).sum()) if np.isfinite(k).any() else None,
         }  # fmt: skip
-    table = pd.DataFrame(lines).T.sort_values("elpd", ascending=False).rename_axis("model").astype({"bad_k": int})
+    table = pd.DataFrame(lines).T.sort_values("elpd", ascending=False).rename_axis("model").astype({"bad_k": "Int64"})
     table.insert(0, "rank", np.arange(len(table)))
     return for_plot_compare(table)
 

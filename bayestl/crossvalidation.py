@@ -26,6 +26,7 @@ from bayestl.scoring import Scores
 
 Groups = str | Sequence[Any] | pd.Series | None  # what is left out together: see `leave_out`
 ENOUGH = 32  # draws of theta from which importance weights can be smoothed
+FEW = 400  # rows, of fewer of which single ones have a say in theta
 # Operations that the factorisations may take: up to 256 draws where they are cheap, and just enough where they are dear.
 CHEAP, WORK = 4e9, 4e10
 NEARLY = 0.1  # of the evidence bound, to which their sites settle: log densities of left-out rows are off by 0.0003 on average
@@ -109,7 +110,14 @@ def left_out_scores(
             "posterior.score(test).",
             stacklevel=3,
         )
-    regression = regression or functions(posterior)
+    given, regression = regression, regression or functions(posterior)
+    if given is None and regression.draws < ENOUGH and np.arange(len(data))[posterior.record.learned].size < FEW:
+        warnings.warn(
+            f"The posterior has {'the mode' if regression.draws == 1 else f'{regression.draws} draws'} of theta alone: what a "
+            "row told of theta is not taken back where it is left out, which flatters the scores of small tables. Do not compare "
+            "them with those of other fits; btl.fit(..., method='variational') with its default draws takes it back.",
+            stacklevel=3,
+        )
     weights = _weights_of_learned(posterior, regression, codes, wanted)
     for sight in posterior.sights(codes, wanted, regression):
         k[sight.chosen] = _judge(posterior, sight, codes, out, crps, weights)[sight.chosen]

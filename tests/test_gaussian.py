@@ -145,3 +145,16 @@ def test_triangles_are_inverted_by_halves(n):
     for own in (where, torch.arange(n)[:, None]):
         expected = precision[own.unsqueeze(-1), own.unsqueeze(-2)].expand(2, *own.shape, own.shape[-1])
         torch.testing.assert_close(inverse_blocks(inverse, own), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_each_matrix_takes_the_jitter_that_it_needs():
+    """One draw's near-singular matrix changed the factors of all that stood beside it."""
+    sound, rough = torch.eye(3).double() + 0.5, torch.ones(3, 3).double()
+    worse = rough.clone()
+    worse[0, 0] -= 1e-9
+    together, most = robust_cholesky(torch.stack([sound, rough, worse]))
+    alone = [robust_cholesky(one) for one in (sound, rough, worse)]
+    for found, (factor, _) in zip(together, alone, strict=True):
+        torch.testing.assert_close(found, factor, rtol=0, atol=0)
+    assert [jitter for _, jitter in alone] == [0.0, 1e-12, 1e-8]
+    assert most == 1e-8

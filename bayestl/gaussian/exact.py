@@ -132,24 +132,24 @@ class GaussianMarginal(TorchDistribution):
 def robust_cholesky(
     covariance: Float[Tensor, "*#draws n n"], size: Float[Tensor, "*#draws"] | None = None
 ) -> tuple[Float[Tensor, "*#draws n n"], float]:
-    """Cholesky factor of a matrix that is positive semi-definite up to rounding, and the least jitter that it took.
+    """Cholesky factors of matrices that are positive semi-definite up to rounding, and the largest jitter that one took.
 
-    Jitter is relative to `size`, by default the mean of the diagonal. A posterior covariance is the difference of two
-    larger matrices, and its rounding errors are relative to the prior's.
+    Each takes the least that it needs, whatever others stand beside it. Jitter is relative to `size`, by default the mean of
+    the diagonal. A posterior covariance is the difference of two larger matrices, and its rounding errors are relative to the
+    prior's.
     """
     factor, info = torch.linalg.cholesky_ex(covariance)
     size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1) if size is None else size
-    jitter = 0.0
+    jitter = torch.zeros(covariance.shape[:-2], dtype=covariance.dtype, device=covariance.device)
     for more in (1e-12, 1e-10, 1e-8, 1e-6):
         if not (info > 0).any():
             break
-        jitter = more
-        factor, info = torch.linalg.cholesky_ex(
-            covariance + torch.diag_embed((jitter * size[..., None]).expand(covariance.shape[:-1]))
-        )
+        jitter = jitter.masked_fill(info > 0, more)
+        added = (jitter * size).unsqueeze(-1).expand(covariance.shape[:-1])
+        factor, info = torch.linalg.cholesky_ex(covariance + torch.diag_embed(added))
     if (info > 0).any():
         raise FitError(
             "A covariance matrix is not positive definite even with a jitter of 1e-6 of its diagonal. "
             "Check a user-given kernel for positive definiteness."
         )
-    return factor, jitter
+    return factor, float(jitter.max()) if jitter.numel() else 0.0

@@ -26,7 +26,10 @@ from bayestl.likelihoods.predictive import Classes
 from bayestl.priors import Theta
 
 LOGIT = 2.0  # of a standardised function: one standard deviation takes even odds to 88 %
-POINTS = 128
+POINTS, CLOUDS = (
+    128,
+    16,
+)  # that stand for a normal of several dimensions; so many of them where probabilities are predicted
 
 AT_ONCE = 200_000  # values of functions whose probabilities are worked on
 
@@ -311,9 +314,13 @@ class Categorical(_Classes):
         return expectation
 
     def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> Classes:
-        points = normal_cloud(POINTS, mean.shape[-1])
-        total = torch.zeros(*mean.shape[1:-1], mean.shape[-1] + 1, dtype=mean.dtype)
+        # Points of its own for each draw: their errors cancel, which are a tenth of a probability of a few per cent.
+        count, total = (
+            POINTS * max(1, CLOUDS // len(mean)),
+            torch.zeros(*mean.shape[1:-1], mean.shape[-1] + 1, dtype=mean.dtype),
+        )
         for s, (m, c) in enumerate(zip(mean, cov, strict=True)):
+            points = normal_cloud(count, mean.shape[-1], s % CLOUDS)
             own = {name: value[s : s + 1] if len(value) > 1 else value for name, value in p.items()}
             total += self.probabilities(_spread(m, c, points), rows, own).mean(0)
         return Classes(total / len(mean))
@@ -328,10 +335,13 @@ def _spread(mean: Tensor, cov: Tensor, points: Tensor) -> Tensor:
 
 
 @cache
-def normal_cloud(count: int, dim: int) -> Tensor:
-    """Quasi-random standard normals in antithetic pairs, whitened: their mean and covariance are exactly 0 and I."""
-    half = count // 2
-    uniform = scipy.stats.qmc.Sobol(dim, scramble=True, rng=0).random(half)
+def normal_cloud(count: int, dim: int, seed: int = 0) -> Tensor:
+    """Quasi-random standard normals in antithetic pairs, whitened: their mean and covariance are exactly 0 and I.
+
+    They are four for each dimension at least, a multiple of 32.
+    """
+    half = 16 * -(-max(count, 4 * dim) // 32)
+    uniform = scipy.stats.qmc.Sobol(dim, scramble=True, rng=seed).random(half)
     z = torch.special.ndtri(torch.from_numpy(uniform).clamp(1e-9, 1 - 1e-9))
     z = torch.cat([z, -z])
     return torch.linalg.solve_triangular(torch.linalg.cholesky(z.mT @ z / len(z)), z.mT, upper=False).mT.contiguous()

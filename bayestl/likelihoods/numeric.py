@@ -20,7 +20,7 @@ from bayestl.errors import RowsError, listed
 from bayestl.gaussian.mixture import log_normal
 from bayestl.likelihoods.base import Likelihood, Parameters, Part, Rows, normal_nodes
 from bayestl.likelihoods.classes import Bernoulli
-from bayestl.likelihoods.predictive import NormalMixture
+from bayestl.likelihoods.predictive import NormalMixture, Tails
 from bayestl.likelihoods.warps import Softplus, Warp, warped
 from bayestl.priors import Theta
 
@@ -129,10 +129,10 @@ class Gaussian(_Numeric):
 class StudentT(_Numeric):
     """``w(y) = f + noise t``, t of Student's law with ``degrees`` of freedom: outliers are noise, not signal.
 
-    With two degrees or less the standard deviation does not exist: quantiles tell more. The inferred degrees have the
-    prior ``1 + LogNormal(log 4, 1)``: Cauchy-like outliers and nearly normal noise are both within two deviations. A
-    known error of a row takes the place of its noise. On a `Log` scale the mean of a prediction does not exist (that of
-    exp(t) is infinite): use its median.
+    The inferred degrees have the prior ``2 + LogNormal(log 3, 1)``: outliers of hundreds of deviations and nearly normal noise
+    are both within two deviations, and the variance exists. With degrees of two or less, which may be given, the standard
+    deviation is infinite, and so are on a bent scale moments that its tails are too heavy for (on `Log` the mean itself, for
+    that of exp(t) is): medians and quantiles exist always. A known error of a row takes the place of its noise.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ class StudentT(_Numeric):
         theta = super().prior(task)
         if self.degrees is None:
             site = f"{task}.degrees"
-            theta[site] = 1.0 + pyro.sample(f"{site}_above_one", priors.log_normal(math.log(4.0), 1.0))
+            theta[site] = 2.0 + pyro.sample(f"{site}_above_two", priors.log_normal(math.log(3.0), 1.0))
             pyro.deterministic(site, theta[site])
         return theta
 
@@ -182,23 +182,29 @@ class StudentT(_Numeric):
         if noise is None:
             return plain
         # t is a normal whose precision is Gamma(nu/2, nu/2): the trapezium rule in its logarithm, whose width goes with nu.
-        # A value r deviations off is told by precisions about r^-2: as far as those that were measured need, nodes go on.
+        # A value r deviations off is told by precisions about r^-2: as far as it needs, where it was measured, nodes go on; those
+        # that only other rows need have no weight.
         nu = self.freedom(p).expand(len(mean), 1)
         narrow = (1 + nu / 8).rsqrt()
         off = (self.standardised(rows, p)[0] - mean[..., 0]).square() / noise
-        furthest = off.nan_to_num(0.0, 0.0, 0.0).amax().clamp_min(1.0).log() / narrow.amin()
-        lowest = -20.0 - math.ceil(min(float(furthest), LONGEST))
-        u = torch.arange(lowest, 3.5, 0.5, dtype=torch.float64) * narrow  # (S, nodes)
-        log_weight = 0.5 * nu * (u - u.exp())
-        weight = torch.softmax(log_weight, -1) / len(mean)  # (S, nodes)
-        variance = cov[..., 0, 0].unsqueeze(1) + noise.unsqueeze(1) * torch.exp(-u).unsqueeze(-1)
-        count, m = u.shape[1], mean.shape[1]
-        bend = plain.bend
-        if isinstance(bend, Tensor):
-            bend = bend.expand(len(mean), 1).repeat_interleave(count, 0)
+        further = (off.nan_to_num(0.0, 0.0, 0.0).clamp_min(1.0).log() / narrow).amax(0).clamp_max(LONGEST).ceil()  # (m)
+        steps = torch.arange(-20.0 - float(further.max()), 3.5, 0.5, dtype=torch.float64)
+        needed = steps.unsqueeze(-1) >= -20.0 - further  # (nodes, m)
+        u = (steps * narrow).unsqueeze(-1)  # (S, nodes, 1)
+        log_weight = torch.where(needed, 0.5 * nu.unsqueeze(-1) * (u - u.exp()), -torch.inf)
+        weight = torch.softmax(log_weight, 1) / len(mean)
+        precision = torch.where(needed, u, -20.0 * narrow.unsqueeze(-1)).exp()  # (S, nodes, m)
+        own, noise = cov[..., 0, 0].unsqueeze(1), noise.unsqueeze(1)
+        count, m = len(steps), mean.shape[1]
+
+        def each(of_draws: Tensor) -> Tensor:
+            return of_draws.expand(len(mean), *of_draws.shape[1:]).repeat_interleave(count, 0)
+
+        whole = own + noise * torch.where(nu > 2, nu / (nu - 2).clamp_min(1e-12), torch.inf).unsqueeze(-1)
         return dataclasses.replace(
-            plain, mean=mean[..., 0].repeat_interleave(count, 0), std=variance.reshape(-1, m).sqrt(),
-            weight=weight.reshape(-1, 1), bend=bend,
+            plain, mean=each(mean[..., 0]), std=(own + noise / precision).reshape(-1, m).sqrt(), weight=weight.reshape(-1, m),
+            bend=each(plain.bend) if isinstance(plain.bend, Tensor) else plain.bend,
+            tails=Tails(each(nu), each(whole.squeeze(1).sqrt())),
         )  # fmt: skip
 
     def _standard(self, like: Tensor, p: Parameters, generator: torch.Generator) -> Tensor:

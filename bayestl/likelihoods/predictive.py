@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -31,6 +31,24 @@ TABLE = 20_000_000  # probabilities that a table of them may hold
 SUPPORT = 64  # counts at which a distribution function is looked at
 
 
+class Tails(NamedTuple):
+    """Of the laws that components stand for: degrees of freedom, and the standard deviation of the whole law, without a warp."""
+
+    freedom: Float[Tensor, "J 1"]
+    std: Float[Tensor, "J m"]
+
+    @classmethod
+    def mixed(cls, laws: Sequence[NormalMixture]) -> Tails | None:
+        """Those of several laws."""
+        if all(law.tails is None for law in laws):
+            return None
+        each = [law.tails or cls(torch.full((len(law.mean), 1), torch.inf).double(), law.std) for law in laws]
+        return cls(
+            torch.cat([own.freedom for own in each]),
+            torch.cat([law.scale * own.std for law, own in zip(laws, each, strict=True)]),
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class NormalMixture:
     """A number: ``y = clip(w^-1(location + scale z))``, z a mixture of normals (components first), or exactly zero.
@@ -41,6 +59,7 @@ class NormalMixture:
     atom : (m,) probability of an exact zero, or None
     warp, bend : the scale on which z lives, and its parameter; `bend` a number, or (J, 1) where it was inferred
     lower, upper : (m,) limits beyond which the observable stays at the limit, or None
+    tails : of laws with heavy tails, which a few normals describe where moments do not look
     """
 
     mean: Float[Tensor, "J m"]
@@ -53,6 +72,7 @@ class NormalMixture:
     bend: Tensor | float = 0.0
     lower: Float[Tensor, " m"] | None = None
     upper: Float[Tensor, " m"] | None = None
+    tails: Tails | None = None
 
     @classmethod
     def mixed(cls, laws: Sequence[NormalMixture], weight: Tensor) -> NormalMixture:
@@ -68,18 +88,19 @@ class NormalMixture:
         return dataclasses.replace(
             laws[0], mean=torch.cat([law.location + law.scale * law.mean for law in laws]),
             std=torch.cat([law.scale * law.std for law in laws]), location=0.0, scale=1.0, weight=torch.cat(own),
-            atom=atom, bend=bend,
+            atom=atom, bend=bend, tails=Tails.mixed(laws),
         )  # fmt: skip
 
     @property
     def latent(self) -> NormalMixture:
         """The same without its limits."""
-        return NormalMixture(self.mean, self.std, self.location, self.scale, self.weight, None, self.warp, self.bend)
+        return dataclasses.replace(self, atom=None, lower=None, upper=None)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation."""
+        """Mean and standard deviation, infinite where tails are too heavy for them."""
         if self._plain:
-            centre, spread = mixture.moments(self.mean, self.std.square(), self.weight)
+            std = self.std if self.tails is None else self.tails.std
+            centre, spread = mixture.moments(self.mean, std.square(), self.weight)
             return self.location + self.scale * centre, self.scale * spread
         if self.warp is None:
             low = -torch.inf if self.lower is None else (self.lower - self.location) / self.scale
@@ -97,6 +118,13 @@ class NormalMixture:
             first, variance = middle + first, square - first.square()
         variance = torch.where(variance.isnan(), torch.inf, variance)  # of two infinite squares
         centre, spread = mixture.moments(first, variance.clamp_min(0.0), self.weight)
+        if self.tails is not None:
+            below, above = (1.0, 1.0) if self.warp is None else self.warp.growth(self.bend)
+            below, above = 0.0 if self.lower is not None else below, 0.0 if self.upper is not None else above
+            down, up = ((self.tails.freedom <= side).any(0) for side in (below, above))
+            wide = ((self.tails.freedom <= 2 * below) | (self.tails.freedom <= 2 * above)).any(0)
+            centre = centre.masked_fill(down, -torch.inf).masked_fill(up, torch.inf).masked_fill(down & up, torch.nan)
+            spread = spread.masked_fill(wide, torch.inf)
         if self.atom is None:
             return centre, spread
         return (1 - self.atom) * centre, ((1 - self.atom) * (spread.square() + self.atom * centre.square())).sqrt()
@@ -240,7 +268,7 @@ class AnyMixture:
         """Mean and standard deviation."""
         centres, spreads = zip(*(law.moments() for law in self.laws), strict=True)
         centre = self._average(list(centres))
-        each = [(m - centre).square() + s.square() for m, s in zip(centres, spreads, strict=True)]
+        each = [(m - centre).square().nan_to_num(torch.inf) + s.square() for m, s in zip(centres, spreads, strict=True)]
         return centre, self._average(each).sqrt()
 
     def quantiles(self, levels: Sequence[float]) -> Float[Tensor, "P m"]:

@@ -70,6 +70,10 @@ class Warp(ABC):
         """Whether no value below zero has a probability."""
         return self.fixed == 0.0
 
+    @abstractmethod
+    def growth(self, at: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
+        """The powers of z with which values grow far below and far above; 0 where they are bounded."""
+
 
 @dataclass(frozen=True)
 class _Offset(Warp):
@@ -121,6 +125,9 @@ class Log(_Offset):
     def inverse(self, z: Tensor, at: Tensor | float) -> Tensor:
         return torch.exp(z.clamp_max(700.0)) - at
 
+    def growth(self, at: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
+        return 0.0, np.inf
+
     def log_slope(self, y: Tensor, at: Tensor | float) -> Tensor:
         return -torch.log(y + at)
 
@@ -145,6 +152,9 @@ class Sqrt(_Offset):
 
     def inverse(self, z: Tensor, at: Tensor | float) -> Tensor:
         return z.clamp_min(0.0).square() - at
+
+    def growth(self, at: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
+        return 0.0, 2.0
 
     def log_slope(self, y: Tensor, at: Tensor | float) -> Tensor:
         return -0.5 * torch.log((y + at).clamp_min(1e-300)) - np.log(2.0)
@@ -177,6 +187,9 @@ class Softplus(Warp):
 
     def inverse(self, z: Tensor, at: Tensor | float) -> Tensor:
         return self._scale * torch.nn.functional.softplus(z, threshold=50.0)
+
+    def growth(self, at: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
+        return 0.0, 1.0
 
     def log_slope(self, y: Tensor, at: Tensor | float) -> Tensor:
         u = y / self._scale
@@ -268,6 +281,10 @@ class YeoJohnson(Warp):
         middle, reach = _ends(above, below)
         bent = middle + reach * (z - centre) / scale
         return centre + scale * torch.where(bent >= 0, _root(bent, above), -_root(-bent, below))
+
+    def growth(self, at: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
+        above, below = _branches(at)
+        return 1 / below, 1 / above
 
     def log_slope(self, y: Tensor, at: Tensor | float) -> Tensor:
         centre, scale = self._place()
