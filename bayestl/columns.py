@@ -285,6 +285,29 @@ def by_name(given: Mapping[str, Any] | None, what: str, example: str) -> dict[st
     return dict(given or {})
 
 
+AGAIN = 5  # groups that repeat, from which on they are reckoned with
+
+
+def repeated(codes: Sequence[NDArray[np.int64]]) -> list[int]:
+    """Which columns, given by codes (n), make groups of rows that agree in them and differ in the others.
+
+    They are those that one of them tells, or all but one; of several such the ones that make the most groups, where the points of
+    all columns are twice as many at least, and at least `AGAIN` groups have two or more.
+    """
+    whole = pd.DataFrame(dict(enumerate(codes))).drop_duplicates()
+    columns, best, most = list(whole), list[int](), 0
+    if len(columns) < 2:
+        return best
+    for own in [*([c] for c in columns), *([c for c in columns if c != left] for left in columns)]:
+        key = whole.groupby(own, sort=False).ngroup()
+        count = key.nunique()
+        if 2 * count > len(whole) or count <= most or (key.value_counts() > 1).sum() < AGAIN:
+            continue
+        told = whole.groupby(key.to_numpy()).nunique().max() == 1
+        best, most = told.index[told].tolist(), count
+    return best
+
+
 def places(mask: Any, frame: pd.DataFrame) -> str:
     """Labels of the rows of a mask, for a message."""
     return listed(frame.index[np.asarray(mask)].tolist())

@@ -45,8 +45,10 @@ def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = Non
     Parameters
     ----------
     by : leave out whole groups: the name of an input, ``"row"`` (all tasks of a row of the caller's table), ``"inputs"`` (all
-        observations at the same inputs), a label for each observation, or a Series with a label for each row of the caller's
-        table, by its index (``by=table["metal"]``). Rows added by `condition` count to the row of the same label
+        observations at the same inputs), ``"materials"`` (where rows agree in some inputs while others vary, as those of a
+        formula at several temperatures: ``data.repeated`` names them), a label for each observation, or a Series with a label
+        for each row of the caller's table, by its index (``by=table["metal"]``). Rows added by `condition` count to the row of
+        the same label
     task : judge only the observations of this task
     paired : leave out only this task's observations of a group: what other tasks say of it stays known, as where predictions
         are wanted for materials that the sources know (with ``by=None`` it does anyway)
@@ -261,14 +263,21 @@ def _groups(posterior: Posterior, by: Groups) -> tuple[NDArray[np.int64], NDArra
             keys = labels_of(data.rows).to_numpy()
         elif by == "inputs":
             keys = data.places
+        elif by == "materials" and not data.made_of(by):
+            if not data.repeated:
+                raise DataError(
+                    "No input stays the same in several rows while others vary, so by='materials' has no meaning here. Use "
+                    "'inputs', or give labels of your own: by=table[...]."
+                )
+            keys = data.materials
         elif own := data.made_of(by):
             keys = data.marks(data.x[:, own], own)
             if len(own) == 1:
                 keys = data.decode(data.x)[data.inputs[own[0]].name].to_numpy()
         else:
             raise DataError(
-                f"`by` must be 'row', 'inputs' or an input ({listed(data.columns, 20)}); got {by!r}. Give any other column "
-                f"of your table itself: by=table[{by!r}]."
+                f"`by` must be 'row', 'inputs', 'materials' or an input ({listed(data.columns, 20)}); got {by!r}. Give any other "
+                f"column of your table itself: by=table[{by!r}]."
             )
     elif isinstance(by, pd.Series):
         if not by.index.is_unique:

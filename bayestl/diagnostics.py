@@ -328,7 +328,8 @@ def _of_rows(posterior: Posterior, regression: Regression) -> Iterator[Finding]:
     if posterior.inducing is not None and posterior.inducing.loose:
         return
     shared = posterior.data.shared_inputs >= SHARED
-    scored = left_out_scores(posterior, "inputs" if shared else None, crps=False, regression=regression)
+    by = "materials" if posterior.data.repeated else "inputs" if shared else None
+    scored = left_out_scores(posterior, by, crps=False, regression=regression)
     k = scored["pareto_k"].values
     if np.isfinite(k).any():
         many = np.flatnonzero(k > 1.0)  # on a dozen rows a few are above 0.7 however sound the model
@@ -351,12 +352,14 @@ def _of_rows(posterior: Posterior, regression: Regression) -> Iterator[Finding]:
     for name, line in table.iterrows():
         if "coverage_90" not in line or not np.isfinite(line["coverage_90"]):
             continue
-        covered, rows = float(line["coverage_90"]), int(line["rows"])
-        error = np.sqrt(0.09 / rows)
+        own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
+        covered, groups = float(line["coverage_90"]), len(np.unique(own["group"].values))
+        error = np.sqrt(0.09 / groups)
         off = abs(covered - 0.9) > max(0.03, 2.5 * error)
         alone = " (and with each all that was observed at its inputs)" if shared else ""
+        if repeats := posterior.data.repeated:
+            alone = f" (and with each all of the same {listed(repeats, 4)}, {groups} in all)"
         meaning = f"of the left-out values of {name}{alone} lie in their 90 % intervals (expected 0.9 +- {error:.2f})."
-        own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
         law = posterior.data.tasks[posterior.data.index_of(str(name))].likelihood
         narrow = "outliers (try StudentT)" if law.kind == "numeric" else "outliers"
         if isinstance(law, Poisson):

@@ -20,7 +20,7 @@ from bayestl import checkpoint as checkpoints
 from bayestl.condense import Source, add, condense, relearn_noise
 from bayestl.errors import DataError, FitError, expect_whole, listed
 from bayestl.inference.infer import FitRecord, Method, infer
-from bayestl.kernels import MaternOrRBF, Nugget
+from bayestl.kernels import Kernel, MaternOrRBF, Nugget
 from bayestl.likelihoods import Censored, Gaussian, Hurdle, Log
 from bayestl.models.base import Model
 from bayestl.models.problem import Problem
@@ -125,8 +125,8 @@ def fit(
         foresee(size, most, draws, exact, memory)
         options = (method, seed, draws, warmup, pairs, device)
         notes = None if checkpoint is None else checkpoints.Checkpoint(checkpoint, model, data, options)
-        if exact and isinstance(model.kernel, MaternOrRBF) and _same_materials(model, data, layout):
-            model = model.with_kernel(Nugget(model.kernel))
+        if exact and isinstance(model.kernel, MaternOrRBF):
+            model = model.with_kernel(_with_nugget(model, data, layout))
         theta, record, components, sites = (notes and notes.read_theta()) or _learn(
             model, data, scaling, functions, here, method, seed, draws, warmup, progress, notes
         )
@@ -219,12 +219,18 @@ def _threads_for(problem: Problem) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _same_materials(model: Model, data: TaskData, layout: Layout) -> bool:
-    """Whether a joint model's tasks are observed at the same inputs often enough to tell what each material has of its own.
+def _with_nugget(model: Model, data: TaskData, layout: Layout) -> Kernel:
+    """Put a nugget beside the default kernel, where rows are many enough to tell what each material has of its own.
 
-    Only where inputs have length scales of their own: the L1 distances of families make a kernel that is rough enough as it is.
+    They are so where a material's inputs stand in several rows while others vary, or where the tasks of a joint model are
+    observed at the same inputs: these only if inputs have length scales of their own, for the L1 distances of families make a
+    kernel that is rough enough as it is.
     """
-    return not isinstance(model, SingleTask) and _alone(layout) and data.shared_inputs >= SHARED
+    if data.repeated:
+        return Nugget(model.kernel, data.repeated)
+    if not isinstance(model, SingleTask) and _alone(layout) and data.shared_inputs >= SHARED:
+        return Nugget(model.kernel)
+    return model.kernel
 
 
 def _tells_smoothness(problem: Problem) -> bool:

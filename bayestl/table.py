@@ -32,6 +32,7 @@ from bayestl.columns import (
     read_input,
     read_numbers,
     read_task,
+    repeated,
     require_columns,
     units_of,
     without_blanks,
@@ -59,6 +60,7 @@ TAKEN = frozenset(
     {"task", "row", "draw", "chain", "obs", "class", "quantile_level"}
 )  # dimensions of what comes out, by task
 
+MANY = 40  # inputs, beyond which no repetitions are looked for
 SAMPLE = 5000  # rows of each task that are kept of a table larger than memory
 
 
@@ -493,6 +495,28 @@ class TaskData:
         """How many distinct inputs several tasks were observed at."""
         seen = pd.DataFrame({"place": self.places, "task": self.task_index}).groupby("place")["task"].nunique()
         return int((seen > 1).sum())
+
+    @cached_property
+    def repeated(self) -> tuple[str, ...]:
+        """The columns that stay the same in several rows each while others vary, as a formula does at many temperatures.
+
+        They make up half of the inputs at least, not of categories alone; empty where there are none. See `columns.repeated`.
+        """
+        own = [self.made_of(name) for name in self.columns]
+        if not len(self) or len(own) > MANY:
+            return ()
+        found = repeated([pd.factorize(self.marks(self.x[:, i], i))[0] for i in own])
+        theirs = [i for j in found for i in own[j]]
+        most = 2 * len(theirs) >= len(self.inputs) and any(self.inputs[i].levels is None for i in theirs)
+        return tuple(self.columns[j] for j in found) if most else ()
+
+    @property
+    def materials(self) -> NDArray[np.int64]:
+        """Number of the `repeated` inputs of each row, of all inputs where there are none."""
+        if not self.repeated:
+            return self.places
+        own = [i for name in self.repeated for i in self.made_of(name)]
+        return pd.factorize(self.marks(self.x[:, own], own))[0]
 
     @cached_property
     def places(self) -> NDArray[np.int64]:

@@ -397,7 +397,10 @@ def test_what_cannot_be_told_leaves_no_trace(tmp_path, told, message):
         ({"method": "luck"}, "`method` must be one of"),
         ({"constraints": {"pbe": 3}}, "constraint on task 'pbe' must be"),
         ({"candidates": {"x": (0.0, 1.0)}, "costs": {"exp": "x"}}, "Within bounds"),
-        ({"candidates": pd.DataFrame({"x": [0.0, 1.0]}, index=[1, 1])}, "one distinct label for each row"),
+        (
+            {"candidates": pd.DataFrame({"x": [0.0, 1.0]}, index=[1, 1])},
+            "needs a label of its own; these occur more than once: 1",
+        ),
         ({"candidates": pd.DataFrame({"x": [0.0, 1.0], "when": pd.Timestamp(0)})}, "Column 'when' of the candidates"),
         ({"candidates": pd.DataFrame({"y": [0.0, 1.0]})}, "x"),
     ],
@@ -549,6 +552,7 @@ def test_the_best_does_not_count_where_a_constraint_is_known_not_to_hold(wanted,
 # -- what is written ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Nothing on offer")
 def test_everything_survives_the_file(tmp_path):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"x": rng.random(14), "phase": ["fcc", "bcc"] * 7})

@@ -872,6 +872,7 @@ def test_no_gain_is_less_than_any():
     assert acq.log_approach_gradient(*far, far=True).item() == pytest.approx(-37.12, abs=0.1)  # eight deviations
 
 
+@pytest.mark.filterwarnings("ignore:Nothing on offer")
 def test_the_best_of_many_measured_points_is_among_all_of_them(monkeypatch):
     rng = np.random.default_rng(0)
     x = np.sort(rng.random(60))
@@ -1028,6 +1029,7 @@ def test_large_batches_without_replicates_hold_none(options, count):
     assert np.isfinite(chosen["score"]).all()
 
 
+@pytest.mark.filterwarnings("ignore:Nothing on offer")
 def test_chances_are_said_within_their_limits_and_values_as_they_are():
     """A linear approximation of a probability may leave its limits; a value that is called so has none."""
     x = np.linspace(0, 1, 40)

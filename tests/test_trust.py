@@ -1532,3 +1532,77 @@ def test_a_change_that_one_row_makes_is_not_certain():
     a, b = rng.standard_normal((2, 4000))
     delta = 0.5 * np.std(a**2 - b**2) / 4000**0.5  # of two independent errors of one size, to first order
     assert _rmse_change(a, b, np.arange(4000))[1] == pytest.approx(delta, rel=0.1)
+
+
+# -- materials under several conditions ---------------------------------------------------------------------------------------
+
+
+def under_conditions(seed, materials=range(30), per=4):
+    """Materials whose descriptors do not tell all of them, each measured at a few temperatures."""
+    rng = np.random.default_rng(seed)
+    x, own, drift = rng.random((80, 3)), 0.3 * rng.standard_normal(80), rng.random(80)
+    chosen = np.repeat(np.array(materials), per)
+    frame = pd.DataFrame(x[chosen], columns=["a", "b", "c"]).assign(material=chosen)
+    frame["kelvin"] = np.tile(np.linspace(300, 450, per), len(materials))
+    base = np.sin(4 * x[:, 0]) + x[:, 1] + own
+    frame["y"] = base[chosen] + (0.004 + 0.001 * drift[chosen]) * (frame["kelvin"] - 300)
+    frame["y"] += 0.05 * np.random.default_rng(seed + 99).standard_normal(len(frame))
+    return frame
+
+
+def test_intervals_hold_for_new_materials_of_which_each_was_measured_at_several_conditions():
+    """Of what a material has of its own there is one value, however many temperatures it was measured at."""
+    found, plain = [], []
+    for seed in range(4):
+        train, test = under_conditions(seed), under_conditions(seed, range(30, 80))
+        data = btl.TaskData.from_wide(train, inputs=["a", "b", "c", "kelvin"], tasks=["y"])
+        assert data.repeated == ("a", "b", "c")
+        for kernel, into in ((None, found), (btl.Matern52(), plain)):
+            posterior = btl.fit(btl.SingleTask(kernel), data, seed=0, progress=False)
+            out = (
+                posterior.predict(test, quantiles=(0.05, 0.95))["quantile"]
+                .squeeze()
+                .transpose("quantile_level", "row")
+                .values
+            )
+            into.append(((out[0] <= test["y"]) & (test["y"] <= out[1])).mean())
+        assert isinstance(posterior.model.kernel, btl.Matern52)
+    assert 0.84 < np.mean(found) < 0.96
+    assert np.mean(plain) < 0.8
+
+
+def test_materials_are_left_out_whole():
+    frame = under_conditions(0)
+    data = btl.TaskData.from_wide(frame, inputs=["a", "b", "c", "kelvin"], tasks=["y"])
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    whole, named = (btl.leave_out(posterior, by=by) for by in ("materials", frame["material"]))
+    np.testing.assert_array_equal(whole["log_density"], named["log_density"])
+    assert "all of the same 'a', 'b', 'c', 30 in all" in str(btl.diagnose(posterior))
+    lone = btl.TaskData.from_wide(frame.iloc[::4], inputs=["a", "b", "c"], tasks=["y"])
+    assert lone.repeated == ()
+    with pytest.raises(btl.DataError, match="by='materials' has no meaning here"):
+        btl.leave_out(btl.fit(btl.SingleTask(), lone, method="map"), by="materials")
+
+
+def test_which_inputs_repeat():
+    rng = np.random.default_rng(0)
+
+    def repeated(frame, inputs, **options):
+        frame = frame.assign(y=rng.random(len(frame)))
+        return btl.TaskData.from_wide(frame, inputs=inputs, tasks=["y"], **options).repeated
+
+    formulas = pd.DataFrame(
+        {"formula": ["GaAs", "InP", "ZnO", "CdS", "MgO", "Si"] * 3, "kelvin": np.repeat([300, 400, 500], 6)}
+    )
+    assert repeated(formulas, ["formula", "kelvin"], features={"formula": btl.Compositions()}) == ("formula",)
+    assert repeated(
+        formulas.assign(kelvin=rng.random(18)), ["formula", "kelvin"], features={"formula": btl.Compositions()}
+    )
+    assert (
+        repeated(formulas, ["formula", "kelvin"], categorical=["formula"], features={}) == ()
+    )  # nothing else is told of them
+    two = under_conditions(0).assign(bar=rng.random(120))
+    assert repeated(two, ["a", "b", "c", "kelvin", "bar"]) == ("a", "b", "c")
+    assert repeated(two, ["a", "kelvin", "bar"]) == ()  # most of the inputs vary
+    coarse = pd.DataFrame(rng.random((100, 6)), columns=list("abcdef")).assign(a=rng.integers(0, 20, 100))
+    assert repeated(coarse, list("abcdef")) == ()

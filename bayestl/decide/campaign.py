@@ -273,7 +273,7 @@ class Campaign:
                 and not (isinstance(number, int | float | np.number) and np.isfinite(number) and number >= least)
             ):
                 raise DataError(
-                    f"`{name}` must be a finite number, {'not below zero' if least == 0 else 'above zero'}; got {number!r}."
+                    f"`{name}` must be a finite {'number, zero or more' if least == 0 else 'positive number'}; got {number!r}."
                 )
         assert task is not None
         assert inputs is not None
