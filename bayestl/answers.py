@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl.columns import Task, without_slash
-from bayestl.errors import DataError, listed
+from bayestl.errors import DataError, listed, notice
 from bayestl.likelihoods import Censored, Hurdle
 from bayestl.likelihoods.predictive import AnyMixture, Classes, NormalMixture, Predictive
 
@@ -101,10 +100,9 @@ def probability(
             chance = chance - law.cdf(like * float(above))
         out[part] = chance.clamp(0.0, 1.0).numpy()
     if beyond:
-        warnings.warn(
+        notice(
             f"Nothing of task {task.name!r} is observed beyond its limit: the probability is zero. latent=True asks of the value "
             "without it.",
-            stacklevel=3,
         )
     return xr.DataArray(out, dims=["row"], coords={"row": index}, name="probability")
 

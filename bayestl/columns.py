@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -14,10 +13,10 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayestl.errors import DataError, listed, naming_rows
+from bayestl.errors import DataError, listed, naming_rows, notice
 from bayestl.features import BY_NAME, Features
-from bayestl.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Ordinal
-from bayestl.notices import warn_of_twins, warn_of_units, warn_of_zeros
+from bayestl.likelihoods import Bernoulli, Categorical, Censored, Gaussian, Likelihood, Ordinal, StudentT
+from bayestl.notices import warn_of_beyond, warn_of_limits, warn_of_twins, warn_of_units, warn_of_zeros
 
 LARGEST = 1e150  # the square of a value must be a number still
 MANY = 20  # levels, beyond which half as many as there are rows are hardly meant
@@ -111,11 +110,10 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
             named = warn_of_units(levels, f"Task {task!r}", "if they are classes, name the likelihood.")
             text = not isinstance(dtype, pd.CategoricalDtype)
             if text and not named and len(levels) > max(MANY, len(part) / 2):
-                warnings.warn(
+                notice(
                     f"Task {task!r} is text, {listed(levels, 3)}, with {len(levels)} different values in {len(part)} rows, and "
                     "is taken as classes, most of which are seen once. If numbers were meant, write them as numbers: no ranges, "
                     "no signs for about; if classes, name the likelihood.",
-                    stacklevel=5,
                 )
         if isinstance(given, Ordinal) and not ordered and len(levels) > 2 and any(isinstance(v, str) for v in levels):
             raise DataError(
@@ -150,7 +148,12 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
             details[:, j] = read_numbers(part, name, task)
     with naming_rows(part.index.tolist()):
         likelihood = given.resolve(values, details, task, levels)
-    return Column(likelihood.observed(values, details), details, likelihood, levels)
+    held = likelihood.observed(values, details)
+    if isinstance(given, Censored):
+        warn_of_beyond(values, held, details, task, part.index.tolist())
+    elif isinstance(given, Gaussian | StudentT):
+        warn_of_limits(values, task, given.warp)
+    return Column(held, details, likelihood, levels)
 
 
 def _with_the_other(level: Any, dtype: Any) -> tuple[Any, ...]:
@@ -420,21 +423,19 @@ def read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> 
                 f"rows; if all of it are labels, say so with categorical=[{name!r}]."
             )
         if not forced and not odd and len(text) == len(present) > 1:
-            warnings.warn(
+            notice(
                 f"Input {name!r} is text that reads as numbers, {listed(present, 3)}, and is taken as categories. If numbers "
-                f"are meant: {_how_to_read(text)} If categories are, say so with categorical=[{name!r}].",
-                stacklevel=5,
+                f"are meant, read them as such. {_how_to_read(text)} If categories are, say so with categorical=[{name!r}].",
             )
         levels = sorted(present, key=lambda level: (str(type(level)), level))
     warn_of_twins(levels, f"Levels of input {name!r}")
     if not forced and not isinstance(column.dtype, pd.CategoricalDtype):
         warn_of_units(levels, f"Input {name!r}", f"if they are labels, say so with categorical=[{name!r}].")
         if len(levels) > max(MANY, len(column) / 2):
-            warnings.warn(
+            notice(
                 f"Input {name!r} is text with {len(levels)} levels in {len(column)} rows, and is taken as categories: nothing "
                 f"can be predicted of others. Formulas and molecules are described by features={{{name!r}: btl.Compositions()}} "
                 f"or btl.Molecules(); a name of each row is no input. If it is meant, say so with categorical=[{name!r}].",
-                stacklevel=5,
             )
     return Input(name, tuple(levels), unit)
 
@@ -483,7 +484,7 @@ def without_blanks(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
     if not blank:
         return frame
     told = ", ".join(f"{mask.sum()} of {name!r}" for name, mask in blank.items())
-    warnings.warn(f"Cells that hold blank text are taken as empty: {told}.", stacklevel=4)
+    notice(f"Cells that hold blank text are taken as empty: {told}.")
     return frame.assign(**{name: frame[name].mask(mask) for name, mask in blank.items()})
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl.crossvalidation import Groups, left_out_scores
-from bayestl.errors import DataError
+from bayestl.errors import DataError, listed
 from bayestl.export import for_plot_compare
 from bayestl.fitting import SHARED, fit_whole
 from bayestl.models.base import Model
@@ -238,12 +238,23 @@ def fit_best(
                 "A pareto_k above 1: single rows are far from what is expected of them, or theta hangs on them. Which they are, "
                 f"and what they decide, btl.pointwise(stack.posteriors, {target!r}) tells."
             )
-        if by is None and data.shared_inputs >= SHARED:
+        if by is None and data.repeated:
+            print(_of_repeated(data))
+        elif by is None and data.shared_inputs >= SHARED:
             print(
                 "What other tasks observed at the same inputs was not left out: so are materials predicted of which it is known. "
                 'For materials of which nothing is, give by="inputs".'
             )
     return found
+
+
+def _of_repeated(data: TaskData) -> str:
+    """Say what stays known of a row that is left out alone, where materials stand in several rows."""
+    return (
+        f"Other rows of the same {listed(data.repeated, 4)} were not left out: so are other conditions of known materials "
+        'predicted. For materials of which nothing is known, give by="materials"; for those that the sources know, '
+        'by="materials", paired=True.'
+    )
 
 
 # -- what each source brought -----------------------------------------------------------------------------------------
@@ -371,6 +382,8 @@ def transfer_report(
     verdicts = {source: line["verdict"] for source, line in lines.items()}
     if len(sources) > 1 and verdicts.pop(ALL) == "helps" and "helps" not in verdicts.values():
         sentences.append("Each can be spared while the others are there, for they tell much the same; not all of them.")
+    if by is None and data.repeated:
+        sentences.append(_of_repeated(data))
     table = pd.DataFrame(lines).T.infer_objects().rename_axis("source")
     return TransferReport(target, data.tasks[t].unit, table, tuple(sentences), type(model).__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayestl.errors import notice
 from bayestl.gaussian.conditional import Projected
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.greedy import pivoted_cholesky
@@ -254,10 +254,9 @@ def condense(
         _rise, SETTLED, STEPS,
     )  # fmt: skip
     if not settled.all():
-        warnings.warn(
+        notice(
             f"The Gaussian sites of the observations did not settle within {STEPS} passes for every draw of theta; the "
             "predictions of those draws may be off.",
-            stacklevel=2,
         )
     gram, moment = known.gram + best.gram, known.moment + best.moment
     return Inducing(pairs, gram, moment, best.bound, rows, untold, blur, grown=grown)

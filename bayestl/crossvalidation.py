@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from bayestl.cavity import LeftOut, laws, left_out
 from bayestl.columns import labels_of
-from bayestl.errors import DataError, listed
+from bayestl.errors import DataError, listed, notice
 from bayestl.likelihoods.predictive import Predictive, mixed
 from bayestl.materials import Sight
 from bayestl.models.problem import Problem
@@ -105,20 +104,18 @@ def left_out_scores(
     materials = posterior._materials
     unsure = wanted if materials is None else wanted & ~materials.accompanied(codes)
     if unsure.any() and posterior.inducing is not None and posterior.inducing.loose:
-        warnings.warn(
+        notice(
             f"The inducing pairs leave {100 * posterior.inducing.untold:.2g} % of the functions' variance untold, "
             f"{posterior.inducing.blur:.2g} times that of the noise. Rows left out with all that was observed at their "
             "inputs are then predicted worse than new ones are: the pairs are among them. Hold rows out, and judge with "
             "posterior.score(test).",
-            stacklevel=3,
         )
     given, regression = regression, regression or functions(posterior)
     if given is None and regression.draws < ENOUGH and np.arange(len(data))[posterior.record.learned].size < FEW:
-        warnings.warn(
+        notice(
             f"The posterior has {'the mode' if regression.draws == 1 else f'{regression.draws} draws'} of theta alone: what a "
             "row told of theta is not taken back where it is left out, which flatters the scores of small tables. Do not compare "
             "them with those of other fits; btl.fit(..., method='variational') with its default draws takes it back.",
-            stacklevel=3,
         )
     weights = _weights_of_learned(posterior, regression, codes, wanted)
     for sight in posterior.sights(codes, wanted, regression):
@@ -157,10 +154,9 @@ def _warn_of_lone_groups(posterior: Posterior, codes: NDArray[np.int64], wanted:
         mine, others = location[layout.contrasts(t)], np.delete(location, layout.contrasts(t))
         alike = bool(np.isin(mine, others).all())
         if task.levels is None and not alike and (wanted & own).any() and len(np.unique(codes[own])) == 1:
-            warnings.warn(
+            notice(
                 f"All observations of task {task.name!r} are left out together. Where its values lie is known from them "
                 "alone, so they are predicted too well.",
-                stacklevel=4,
             )
 
 

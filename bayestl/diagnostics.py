@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from pyro.ops.stats import effective_sample_size, gelman_rubin
@@ -323,6 +324,20 @@ def _of_engine(posterior: Posterior, regression: Regression) -> Iterator[Finding
     )  # fmt: skip
 
 
+def _of_classes(name: str, line: pd.Series, scored: xr.Dataset) -> Finding:
+    """Whether the probabilities of classes tell more than how often each occurs."""
+    codes = scored["class_measured"].values[scored["task"].values == name].astype(int)
+    share = np.bincount(codes) / len(codes)
+    bare = -float((share[share > 0] * np.log(share[share > 0])).sum())
+    worse = line["nlpd"] - bare > 2 * np.nan_to_num(line["nlpd_se"])
+    return Finding(
+        f"log loss of {name}", "warning" if worse else "good", float(line["nlpd"]),
+        f"of the left-out labels of {name}; to say of each how often it occurs has {bare:.2f}.",
+        "The probabilities are worse than the bare frequencies: look at btl.plots.plot_reliability, and for labels that are "
+        "wrong (lapse=None)." if worse else "",
+    )  # fmt: skip
+
+
 def _of_rows(posterior: Posterior, regression: Regression) -> Iterator[Finding]:
     """What leaving rows out tells: where tasks share materials, with all that is known of each, as of a new one nothing is."""
     if posterior.inducing is not None and posterior.inducing.loose:
@@ -351,6 +366,7 @@ def _of_rows(posterior: Posterior, regression: Regression) -> Iterator[Finding]:
     table = scores(scored)
     for name, line in table.iterrows():
         if "coverage_90" not in line or not np.isfinite(line["coverage_90"]):
+            yield _of_classes(str(name), line, scored)
             continue
         own = scored.isel(row=np.flatnonzero(scored["task"].values == name))
         covered, groups = float(line["coverage_90"]), len(np.unique(own["group"].values))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,17 @@ class RowsError(DataError):
 
 class FitError(RuntimeError):
     """The inference could not produce a usable posterior; the message says why and what to change."""
+
+
+OURS = (str(Path(__file__).parent), "<@beartype")  # files whose lines are not the user's
+
+
+def notice(message: str) -> None:
+    """Warn of something that can go on as it is, at the line of the user's that led to it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(OURS):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def listed(items: Sequence[object], most: int = 5) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayestl.columns import Task
-from bayestl.errors import DataError, listed
+from bayestl.errors import DataError, listed, notice
 from bayestl.gaussian.conditional import Conditional
 from bayestl.gaussian.exact import GaussianMarginal
 from bayestl.inference.variational import normal_points
@@ -180,10 +179,9 @@ def extend(
         cov = (weight[:, None] * offset).mT @ offset + 1e-4 * torch.eye(dim, dtype=torch.float64)
         spread = 1.3 * torch.linalg.cholesky(cov)
     if effective < draws / 4:
-        warnings.warn(
+        notice(
             f"The new task's rows single out few of the candidate embeddings (effective sample size {effective:.0f}). "
             "Refit with the task among the data for a better answer.",
-            stacklevel=4,
         )
     chosen = resampled(weight, draws)  # in order of what was resampled; any beginning of them shall be a good sample
     chosen = chosen[torch.randperm(draws, generator=torch.Generator().manual_seed(seed))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from bayestl import checkpoint as checkpoints
 from bayestl.condense import Source, add, condense, relearn_noise
-from bayestl.errors import DataError, FitError, expect_whole, listed
+from bayestl.errors import DataError, FitError, expect_whole, listed, notice
 from bayestl.inference.infer import FitRecord, Method, infer
 from bayestl.kernels import Kernel, MaternOrRBF, Nugget
 from bayestl.likelihoods import Censored, Gaussian, Hurdle, Log
@@ -296,11 +295,10 @@ def _condensed(
             f"The fit was interrupted before all rows were condensed: there is no posterior. {again}"
         ) from None
     if inducing.loose:
-        warnings.warn(
+        notice(
             f"The {len(held.output)} inducing pairs leave {100 * untold:.2g} % of the variance of the functions untold, "
             f"{inducing.blur:.2g} times that of the noise: predictions at inputs of which nothing was observed are smoother, and "
             f"their intervals wider, than the data allow. Give more, fit(..., pairs={2 * len(held.output)}), or fewer inputs.",
-            stacklevel=3,
         )
     kept = data if data.parts is None else dataclasses.replace(data, parts=None)
     return Posterior(model, kept, scaling, theta, record, components, None, inducing, len(data))
@@ -450,11 +448,10 @@ def _warn_of_strangers(data: TaskData) -> None:
     for what, own, values, else_do in columns:
         if (codes := codes_for_missing(values)).any():
             shown = ", ".join(f"{value:g}" for value in np.unique(values[codes]))
-            warnings.warn(
+            notice(
                 f"{what} is {shown} in rows {listed(data.rows[own[codes]].tolist())}, and {spanned(values[~codes])} in all "
                 "others: a code for what is missing? It is taken for a number, next to which all others are as one. Drop those "
                 f"rows, or mend them; if they are right, {else_do}.",
-                stacklevel=3,
             )
         if len(values) < STRANGE_FROM or codes.any():
             continue
@@ -463,9 +460,8 @@ def _warn_of_strangers(data: TaskData) -> None:
         if high > low and len(strange):
             shown = ", ".join(f"{data.rows[own[i]]} ({values[i]:g})" for i in strange[:5])
             more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
-            warnings.warn(
+            notice(
                 f"{what} holds values a thousand times as far from its median as nine tenths of them reach: rows "
                 f"{shown}{more}. Are they codes for missing values, or in another unit? All others are seen next to them, as "
                 f"one. Drop or mend them; if they are right, {else_do}.",
-                stacklevel=3,
             )

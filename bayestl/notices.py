@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bayestl.errors import listed
+from bayestl.errors import listed, notice
 from bayestl.likelihoods.warps import Warp
 
 BENT = 1.3  # times that an error is larger one error away
@@ -27,6 +26,7 @@ OFTEN = 5  # rows, that are no slip
 A_FEW = 3  # rows, that tell where a task was observed
 COPIED = 0.05  # of the rows of a task, more than come about by chance
 UNLIKELY = 1e-6
+LIMITED = 0.05  # of the rows of a task, from which on a value that they share may be a limit
 _MEASURE = re.compile(r"\s*[-+]?\d[\d.,]*(?:[eE][-+]?\d+)?\s*([^\d\s.,].*?)\s*")
 
 
@@ -37,10 +37,9 @@ def warn_of_twins(labels: Sequence[Any], what: str) -> None:
         if isinstance(label, str):
             found.setdefault(" ".join(label.split()).casefold(), []).append(label)
     if twins := [" and ".join(map(repr, group)) for group in found.values() if len(group) > 1]:
-        warnings.warn(
+        notice(
             f"{what} differ only in case or spaces, and are taken as different: {'; '.join(twins[:5])}. Write them alike if "
             "they are one.",
-            stacklevel=6,
         )
 
 
@@ -49,9 +48,8 @@ def warn_of_slips(counts: Mapping[Any, int], what: str) -> None:
     many = [name for name, rows in counts.items() if isinstance(name, str) and rows >= OFTEN]
     for name in (name for name, rows in counts.items() if isinstance(name, str) and rows == 1):
         if near := difflib.get_close_matches(name, many, 1):
-            warnings.warn(
+            notice(
                 f"{what.format(repr(name))} has one row, {near[0]!r} has {counts[near[0]]}: is it a slip of the pen?",
-                stacklevel=4,
             )
 
 
@@ -65,10 +63,9 @@ def warn_of_alike(groups: Sequence[Sequence[Any]], labels: pd.Series, others: pd
         if not apart:
             said.append(" and ".join(map(str, group)))
     if said:
-        warnings.warn(
+        notice(
             f"Labels of {name!r} that are told alike by their numbers: {'; '.join(said[:5])}. A further column that tells them "
             "apart (of surfaces, the facet), in `inputs`, helps.",
-            stacklevel=4,
         )
 
 
@@ -87,10 +84,9 @@ def warn_of_units(labels: Sequence[Any], what: str, advice: str) -> bool:
     found = [match.group(1) for label in labels if isinstance(label, str) and (match := _MEASURE.fullmatch(label))]
     measures = len(labels) > FEW_LEVELS and len(found) >= MOSTLY * len(labels) and len(set(found)) == 1
     if measures:
-        warnings.warn(
+        notice(
             f"{what} holds numbers with {found[0]!r} behind them, {listed(labels, 3)}, and they are taken as labels. Take it "
             f"away, convert the column with pandas.to_numeric, and say the unit with units={{...}}; {advice}",
-            stacklevel=6,
         )
     return measures
 
@@ -114,10 +110,9 @@ def warn_of_ranges(
                 continue
             width, gap = max(np.ptp(here), np.ptp(others)), max(here.min() - others.max(), others.min() - here.max())
             if width > ROUNDING * np.abs(x[:, j]).max() and gap > FAR * width:
-                warnings.warn(
+                notice(
                     f"Input {name!r} is {spanned(here)} in task {task!r} and {spanned(others)} in the others: is it in another "
                     "unit? Where tasks were observed so far from one another, none tells of the others.",
-                    stacklevel=4,
                 )
                 break
 
@@ -138,11 +133,10 @@ def warn_of_copies(
     for t, name in tasks.items():
         copied, rows = int(again[task_index == t].sum()), int((task_index == t).sum())
         if copied >= max(A_FEW, COPIED * rows):
-            warnings.warn(
+            notice(
                 f"Task {name!r}: {copied} of {rows} rows repeat another to the last digit, inputs and value. "
                 "They are taken as replicates, each a measurement of its own, and make the noise look small. If they are copies, "
                 "as after a join, drop them: table.drop_duplicates().",
-                stacklevel=4,
             )
 
 
@@ -152,9 +146,8 @@ def warn_of_known_rows(
     """Say where all numbers but the first `known` repeat one of these, inputs and value."""
     new = len(values) - known
     if new > 1 and repeats(places, task_index, values)[known:].all():
-        warnings.warn(
+        notice(
             f"All {new} new rows are in the data already, with the same values: from now on they count twice.",
-            stacklevel=4,
         )
 
 
@@ -168,11 +161,10 @@ def warn_of_extrapolation(
         low, high = seen[:, j].min(), seen[:, j].max()
         off = np.flatnonzero((x[:, j] < low - FAR * (high - low)) | (x[:, j] > high + FAR * (high - low)))
         if high - low > ROUNDING * max(abs(low), abs(high)) and len(off):
-            warnings.warn(
+            notice(
                 f"Input {name!r} is {spanned(x[off, j])} in rows {listed([rows[int(i)] for i in off])}, and was observed from "
                 f"{spanned(seen[:, j])}: is it in another unit? So far outside predictions say little, on the scale of a Log "
                 "they may be absurd.",
-                stacklevel=4,
             )
 
 
@@ -180,10 +172,9 @@ def warn_of_surprises(task: str, rows: Sequence[Any], values: NDArray[np.float64
     """Say which new values the model had held for all but impossible; `chance` is that of one at least so far out."""
     if (odd := np.flatnonzero(chance < UNLIKELY)).size:
         shown = listed([f"{values[i]:.4g} in row {rows[int(i)]}" for i in odd]).replace("'", "")
-        warnings.warn(
+        notice(
             f"Task {task!r}: {shown} had a chance of less than one in a million. Look at the unit, and for slips; if what was "
             "measured is right, fit again with it.",
-            stacklevel=4,
         )
 
 
@@ -191,11 +182,43 @@ def warn_of_zeros(values: NDArray[np.float64], task: str) -> None:
     """Say where so many values are exactly zero that zero is hardly a value among others."""
     zeros = int((values == 0).sum())
     if zeros >= max(5, 0.2 * len(values)) and (values >= 0).all() and (values != np.floor(values)).any():
-        warnings.warn(
+        notice(
             f"Task {task!r}: {zeros} of {len(values)} values are exactly 0, and none is below. If zero is a limit, or a state "
             f"of its own as the gap of a metal, say so with likelihoods={{{task!r}: btl.Hurdle()}} or btl.Censored(lower=0.0); "
             "if it is a value as others are, btl.Gaussian().",
-            stacklevel=6,
+        )
+
+
+def warn_of_limits(values: NDArray[np.float64], task: str, warp: Warp | None) -> None:
+    """Say where so many values are the largest, or the smallest, and hardly two others alike, that it is hardly a value."""
+    found, counts = np.unique(values, return_counts=True)
+    if len(found) < OFTEN:
+        return
+    most = max(OFTEN, LIMITED * len(values), 2 * counts[1:-1].max())
+    ends = {"lower": (found[0], counts[0]), "upper": (found[-1], counts[-1])}
+    held = {end: value for end, (value, count) in ends.items() if count >= most}
+    if any(value != 0 for value in held.values()):
+        scale = [] if warp is None else [f"warp=btl.{type(warp).__name__}(...)"]
+        limits = ", ".join([*(f"{end}={value:g}" for end, value in held.items()), *scale])
+        shown = " and ".join(f"{ends[end][1]} are {value:g}" for end, value in held.items())
+        notice(
+            f"Task {task!r}: of {len(values)} values {shown}, none is beyond, and others are hardly alike. If that is a limit of "
+            f"what can be or can be told, say so with likelihoods={{{task!r}: btl.Censored({limits})}}: taken for a value it "
+            "draws predictions in.",
+        )
+
+
+def warn_of_beyond(
+    values: NDArray[np.float64], held: NDArray[np.float64], details: NDArray[np.float64], task: str, rows: Sequence[Any]
+) -> None:
+    """Say which values lie so far beyond their limits, at which they are `held`, that they are hardly meant."""
+    span = max(float(np.ptp(held)), float(np.nan_to_num(np.diff(details, axis=1)).max(initial=0.0)))
+    far = np.flatnonzero(np.abs(values - held) > 0.5 * span) if 0 < span < np.inf else np.empty(0, int)
+    if len(far):
+        shown = listed([f"{values[i]:g} in row {rows[int(i)]}" for i in far]).replace("'", "")
+        notice(
+            f"Task {task!r}: {shown} lie far beyond the limits of what can be told, and are held as these. Look at the unit, and "
+            "for slips.",
         )
 
 
@@ -213,9 +236,8 @@ def warn_of_errors(values: NDArray[np.float64], errors: NDArray[np.float64], war
     trend = np.polyfit(z - z.mean(), np.log(noise), 1)[0]  # none where errors are relative and the scale is logarithmic
     bent = int((np.abs(trend) * noise > math.log(BENT)).sum())
     if bent > 0.1 * len(values):
-        warnings.warn(
+        notice(
             f"Task {task!r}: on the scale of {type(warp).__name__}, the known errors of {bent} of {len(values)} rows depend much "
             "on the very value that was measured, where they are taken to first order: small values count too little, and "
             "scores do not compare with those on another scale. Observe the task without a warp, or leave the errors out.",
-            stacklevel=5,
         )

@@ -23,6 +23,7 @@ from bayestl.table import TaskData
 
 STRATEGIES = {"bayestl": ACCENT, "target-only": "#27a", "single-task": DARK, "random": LIGHT}
 SLICE = 101  # points along an input
+DECADES = 100  # factor that values must span for an axis to be logarithmic
 TOLD = 4  # other inputs, in a title
 
 
@@ -43,9 +44,16 @@ def plot_calibration(scored: xr.Dataset, ax: Any = None) -> Any:
     return ax
 
 
-def plot_reliability(scored: xr.Dataset, ax: Any = None, bins: int = 10) -> Any:
-    """How often classes occur against the probability that they were given, with two standard errors."""
+def plot_reliability(scored: xr.Dataset, task: str | None = None, ax: Any = None, bins: int | None = None) -> Any:
+    """How often classes occur against the probability that they were given, with two standard errors.
+
+    Of all tasks of classes, or one; in ten bins, or fewer of eight rows each where these are few.
+    """
     ax = axes(ax)
+    if task is not None:
+        scored = scored.isel(row=np.flatnonzero(scored["task"].values == task))
+    if bins is None:
+        bins = int(np.clip(scored.sizes["row"] // 8, 2, 10))
     curve = reliability(scored, bins)
     ax.plot([0, 1], [0, 1], color=LIGHT, linewidth=1, linestyle="--")
     for name in curve["task"].values:
@@ -79,26 +87,28 @@ def plot_pit(scored: xr.Dataset, task: str | None = None, ax: Any = None, bins: 
 
 
 def plot_parity(scored: xr.Dataset, task: str | None = None, ax: Any = None, unit: str = "") -> Any:
-    """Measured against predicted values, with bars of 1.645 predictive standard deviations; `unit` by default theirs.
+    """Measured against predicted values: medians with bars of their 90 % intervals; `unit` by default theirs.
 
-    The bars of a normal prediction are its 90 % interval; one that is skewed (counts, a warped scale) has another.
+    The axes are logarithmic where all is positive and the measured values span a factor of a hundred.
     """
     ax = axes(ax)
     own = _of_task(scored, task)
     unit = unit or str(own["unit"].values[0])
-    predicted, measured = own["mean"].values, own["mean"].values + own["error"].values
+    low, median, high, measured = (own[name].values for name in ("lower_90", "median", "upper_90", "measured"))
     ax.errorbar(
-        predicted,
+        median,
         measured,
-        xerr=1.645 * own["std"].values,
+        xerr=[median - low, high - median],
         fmt="o",
         color=DARK,
         ecolor=LIGHT,
         markersize=4,
         linewidth=1,
     )
-    ends = [min(predicted.min(), measured.min()), max(predicted.max(), measured.max())]
+    ends = [min(median.min(), measured.min()), max(median.max(), measured.max())]
     ax.plot(ends, ends, color=ACCENT, linewidth=1)
+    if min(low.min(), measured.min()) > 0 and measured.max() > DECADES * measured.min():
+        ax.set(xscale="log", yscale="log")
     suffix = f" ({unit})" if unit else ""
     ax.set(xlabel=f"predicted{suffix}", ylabel=f"measured{suffix}", title=_title(own))
     return ax

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -22,7 +21,7 @@ from bayestl import answers, archive, cavity, export, fewshot, storage
 from bayestl.answers import QUANTILES, Function, levels_of
 from bayestl.columns import Table, as_frame, labels_of, read_numbers
 from bayestl.condense import Inducing, condense, more_pairs
-from bayestl.errors import DataError, expect_whole, listed, naming_rows
+from bayestl.errors import DataError, expect_whole, listed, naming_rows, notice
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord
@@ -171,7 +170,8 @@ class Posterior:
         -------
         xarray.Dataset
             With dim ``row``, in the tasks' units: ``log_density`` (its negative mean is the NLPD, or the log loss);
-            for numbers and counts ``mean``, ``median``, ``std``, ``error`` (measured minus mean), ``crps`` and
+            for numbers and counts ``measured``, ``mean``, ``median``, ``lower_90`` and ``upper_90`` (ends of the central 90 %
+            interval), ``std``, ``error`` (measured minus mean), ``crps`` and
             ``pit`` (the predictive probability below the measured value, plus half of that of the value itself, which
             is ``mass``; a central 90 % interval covers a value without mass when ``0.05 <= pit <= 0.95``); for
             classes ``brier``, ``probability`` of the measured class, ``class_probability`` of each (row, class_code), and
@@ -501,7 +501,7 @@ class Posterior:
         """Labels of the rows; and of each task draws, with the probability that there is something: see `answers.given_shown`."""
         index, x = self._inputs(new)
         places = [self.data.index_of(name) for name in tasks]
-        rows = {t: self._rows_at(t, self._details(new, t, len(x), level=5)) for t in places}
+        rows = {t: self._rows_at(t, self._details(new, t, len(x))) for t in places}
         out, shown = self._draw(x, places, rows, draws, seed, noise, latent, joint)
         return index, [(out[t], shown.get(t)) for t in places]
 
@@ -661,10 +661,10 @@ class Posterior:
         location, scale = torch.tensor(self.scaling.location[own]), torch.tensor(self.scaling.scale[own])
         return Rows(empty, empty, torch.tensor(details), location, scale)
 
-    def _details(self, new: Table, task: int, rows: int, level: int = 4) -> np.ndarray:
+    def _details(self, new: Table, task: int, rows: int, say: bool = True) -> np.ndarray:
         """Limits and exposures of new rows: from their columns where the table has them, else those that hold for all.
 
-        Which columns are missing is said to the caller so many levels up; at level 0 it is not.
+        Which columns are missing is said, if `say`.
         """
         likelihood, called = self.data.tasks[task].likelihood, self.data.names[task]
         out = np.tile(np.array(likelihood.constants()), (rows, 1))
@@ -672,11 +672,10 @@ class Posterior:
         if not wanted:
             return out
         frame = as_frame(new, [*(column.name for column in self.data.inputs), *self.data.columns, *wanted])
-        if level and (absent := [name for name in wanted if name not in frame]):
+        if say and (absent := [name for name in wanted if name not in frame]):
             without = "for an exposure of 1" if likelihood.kind == "count" else "without that limit"
-            warnings.warn(
+            notice(
                 f"The new table has no column {listed(absent)}: task {called!r} is predicted {without}.",
-                stacklevel=level,
             )
         for j, name in enumerate(likelihood.columns()):
             if name in frame and name is not None:

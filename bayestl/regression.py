@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayestl.condense import Inducing, keep_memory
+from bayestl.errors import notice
 from bayestl.gaussian.conditional import Conditional, Conditioned, Updated
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.gaussian.greedy import pivoted_cholesky
@@ -101,10 +101,9 @@ class Regression:
                 bound, solved = problem.settle(theta, start, self.tolerance, law=law)
                 last = [Site(site.natural[-1:], site.precision[-1:]) for site in solved.ahead]
                 if not solved.converged:
-                    warnings.warn(
+                    notice(
                         f"The Gaussian sites of the observations did not settle within {STEPS} steps for every draw of "
                         "theta; the predictions of those draws may be off.",
-                        stacklevel=2,
                     )
                 covariance, values = pseudo_data(law, problem.blocks(theta), solved.ahead, noise_of(solved.ahead))
             else:

@@ -17,8 +17,8 @@ from bayestl.likelihoods.predictive import Classes, Predictive
 from bayestl.table import TaskData
 
 SCORES = (
-    "mean", "median", "std", "error", "log_density", "crps", "pit", "mass", "brier", "probability", "class_measured",
-    "class_predicted",
+    "measured", "mean", "median", "lower_90", "upper_90", "std", "error", "log_density", "crps", "pit", "mass", "brier",
+    "probability", "class_measured", "class_predicted",
 )  # fmt: skip
 
 
@@ -59,10 +59,18 @@ def _judged(law: Predictive, y: Tensor, crps: bool) -> dict[str, Tensor]:
         return out | {"class_measured": y, "class_predicted": law.probability.argmax(-1).double()}
     centre, spread = law.moments()
     upto, below = law.cdf(y), law.below(y)
-    return out | {
-        "mean": centre, "median": law.quantiles([0.5])[0], "std": spread, "error": y - centre,
-        "pit": 0.5 * (upto + below), "mass": upto - below, **({"crps": law.crps(y)} if crps else {}),
-    }  # fmt: skip
+    out |= {
+        "measured": y,
+        "mean": centre,
+        "std": spread,
+        "error": y - centre,
+        "pit": 0.5 * (upto + below),
+        "mass": upto - below,
+    }
+    if not crps:
+        return out | {"median": law.quantiles([0.5])[0]}
+    lower, median, upper = law.quantiles([0.05, 0.5, 0.95])
+    return out | {"lower_90": lower, "median": median, "upper_90": upper, "crps": law.crps(y)}
 
 
 def scores(scored: xr.Dataset) -> pd.DataFrame:
@@ -77,8 +85,9 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
     pandas.DataFrame
         ``rows``; ``nlpd`` (negative log predictive density; for classes the log loss). For numbers and counts
         ``rmse``, ``mae`` (of the median), ``crps``, ``coverage_50`` and ``coverage_90`` (of central intervals),
-        ``sharpness`` (mean predictive standard deviation), ``ence`` (expected normalised calibration error over up to ten
-        bins of the predicted spread, Levi et al. 2022, doi 10.3390/s22155540). For classes ``brier`` (Brier
+        ``sharpness`` (mean predictive standard deviation), ``width_90`` (median width of 90 % intervals), ``ence`` (expected
+        normalised calibration error over up to ten bins of the predicted spread, Levi et al. 2022,
+        doi 10.3390/s22155540). For classes ``brier`` (Brier
         1950: the squares summed over all classes, so that of two classes it is twice scikit-learn's), ``accuracy``,
         ``macro_f1``, ``ece`` (expected calibration error of `reliability`'s ten bins).
     """
@@ -100,12 +109,14 @@ def scores(scored: xr.Dataset) -> pd.DataFrame:
             put("rmse", square)
             line["rmse"] = line["rmse"] ** 0.5
             line["rmse_se"] /= 2 * line["rmse"] if line["rmse"] else 1.0
-            put("mae", np.abs(own["error"].values + own["mean"].values - own["median"].values))
+            put("mae", np.abs(own["measured"].values - own["median"].values))
             if "crps" in own:
                 put("crps", own["crps"].values)
             for level in (50, 90):
                 put(f"coverage_{level}", covered(own, level / 100))
             put("sharpness", own["std"].values)
+            if "upper_90" in own:
+                line["width_90"] = float(np.median(own["upper_90"].values - own["lower_90"].values))
             line["ence"] = _ence(own["std"].values, square)
         else:
             put("brier", own["brier"].values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -37,7 +36,7 @@ from bayestl.columns import (
     units_of,
     without_blanks,
 )
-from bayestl.errors import DataError, listed
+from bayestl.errors import DataError, listed, notice
 from bayestl.features import Features
 from bayestl.likelihoods import Likelihood
 from bayestl.likelihoods.numeric import warp_of
@@ -383,10 +382,9 @@ class TaskData:
             each = kinds.groupby("label", sort=False)["x"].agg(["min", "max"])
             mixed = int((each["min"] != each["max"]).sum())
             if mixed:
-                warnings.warn(
+                notice(
                     f"{mixed} labels of rows stand for rows with different inputs, as after pandas.concat. leave_out(by='row') "
                     "takes them for one. Number the rows anew, table.reset_index(drop=True), if they are not.",
-                    stacklevel=4,
                 )
         for name, own in features.items():
             warn_of_alike(

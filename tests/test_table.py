@@ -520,3 +520,38 @@ def test_codes_for_what_is_missing_are_named():
     frame["T"] = rng.uniform(0, 998, 30)
     frame.loc[5, "T"] = 999.0  # a value among others
     fitted(btl.TaskData.from_wide(frame, **told))
+
+
+def test_values_at_a_limit_are_named():
+    rng = np.random.default_rng(0)
+    x = rng.random(90)
+    frame = pd.DataFrame(
+        {"x": x, "yield": np.clip(rng.normal(50, 40, 90), 0, 100), "mobility": rng.lognormal(0, 1, 90)}
+    )
+    with pytest.warns(UserWarning, match=r"are 100, none is beyond.*btl\.Censored\(lower=0, upper=100\)") as said:
+        btl.TaskData.from_wide(frame, inputs=["x"], tasks=["yield"])
+    assert said[0].filename == __file__
+    frame["mobility"] = frame["mobility"].clip(upper=frame["mobility"].quantile(0.9))
+    with pytest.warns(UserWarning, match=r"upper=[\d.]+, warp=btl\.Log\(\.\.\.\)"):
+        btl.TaskData.from_wide(
+            frame, inputs=["x"], tasks=["mobility"], likelihoods={"mobility": btl.Gaussian(btl.Log())}
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grades = frame.assign(grade=rng.integers(1, 6, 90).astype(float), plain=rng.random(90))
+        btl.TaskData.from_wide(grades, inputs=["x"], tasks=["grade", "plain"])  # of few values each is seen often
+        btl.TaskData.from_wide(
+            frame, inputs=["x"], tasks=["yield"], likelihoods={"yield": btl.Censored(lower=0.0, upper=100.0)}
+        )
+
+
+def test_values_far_beyond_their_limits_are_named():
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 30), "yield": np.linspace(5, 95, 30)})
+    frame.loc[3, "yield"] = 1400.0
+    law = {"yield": btl.Censored(lower=0.0, upper=100.0)}
+    with pytest.warns(UserWarning, match="1400 in row 3 lie far beyond the limits"):
+        btl.TaskData.from_wide(frame, inputs=["x"], tasks=["yield"], likelihoods=law)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frame.loc[3, "yield"] = 103.0  # as instruments have it
+        btl.TaskData.from_wide(frame, inputs=["x"], tasks=["yield"], likelihoods=law)

@@ -1606,3 +1606,41 @@ def test_which_inputs_repeat():
     assert repeated(two, ["a", "kelvin", "bar"]) == ()  # most of the inputs vary
     coarse = pd.DataFrame(rng.random((100, 6)), columns=list("abcdef")).assign(a=rng.integers(0, 20, 100))
     assert repeated(coarse, list("abcdef")) == ()
+
+
+def test_probabilities_of_classes_are_judged():
+    rng = np.random.default_rng(0)
+    x = rng.random(60)
+    frame = pd.DataFrame({"x": x, "told": x > 0.5, "noise": rng.random(60) > 0.5})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["told", "noise"])
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    found = btl.diagnose(posterior).findings
+    told = next(own for own in found if own.name == "log loss of told")
+    assert told.level == "good"
+    scored = btl.leave_out(posterior)
+    assert told.value == pytest.approx(btl.scores(scored).loc["told", "nlpd"], rel=0.05)
+    swapped = posterior.score(data)
+    swapped["class_measured"] = 1 - swapped["class_measured"]
+    swapped["log_density"] = np.log1p(-np.exp(swapped["log_density"]))
+    from bayestl.diagnostics import _of_classes
+
+    assert _of_classes("told", btl.scores(swapped).loc["told"], swapped).level == "warning"
+
+
+def test_parity_shows_intervals_as_they_are():
+    rng = np.random.default_rng(0)
+    x = rng.random(40)
+    frame = pd.DataFrame({"x": x, "y": np.exp(8 * x + 0.2 * rng.standard_normal(40))})
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.Gaussian(btl.Log())})
+    posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+    scored = posterior.score(data)
+    expected = posterior.predict(frame, task="y", quantiles=(0.05, 0.5, 0.95))["quantile"].transpose(
+        "quantile_level", "row"
+    )
+    for found, wanted in zip((scored["lower_90"], scored["median"], scored["upper_90"]), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    ax = plots.plot_parity(scored)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert btl.scores(scored).loc["y", "width_90"] == pytest.approx(
+        float((scored["upper_90"] - scored["lower_90"]).median())
+    )

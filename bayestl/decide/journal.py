@@ -9,13 +9,12 @@ import json
 import os
 import socket
 import sys
-import warnings
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bayestl.errors import DataError
+from bayestl.errors import DataError, notice
 
 if sys.platform == "win32":
     import msvcrt
@@ -132,10 +131,9 @@ class Journal:
                 with open(path, "r+b") as file:
                     file.truncate(size)
                     os.fsync(file.fileno())
-                warnings.warn(
+                notice(
                     f"{str(path)!r} ended in {len(whole) - size} bytes of a line that was being written when its process was "
                     "killed. It was never acknowledged, and is dropped; nothing else is lost.",
-                    stacklevel=3,
                 )
         except BaseException:
             lock.release()

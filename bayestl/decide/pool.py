@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,13 +17,14 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from bayestl.columns import as_frame
-from bayestl.errors import DataError, listed
+from bayestl.errors import DataError, listed, notice
 from bayestl.posterior import Posterior
 from bayestl.scaling import Scaling
 from bayestl.selection import marks_at
 from bayestl.table import TaskData
 
 SPREAD = 2048  # quasi-random points within bounds
+FEW = 12  # whole numbers that an input may count
 NEAR = 0.05  # of each side: as close to what shall be avoided nothing is offered
 OWN = ("row", "task", "score", "gain", "cost", "why")  # columns of the answer
 
@@ -139,14 +139,14 @@ class Pool:
         pool = self.take(kept)
         return dataclasses.replace(pool, offered=pool.offered & (np.arange(pool.offered.shape[1]) == task))
 
-    def details(self, posterior: Posterior, task: int, level: int = 0) -> Tensor:
+    def details(self, posterior: Posterior, task: int, say: bool = False) -> Tensor:
         """Limits or exposures of the candidates, (R, 2); of those of other tasks' lists, what holds for all.
 
-        At `level` 4 it is said to the caller's caller which columns the candidates lack.
+        Which columns the candidates lack is said, if `say`.
         """
         own = np.flatnonzero(self.listed[:, task])
         out = np.tile(np.array(posterior.data.tasks[task].likelihood.constants()), (len(self), 1))
-        out[own] = posterior._details(self.frame.iloc[own], task, len(own), level)
+        out[own] = posterior._details(self.frame.iloc[own], task, len(own), say)
         return torch.from_numpy(out)
 
     @cached_property
@@ -238,7 +238,7 @@ def _expect_rows(columns: Mapping[str, Any]) -> None:
         )
     pairs = [np.asarray(cells) for cells in columns.values()]
     if len(pairs) > 1 and all(own.shape == (2,) and own.dtype.kind in "iuf" and own[0] < own[1] for own in pairs):
-        warnings.warn(f"The candidates are a table of two rows, not bounds. {advice}", stacklevel=5)
+        notice(f"The candidates are a table of two rows, not bounds. {advice}")
 
 
 def refuse_names(data: TaskData, columns: Sequence[str], what: str) -> None:
@@ -346,6 +346,13 @@ def _within(
             raise ValueError(f"Bounds of {column.name!r} must be (low, high), finite, low < high; got {side}.")
         else:
             sides[column.name] = (float(side[0]), float(side[1]))
+            seen = data.x[:, data.inputs.index(column)]
+            if side[1] - side[0] <= FEW and len(np.unique(seen)) > 2 and (seen == seen.round()).all():
+                whole = list(range(int(np.ceil(side[0])), int(side[1]) + 1))
+                notice(
+                    f"Input {column.name!r} was observed at whole numbers alone, and between its bounds others are offered too. "
+                    f"If it has none, give the values that it may take: {{{column.name!r}: {whole}}}.",
+                )
     expect_one_cost_each(costs or {})
     cube = qmc.Sobol(len(sides), scramble=True, rng=seed).random(SPREAD)
     places: list[Any] = [] if avoid is None else avoid.to_dict("records")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bayestl.decide.campaign import Campaign
-from bayestl.errors import DataError, listed
+from bayestl.errors import DataError, listed, notice
 from bayestl.inference.infer import Method
 from bayestl.models.base import Model
 from bayestl.models.single import SingleTask
@@ -203,10 +202,9 @@ def _once(data: TaskData, prices: NDArray[np.float64]) -> tuple[TaskData, NDArra
     again = keys.duplicated().to_numpy()
     if not again.any():
         return data, prices
-    warnings.warn(
+    notice(
         f"{again.sum()} observations have the inputs of an earlier one of their task, in rows "
         f"{listed([data.rows[i] for i in np.flatnonzero(again)])}. A pair is measured once, so they are left out.",
-        stacklevel=3,
     )
     return data.where(~again), prices[~again]
 

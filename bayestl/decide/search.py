@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from bayestl.decide.lookahead import Beliefs, Joint, World, beliefs_of, joint_of
 from bayestl.decide.objective import Linear, Objective, Sight, sight
 from bayestl.decide.pool import Pool, among
 from bayestl.decide.reasons import Report
+from bayestl.errors import notice
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.likelihoods.classes import normal_cloud
 from bayestl.likelihoods.predictive import Classes
@@ -132,11 +132,10 @@ class Search:
                         gains = sure if np.isfinite(sure[offered]).any() else gains
                         values, r, t = _best_of(gains - np.log(pool.costs) - report.unit, offered)
             if step == 0 and self.score not in BOLD and gains[r, t] - report.unit < math.log(NOTHING):
-                warnings.warn(
+                notice(
                     f"Nothing on offer is expected to tell anything of {self.objective.name} that matters: it is known already, "
                     "or the candidates have nothing to do with it. What is suggested is as good as any other: stop here, or "
                     "offer other candidates or tasks.",
-                    stacklevel=3,
                 )
             choices.append(report.line(r, t, gains[r, t], values[r, t], views[t], best))
             taken[place == place[r], t] = True

@@ -126,7 +126,7 @@ def suggest(
         raise ValueError(f"A batch of {batch} without replicates needs as many pairs; there are {pool.pairs}.")
     limits = read_constraints(data, constraints)
     for own in sorted({*pool.tasks, *([t] if t >= 0 else []), *(task for task, _ in limits)}):
-        pool.details(posterior, own, level=4)  # says, once, which columns the candidates lack
+        pool.details(posterior, own, say=True)  # says, once, which columns the candidates lack
     waiting = _pending(posterior, pending)
     theta, found = worlds(posterior, WORLDS, waiting, seed)
     objective = objective_of(posterior, theta, target, sign, label)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayestl.errors import notice
 from bayestl.gaussian.exact import log_density, robust_cholesky
 from bayestl.gaussian.sites import Site
 
@@ -73,10 +73,9 @@ class Conditioned(Conditional):
         self.factor, jitter = robust_cholesky(covariance)
         self.jitter = jitter
         if jitter:
-            warnings.warn(
+            notice(
                 f"A jitter of {jitter:.0e} of its mean was added to the diagonal of a covariance of observations. Rows that "
                 "repeat with tiny known errors can cause it.",
-                stacklevel=2,
             )
         self.log_evidence, self.alpha = log_density(self.factor, residual)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-import warnings
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bayestl.errors import notice
 from bayestl.gaussian.sites import Site
 from bayestl.inference import nuts
 from bayestl.inference.collapsed import Collapsed
@@ -211,18 +211,16 @@ def infer(
             except KeyboardInterrupt:
                 interrupted = True
     if interrupted:
-        warnings.warn(f"The fit was interrupted. The posterior is usable but {left}", stacklevel=4)
+        notice(f"The fit was interrupted. The posterior is usable but {left}")
     if k > BAD:
-        warnings.warn(
+        notice(
             f"The variational posterior of theta fits badly (Pareto k-hat {k:.2f} > 1). Predictions are usually still "
             'sound; compare with method="nuts" before relying on parameters or on the width of intervals.',
-            stacklevel=4,
         )
     if not settled:
-        warnings.warn(
+        notice(
             f"The Gaussian sites of the observations did not settle within {STEPS} steps at the mode of theta. Look for "
             "classes that the inputs separate perfectly, or for outliers among counts.",
-            stacklevel=4,
         )
     seconds["total"] = time.perf_counter() - began
     record = FitRecord(

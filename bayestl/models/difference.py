@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayestl import priors
-from bayestl.errors import DataError, listed
+from bayestl.errors import DataError, listed, notice
 from bayestl.kernels import Kernel, as_kernel
 from bayestl.models.base import Model, Term, noise
 from bayestl.priors import Theta
@@ -140,16 +139,14 @@ class Difference(Model):
             if data.parts is None and len(np.unique(data.places[data.task_index == data.index_of(name)])) == 1
         ]  # fmt: skip
         if lone and self.rho is None:
-            warnings.warn(
+            notice(
                 f"Tasks {listed(lone)} lie between others in the fidelity graph and were observed at a single input, which does "
                 "not tell whether they rise or fall with their parents: the fit takes one side. Leave them out, or fix rho.",
-                stacklevel=3,
             )
         if self.parents is not None and (alone := [name for name in data.names if name not in named]):
-            warnings.warn(
+            notice(
                 f"Tasks {listed(alone)} are not in the fidelity graph: they share nothing with the others. Put them in, or leave "
                 "them out of the data.",
-                stacklevel=4,
             )
         units = {task.unit for task in data.tasks if task.likelihood.kind == "numeric"}
         if self.rho is not None and len(units) > 1:
