@@ -107,12 +107,14 @@ def noise(*shape: int) -> TorchDistribution:
 
 
 def amplitude(*shape: int) -> TorchDistribution:
-    """Standard deviation of a function on standardised values: median 0.9, 0.33 to 2.5 within two deviations.
+    """Standard deviation of a function on standardised values: median 1.2, 0.25 to 6 within two deviations.
 
     Values of variance one are a function and noise, so the function is a little below one where the inputs tell most of the
-    value, a third where they tell a tenth of its variance; above one where the rows are few and it goes on beyond them.
+    value, a third where they tell a tenth of its variance; above one where it goes on beyond the rows, which have seen part of
+    it. A dozen of them tell their own spread badly: against ``LogNormal(-0.1, 0.5)`` on 23 real columns it gains 0.1 nats with 12
+    rows (0.02 where none is far out), 0.01 with 25 and 0.004 with 60, at lower errors, and coverage of .87 instead of .86.
     """
-    return log_normal(-0.1, 0.5, *shape)
+    return log_normal(0.2, 0.8, *shape)
 
 
 class _Bijection(torch.distributions.transforms.Transform):

@@ -39,7 +39,7 @@ class Difference(Model):
     and spreads differ by more than a factor of three, each task has its own. Priors: ``rho = 0.28 sinh(1.6 v)``,
     ``v ~ N(0, 1)``, which peaks at 0, so that an irrelevant source is switched off, and has tails in which a source of
     either sign fits; of n > 5 parents ``0.28/n sinh((1.6 + 0.15 log n) v)``, for one or two of so many are supposed to matter;
-    ``s ~ LogNormal(-0.1, 0.5)`` for a task without parents and ``LogNormal(-0.4, 0.8)`` for a correction: two
+    ``s ~ LogNormal(0.2, 0.8)`` for a task without parents and ``LogNormal(-0.4, 0.8)`` for a correction: two
     thirds of the spread, from an eighth (a good source leaves little to correct) to three times it (a useless one leaves all, and
     what it adds itself); ``noise ~ LogNormal(-2, 1)``.
 
@@ -166,10 +166,9 @@ class Difference(Model):
     def prior(self, layout: Layout) -> Theta:
         edges, count = self.edges(layout), len(layout.outputs)
         children = {o for o, _ in edges}
-        loc = torch.tensor([-0.4 if o in children else -0.1 for o in range(count)], dtype=torch.float64)
-        width = torch.tensor([0.8 if o in children else 0.5 for o in range(count)], dtype=torch.float64)
+        loc = torch.tensor([-0.4 if o in children else 0.2 for o in range(count)], dtype=torch.float64)
         theta = {
-            "amplitude": pyro.sample("amplitude", pyro.distributions.LogNormal(loc, width).to_event(1)),
+            "amplitude": pyro.sample("amplitude", pyro.distributions.LogNormal(loc, 0.8).to_event(1)),
             **noise(layout),
         }
         if edges and self.rho is None:

@@ -80,7 +80,7 @@ class LatentTask(Model):
         below = count * dim - dim * (dim + 1) // 2
         theta = {
             "common": pyro.sample("common", priors.log_normal(-0.8, 1.2)),
-            "amplitude": pyro.sample("amplitude", priors.amplitude()),
+            "amplitude": pyro.sample("amplitude", priors.log_normal(-0.1, 0.5)),
             "mean_spread": pyro.sample("mean_spread", priors.log_normal(-1.0, 0.7)),
             **_of_tasks("private", -2.5, 0.6, len(layout.tasks)),
         }

@@ -35,11 +35,11 @@ class MultiTask(Model):
     correlation matrix written in canonical partial correlations ``tanh(N(0, 1.5^2))`` (Lewandowski, Kurowicka & Joe
     2009, doi 10.1016/j.jmva.2009.04.008): either sign is as likely, and strong correlations are favoured (a third of
     the mass lies beyond 0.9), as they are the rule between sources of one property. Beyond, A is lower-trapezoidal
-    with `rank` columns, the tasks with the most rows first: ``A_qq ~ LogNormal(-0.2, 0.5)`` (a function's size, a little
+    with `rank` columns, the tasks with the most rows first: ``A_qq ~ LogNormal(-0.2, 0.5)`` (a function's size,
     below ``s_o``, for several add up to a task), below the diagonal ``N(0, 1)`` (of that size, of either sign). Both forms
     are identified: no rotation of the hidden functions leaves them unchanged.
 
-    Priors, on values standardised per task: ``s_o ~ LogNormal(-0.1, 0.5)``, ``kappa_o ~ LogNormal(-2.5, 1)`` (a
+    Priors, on values standardised per task: ``s_o ~ LogNormal(0.2, 0.8)``, ``kappa_o ~ LogNormal(-2.5, 1)`` (a
     twelfth of the spread: imperfect correlations leave room for what is a task's own already; the functions of one
     task share it), ``noise_o ~ LogNormal(-2, 1)``. With fewer hidden functions than tasks ``kappa_o ~ LogNormal(0,
     1)``: a task that the hidden functions have nothing to do with must be able to be all its own (beside ten

@@ -20,7 +20,7 @@ from bayestl.scaling import Layout
 class SingleTask(Model):
     r"""No transfer: ``f_o(x) = m_o + s_o g_o(x)``, ``g_o ~ GP(0, k_o)`` independent, ``m_o ~ N(0, 1)``.
 
-    Priors, on values standardised per task: ``s_o ~ LogNormal(-0.1, 0.5)``, ``noise_o ~ LogNormal(-2, 1)``, a kernel of
+    Priors, on values standardised per task: ``s_o ~ LogNormal(0.2, 0.8)``, ``noise_o ~ LogNormal(-2, 1)``, a kernel of
     its own for each task, shared by the functions of a task that has several. Why these: `bayestl.priors`, under ``amplitude``,
     ``noise`` and ``length_scales``.
 
