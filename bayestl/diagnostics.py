@@ -19,6 +19,7 @@ from bayestl.columns import without_slash
 from bayestl.crossvalidation import WORK, functions, left_out_scores
 from bayestl.errors import listed
 from bayestl.fitting import SHARED
+from bayestl.inference.variational import rise
 from bayestl.likelihoods import Gaussian, Hurdle, Poisson, StudentT, YeoJohnson
 from bayestl.posterior import Posterior, expect_posterior
 from bayestl.priors import Theta
@@ -126,11 +127,8 @@ def _of_theta(posterior: Posterior) -> Iterator[Finding]:
             "method", "note", 1.0, "theta is a single point: with few rows intervals are too narrow.",
             'Fit with method="variational".',
         )  # fmt: skip
-    trace = record.elbo[np.isfinite(record.elbo)]
-    if len(trace) >= 8:
-        last, before = trace[-len(trace) // 4 :], trace[-len(trace) // 2 : -len(trace) // 4]
-        drift, noise = float(last.mean() - before.mean()), float(np.hypot(last.std(), before.std()) + 1e-9)
-        steep = drift > max(0.5, 2 * noise)
+    drift, steep = rise(record.elbo)
+    if not np.isnan(drift):
         yield Finding(
             "ELBO drift", "warning" if steep else "good", drift,
             "The evidence bound was still rising when the fit ended." if steep else "The evidence bound had levelled off.",

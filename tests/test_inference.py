@@ -85,6 +85,17 @@ def test_laplace_and_variational_are_exact_on_a_gaussian_posterior():
         np.testing.assert_allclose(elbo[-3:], evidence.item(), atol=1e-3)
 
 
+def test_steps_go_on_while_the_bound_rises():
+    coordinates = Coordinates(hierarchical)
+    points, heights = climb(coordinates, torch.zeros(1, 3, dtype=torch.float64), tolerance=1e-10)
+    mode = curvature(coordinates, points[0], heights[0].item())
+    far = Mode(mode.v + 4.0, 0.0, 0.5 * mode.basis, 0.0)
+    lengths = [len(refine(coordinates, start, Schedule(12, 8), 0)[1]) for start in (mode, far)]
+    assert lengths == [12, 24]
+    trace = refine(coordinates, far, Schedule(12, 8), 0)[1]
+    assert trace[-1] > trace[11] + 0.5
+
+
 def test_refinement_raises_the_elbo_of_a_skewed_posterior():
     def skewed():
         s = pyro.sample("s", dist.LogNormal(torch.zeros(1).double(), 2.0).to_event(1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,16 +59,22 @@ def refine(
     (``E[-d2 log p] - P = -E[(d log p/du + P (u - a)) (u - a)'] P``, Stein's lemma), without the score term ("sticking the
     landing", Roeder et al. 2017, arXiv:1703.09194), so that all noise vanishes where q is exact; a term of second order keeps
     P positive definite (Lin, Schmidt & Khan 2020, arXiv:2002.10060). Steps shrink, so that the iterates average, and are
-    never longer than `TRUST`. Off the diagonal, where there is much to learn from few draws, steps are shorter at first.
+    never longer than `TRUST`. Off the diagonal, where there is much to learn from few draws, steps are shorter at first. Where
+    the bound is still rising at the end there are as many steps again.
 
     Returns q, the ELBO estimates, and whether the run was interrupted (q is then where it had come to).
     """
     dim, (steps, particles) = coordinates.dim, schedule
-    white = orthogonal_normals(steps * particles, dim, seed).unflatten(0, (steps, particles))
     eye = torch.eye(dim, dtype=torch.float64)
     centre, precision, trace, interrupted = torch.zeros(dim, dtype=torch.float64), eye, list[float](), False
     log_det, limit = torch.linalg.slogdet(mode.basis)[1], 10 * math.sqrt(dim)
-    for step, z in enumerate(white):
+
+    def whites() -> Iterator[Float[Tensor, "J D"]]:
+        yield from orthogonal_normals(steps * particles, dim, seed).unflatten(0, (steps, particles))
+        if rise(trace)[1]:
+            yield from orthogonal_normals(steps * particles, dim, seed + 1).unflatten(0, (steps, particles))
+
+    for step, z in enumerate(whites()):
         root = torch.linalg.cholesky(precision)
         u = centre + torch.linalg.solve_triangular(root.mT, z.mT, upper=True).mT
         try:
@@ -96,6 +102,16 @@ def refine(
     root = torch.linalg.cholesky(precision)
     factor = mode.basis @ torch.linalg.solve_triangular(root.mT, eye, upper=True)
     return Gaussian(mode.v + mode.basis @ centre, factor), trace, interrupted
+
+
+def rise(trace: Iterable[float]) -> tuple[float, bool]:
+    """By how much the last quarter of estimates of the bound is above that before, and whether that is a rise."""
+    found = np.array([value for value in trace if np.isfinite(value)])
+    if len(found) < 8:
+        return float("nan"), False
+    last, before = found[-len(found) // 4 :], found[-len(found) // 2 : -len(found) // 4]
+    drift, noise = float(last.mean() - before.mean()), float(np.hypot(last.std(), before.std()) + 1e-9)
+    return drift, drift > max(0.5, 2 * noise)
 
 
 def normal_points(count: int, dim: int, seed: int) -> Float[Tensor, "count dim"]:
