@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from bayestl.decide.search import Search
 
 
+def said(value: float) -> str:
+    """A number to three digits, without an exponent where it is of a usual size."""
+    rounded = float(f"{value:.3g}")
+    return np.format_float_positional(rounded, trim="-") if 1e-3 <= abs(rounded) < 1e6 else f"{value:.3g}"
+
+
 class Report:
     """Puts choices into the user's units and into words."""
 
@@ -52,31 +58,31 @@ class Report:
         match search.score:
             case "knowledge_gradient" | "expected_improvement":
                 gain *= self.scale
-                what = f"expected to {objective.verb} the best {objective.name} by {gain:.3g}{unit}"
+                what = f"expected to {objective.verb} the best {objective.name} by {said(gain)}{unit}"
                 if search.hit:
-                    what = f"expected to bring {objective.name} {gain:.3g}{unit} closer to what is wanted"
+                    what = f"expected to bring {objective.name} {said(gain)}{unit} closer to what is wanted"
             case "variance":
                 before = float(self._total(view))
                 gain = self.scale * (before**0.5 - max(before - gain, 0.0) ** 0.5)
-                what = f"expected to lower the standard deviation of {objective.name} by {gain:.3g}{unit}"
+                what = f"expected to lower the standard deviation of {objective.name} by {said(gain)}{unit}"
             case "entropy":
-                what = f"expected to tell {gain:.3g} nats about {objective.name}"
+                what = f"expected to tell {said(gain)} nats about {objective.name}"
             case "max_value_entropy":
-                what = f"expected to tell {gain:.3g} nats about the best {objective.name}"
+                what = f"expected to tell {said(gain)} nats about the best {objective.name}"
             case "level":
-                what = f"expected to lower the doubt about the side of the level, p (1 - p), by {gain:.3g}"
+                what = f"expected to lower the doubt about the side of the level, p (1 - p), by {said(gain)}"
             case "probability_of_improvement":
-                what = f"better than the best so far, or beyond the level, with probability {gain:.3g}"
+                what = f"better than the best so far, or beyond the level, with probability {said(gain)}"
             case _:
                 value = self.judge.bound(own, std).mean() if search.score != "thompson" else own.mean()
                 gain = float(value - best.mean()) * self.scale
-                what = f"chosen by {search.score.replace('_', ' ')}; {gain:.3g}{unit} beyond the best so far"
+                what = f"chosen by {search.score.replace('_', ' ')}; {said(gain)}{unit} beyond the best so far"
         spread = (std.square().mean() + own.var(correction=0)).sqrt()  # within worlds and among them
         ends = (own.mean() + side * spread for side in (-1.645, 1.645))
         found = sorted(float(objective.observable(end.expand_as(own)).mean()) for end in ends)
         low, high = np.clip(found, *objective.limits)  # a linear approximation may leave them
         why = f"{data.names[t]} here is {what}, at a cost of {pool.costs[r, t]:g}; {objective.name} is thought to be "
-        why += f"{low:.3g} to {high:.3g}{unit} (90 %)"
+        why += f"{said(low)} to {said(high)}{unit} (90 %)"
         if t != search.target:
             why += f", correlation of the observation with it {float(view.correlation()[:, r].mean()):.2f}"
         if search.constraints:
