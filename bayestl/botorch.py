@@ -6,9 +6,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ try:
     from botorch.models.model import FantasizeMixin, Model
     from botorch.posteriors.fully_bayesian import GaussianMixturePosterior
     from botorch.posteriors.gpytorch import GPyTorchPosterior
-    from gpytorch.distributions import MultivariateNormal
+    from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
     from linear_operator.operators import RootLinearOperator
 except ImportError as error:
     raise ImportError("bayestl.botorch needs BoTorch 0.18 or newer: pip install 'bayestl[botorch]'.") from error
@@ -33,9 +35,14 @@ BLOCK_BYTES = 2e6  # of a covariance of which only the diagonal blocks are kept
 
 
 def as_botorch_model(
-    posterior: Posterior, task: str | None = None, *, draws: int = 16, mixture: bool = True, latent: bool = False
+    posterior: Posterior,
+    task: str | Sequence[str] | None = None,
+    *,
+    draws: int = 16,
+    mixture: bool = True,
+    latent: bool = False,
 ) -> BoTorchModel:
-    """Show one task of a posterior, or all of them, to BoTorch.
+    """Show one task of a posterior, several, or all of them, to BoTorch.
 
     X holds the inputs in the order and the units of ``posterior.data.inputs``, categories by their codes (positions in
     ``levels``); values are in the task's unit. BoTorch maximises: for a minimum give it an objective, or
@@ -43,7 +50,8 @@ def as_botorch_model(
 
     Parameters
     ----------
-    task : its function becomes the model's only output. None shows all tasks: the last column of X is then the
+    task : its function becomes the model's only output; of a list of tasks each is an output, in that order and jointly, for
+        several objectives or constraints. None shows all tasks by one output: the last column of X is then the
         position of a task in ``posterior.data.names``, as with BoTorch's `MultiTaskGP` and ``task_feature=-1``
     draws : how many draws of theta make up the model, at most: of a chain evenly spaced, else the first of those that
         predict. A call costs in proportion to them, and an acquisition function averages over them. On four synthetic
@@ -98,11 +106,13 @@ def as_botorch_model(
     """
     expect_whole("draws", draws)
     expect_posterior(posterior)
-    own = None if task is None else posterior.data.index_of(task)
-    if own is not None and (reason := _refusal(posterior, own, latent)):
-        raise ValueError(reason)
+    names = None if task is None else posterior._tasks(task)[0]
+    shown = None if names is None else tuple(posterior.data.index_of(name) for name in names)
+    for own in shown or ():
+        if reason := _refusal(posterior, own, latent):
+            raise ValueError(reason)
     with torch.inference_mode(False):  # what the model keeps takes part in gradients later
-        return BoTorchModel(_thinned(posterior, draws), own, mixture, latent)
+        return BoTorchModel(_thinned(posterior, draws), shown, mixture, latent)
 
 
 class _Points(NamedTuple):
@@ -145,22 +155,22 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
     Attributes
     ----------
     source : the posterior, of the draws that are used
-    task : position of the task, None for all
+    tasks : positions of the tasks that are its outputs; None for all by one, told by the last column of X
     mixture, latent : as given to `as_botorch_model`
     """
 
     likelihood = None  # noise is given by `posterior` itself
 
-    def __init__(self, source: Posterior, task: int | None, mixture: bool, latent: bool) -> None:
+    def __init__(self, source: Posterior, tasks: tuple[int, ...] | None, mixture: bool, latent: bool) -> None:
         super().__init__()
-        self.source, self.task, self.mixture, self.latent = source, task, mixture, latent
+        self.source, self.tasks, self.mixture, self.latent = source, tasks, mixture, latent
         self._is_ensemble = self._is_fully_bayesian = mixture
         regression = source._functions
         self._solved = [(theta, solved) for _, theta, solved in regression.batches()]
         self._support = regression.support
         self._stages: tuple[_Stage, ...] = ()
         self._fantasies = torch.Size()
-        layout, tasks = source._problem.layout, source.data.tasks
+        layout, every = source._problem.layout, source.data.tasks
         first = list(layout.first[:-1])
         self._first = torch.tensor(first)
         self._location, self._scale = (
@@ -172,18 +182,18 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
             torch.cat(
                 [
                     missing if not each.likelihood.exact else of(source._mixed, t).expand_as(missing)  # type: ignore[union-attr]
-                    for t, each in enumerate(tasks)
+                    for t, each in enumerate(every)
                 ], -1,
             )
             for of in (problem.future_noise_variance, problem.untold_noise_variance)
         )  # fmt: skip
-        self._refused = [_refusal(source, t, latent) for t in range(len(tasks))]
+        self._refused = [_refusal(source, t, latent) for t in range(len(every))]
 
     # -- what BoTorch asks for -------------------------------------------------------------------------------------
 
     @property
     def num_outputs(self) -> int:
-        return 1
+        return 1 if self.tasks is None else len(self.tasks)
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -191,15 +201,26 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
 
     @property
     def train_inputs(self) -> tuple[Tensor]:
-        """Give the inputs (n, d) at which the task was observed, or all tasks: an `X_baseline`."""
+        """Give the inputs (n, d) at which the tasks were observed, each once where they are several: an `X_baseline`."""
         data = self.source.data
-        if self.task is None:
+        if self.tasks is None:
             return (torch.from_numpy(np.column_stack([data.x, data.task_index])),)
-        return (torch.from_numpy(data.x[data.task_index == self.task]),)
+        own = np.isin(data.task_index, self.tasks)
+        if len(self.tasks) > 1:
+            own &= ~pd.Series(np.where(own, data.places, -1 - np.arange(len(own)))).duplicated().to_numpy()
+        return (torch.from_numpy(data.x[own]),)
 
     def subset_output(self, idcs: list[int]) -> BoTorchModel:
-        _only(idcs)
-        return self
+        wanted = [i if i >= 0 else i + self.num_outputs for i in idcs]
+        if not wanted or any(not 0 <= i < self.num_outputs for i in wanted) or len(set(wanted)) < len(wanted):
+            raise UnsupportedError(
+                f"The model has {self.num_outputs} output{'s' * (self.num_outputs > 1)}, from 0; asked for {list(idcs)}."
+            )
+        if wanted == list(range(self.num_outputs)):
+            return self
+        out = copy.copy(self)
+        out.tasks = None if self.tasks is None else tuple(self.tasks[i] for i in wanted)
+        return out
 
     def posterior(  # type: ignore[override]
         self,
@@ -214,8 +235,8 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
         Parameters
         ----------
         X : (..., q, d) double tensor
-        output_indices : None or [0]
-        observation_noise : whether to add that of a new measurement; or its variance (..., q, 1), in the squared unit
+        output_indices : of the outputs that are wanted; None for all
+        observation_noise : whether to add that of a new measurement; or its variance (..., q, outputs), in the squared unit
         posterior_transform : a BoTorch `PosteriorTransform`
 
         Returns
@@ -231,11 +252,13 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
             For the noise of a task whose noise is not normal.
         """
         if output_indices is not None:
-            _only(output_indices)
+            return self.subset_output(output_indices).posterior(
+                X, observation_noise=observation_noise, posterior_transform=posterior_transform
+            )
         at, task = self._encode(X)
         mean, covariance, size = self._moments(at)
         if observation_noise is not False:
-            given = observation_noise if isinstance(observation_noise, Tensor) else None
+            given = self._flat(observation_noise) if isinstance(observation_noise, Tensor) else None
             covariance = covariance + torch.diag_embed(
                 self._noise_of(task, given, X.dim(), self._noise).expand_as(mean)
             )
@@ -246,6 +269,9 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
             mean, covariance, size = _merged(mean, covariance, size)
         factor = scale.unsqueeze(-1) * robust_cholesky(covariance, size)[0]
         law = MultivariateNormal(location + scale * mean, RootLinearOperator(factor))
+        if self.num_outputs > 1:
+            shape = (X.shape[-2], self.num_outputs)
+            law = MultitaskMultivariateNormal(law.mean.unflatten(-1, shape), law.lazy_covariance_matrix)
         kind = GaussianMixturePosterior if self.mixture else GPyTorchPosterior
         if posterior_transform is None:
             return kind(law)
@@ -260,7 +286,7 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
         Parameters
         ----------
         X : (..., k, d) double tensor
-        Y : (..., k, 1) values in the task's unit. With `mixture`, when it has more dimensions than X, dimension -3 is
+        Y : (..., k, outputs) values in the tasks' units. With `mixture`, when it has more dimensions than X, dimension -3 is
             that of the draws
         noise : variances of the noise like Y, in the squared unit; by default as `Posterior.condition` takes values without
             a known error
@@ -273,16 +299,20 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
             For a task whose noise is not normal, unless `noise` is given.
         """
         at, task = self._encode(X)
-        if Y.dtype != torch.float64 or Y.shape[-2:] != (X.shape[-2], 1):
-            raise ValueError(f"Y must hold doubles, (..., {X.shape[-2]}, 1); got {Y.dtype}, {tuple(Y.shape)}.")
+        if Y.dtype != torch.float64 or Y.shape[-2:] != (X.shape[-2], self.num_outputs):
+            raise ValueError(
+                f"Y must hold doubles, (..., {X.shape[-2]}, {self.num_outputs}); got {Y.dtype}, {tuple(Y.shape)}."
+            )
         batch = torch.broadcast_shapes(at.x.shape[:-2], self._fantasies)
         points = _expanded(at, batch)
         mean, white, size = self._given(points, self._spread(batch))
         covariance = self._blocks(points, points) - white.mT @ white
-        noise = self._noise_of(task, noise, X.dim(), self._untold)
+        noise = self._noise_of(task, None if noise is None else self._flat(noise), X.dim(), self._untold)
         variance = noise.expand(*batch, *mean.shape[1:]).reshape(mean.shape)
         factor = robust_cholesky(covariance + torch.diag_embed(variance), size)[0]
-        target = (self._lifted(Y, X.dim(), "Y") - self._location[task].unsqueeze(-2)) / self._scale[task].unsqueeze(-2)
+        target = (self._lifted(self._flat(Y), X.dim(), "Y") - self._location[task].unsqueeze(-2)) / self._scale[
+            task
+        ].unsqueeze(-2)
         residual = target - mean.reshape(*batch, *mean.shape[1:])
         weights = torch.cholesky_solve(
             residual.unsqueeze(-1), factor.reshape(*batch, *factor.shape[1:]).expand(*residual.shape, -1)
@@ -309,7 +339,7 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
             With `mixture` when all tasks are shown: BoTorch divides by the costs of candidates before it averages over
             draws, and would pair the ones with the others.
         """
-        if self.mixture and self.task is None:
+        if self.mixture and self.tasks is None:
             raise UnsupportedError(
                 "BoTorch's multi-fidelity knowledge gradient would pair costs with draws of theta. Make the model by "
                 "as_botorch_model(posterior, mixture=False)."
@@ -321,11 +351,11 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _encode(self, X: Tensor) -> tuple[_Points, Tensor]:
-        """Points in the model's units, and the task (..., q) of each."""
+        """Points in the model's units, and the task (..., q outputs) of each: of one point all outputs, then of the next."""
         data, scaling = self.source.data, self.source.scaling
-        columns = len(data.inputs) + (self.task is None)
+        columns = len(data.inputs) + (self.tasks is None)
         if X.dtype != torch.float64 or X.dim() < 2 or X.shape[-1] != columns or X.shape[-2] == 0:
-            names = [column.name for column in data.inputs] + ["the task"] * (self.task is None)
+            names = [column.name for column in data.inputs] + ["the task"] * (self.tasks is None)
             raise ValueError(
                 f"X must hold doubles, (..., q, {columns}), with the columns {listed(names, 20)}; got {X.dtype}, "
                 f"{tuple(X.shape)}."
@@ -335,14 +365,19 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
         for j, count in enumerate(scaling.levels):
             if count:
                 _codes(X[..., j], count, f"codes of the input {data.inputs[j].name!r}")
-        if self.task is None:
+        if self.tasks is None:
             task = _codes(X[..., -1], len(data.tasks), "positions of tasks")
         else:
-            task = torch.full(X.shape[:-1], self.task)
+            task = torch.tensor(self.tasks).repeat(X.shape[-2]).expand(*X.shape[:-2], -1)
         for t in task.unique().tolist():
             if (reason := self._refused[t]) is not None:
                 raise ValueError(reason)
-        return _Points(scaling.inputs(X[..., : len(data.inputs)]), self._first[task]), task
+        x = scaling.inputs(X[..., : len(data.inputs)])
+        return _Points(x.repeat_interleave(self.num_outputs, -2), self._first[task]), task
+
+    def _flat(self, values: Tensor) -> Tensor:
+        """From (..., q, outputs) to (..., q outputs, 1)."""
+        return values.reshape(*values.shape[:-2], -1, 1)
 
     def _noise_of(self, task: Tensor, given: Tensor | None, dim: int, usual: Tensor) -> Tensor:
         """Standardised variances (..., S or 1, q) of noise: given for X of `dim` dimensions, or the usual of each task."""
@@ -461,15 +496,6 @@ def _codes(column: Tensor, count: int, what: str) -> Tensor:
             "choose among candidates with optimize_acqf_discrete."
         )
     return codes.long()
-
-
-def _only(indices: list[int]) -> None:
-    """Refuse outputs that the model does not have."""
-    if list(indices) not in ([0], [-1]):
-        raise UnsupportedError(
-            f"The model has one output; asked for {list(indices)}. Make a model of each task, and a "
-            "botorch.models.ModelListGP of them (which takes tasks for independent of one another)."
-        )
 
 
 def _thinned(posterior: Posterior, draws: int) -> Posterior:

@@ -566,6 +566,51 @@ def test_functions_on_other_scales_are_asked_for_by_name(kinds):
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+def test_several_outputs_are_joint(own):
+    """As all tasks at once are; BoTorch's lists of models take them for independent."""
+    rows = tensor(own, grid(3))
+    for mixture in (True, False):
+        both = as_botorch_model(own, ["b", "a"], draws=DRAWS, mixture=mixture)
+        every = as_botorch_model(own, draws=DRAWS, mixture=mixture)
+        places = torch.tensor([[float(own.data.index_of(task))] for task in ("b", "a")] * 3, dtype=torch.float64)
+        law, whole = both.posterior(rows), every.posterior(torch.cat([rows.repeat_interleave(2, 0), places], -1))
+        torch.testing.assert_close(law.distribution.mean.flatten(-2), whole.distribution.mean)
+        torch.testing.assert_close(
+            law.distribution.covariance_matrix, whole.distribution.covariance_matrix, rtol=1e-6, atol=1e-8
+        )
+        assert law.rsample(torch.Size([4])).shape[-2:] == (3, 2)
+        one = both.posterior(rows, output_indices=[1]).distribution.mean
+        torch.testing.assert_close(
+            one, as_botorch_model(own, "a", draws=DRAWS, mixture=mixture).posterior(rows).distribution.mean
+        )
+        torch.testing.assert_close(both.subset_output([1, 0]).posterior(rows).mean, law.mean.flip(-1))
+        Y = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+        after = both.condition_on_observations(rows[:1], Y).posterior(rows).distribution.mean
+        stepwise = every.condition_on_observations(torch.cat([rows[:1].repeat(2, 1), places[:2]], -1), Y.mT).posterior(
+            torch.cat([rows.repeat_interleave(2, 0), places], -1)
+        )
+        torch.testing.assert_close(after.flatten(-2), stepwise.distribution.mean, rtol=1e-6, atol=1e-8)
+    assert both.num_outputs == 2
+    assert len(both.train_inputs[0]) == len(both.train_inputs[0].unique(dim=0))
+    with pytest.raises(ValueError, match="Y must hold doubles"):
+        both.condition_on_observations(rows, rows[:, :1])
+
+
+def test_several_objectives_under_botorch(own):
+    from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+
+    model = as_botorch_model(own, ["a", "b"], draws=2)
+    baseline = model.train_inputs[0][:2]
+    gain = qLogNoisyExpectedHypervolumeImprovement(
+        model, ref_point=[0.0, 0.0], X_baseline=baseline, sampler=sampler(8), prune_baseline=False
+    )
+    values = gain(tensor(own, grid(4)).unsqueeze(-2))
+    assert values.shape == (4,)
+    assert values.isfinite().all()
+    fantasy = model.fantasize(tensor(own, grid(2)).unsqueeze(-2), sampler(3))
+    assert fantasy.posterior(tensor(own, grid(2)).unsqueeze(-2)).mean.shape[-2:] == (1, 2)
+
+
 def test_scales_that_differ_among_draws_are_refused():
     frame = pd.DataFrame({"x": np.linspace(0, 1, 12), "y": np.exp(np.linspace(0, 3, 12))})
     for warp, fixed in ((btl.YeoJohnson(), False), (btl.Log(offset=None), False), (btl.YeoJohnson(power=0.5), True)):
@@ -605,9 +650,9 @@ def test_what_is_refused(kinds, own):
             heavy.posterior(wrong)
     with pytest.raises(ValueError, match="Y must hold doubles"):
         heavy.condition_on_observations(X, torch.zeros(2, 1).double())
-    with pytest.raises(UnsupportedError, match="one output"):
+    with pytest.raises(UnsupportedError, match="has 1 output, from 0"):
         heavy.subset_output([1])
-    with pytest.raises(UnsupportedError, match="one output"):
+    with pytest.raises(UnsupportedError, match="has 1 output, from 0"):
         heavy.posterior(X, output_indices=[0, 1])
     assert heavy.subset_output([0]) is heavy
     assert heavy.num_outputs == 1
