@@ -77,7 +77,9 @@ def compare(
             "pareto_k": float(np.nanmax(k)) if np.isfinite(k).any() else np.nan,
             "bad_k": int((k > 0.7).sum()) if np.isfinite(k).any() else None,
         }  # fmt: skip
-    table = pd.DataFrame(lines).T.sort_values("elpd", ascending=False).rename_axis("model").astype({"bad_k": "Int64"})
+    table = pd.DataFrame(lines).T.sort_values("elpd", ascending=False).rename_axis("model").astype({"bad_k": float})
+    if table["bad_k"].notna().all():
+        table["bad_k"] = table["bad_k"].astype(int)
     table.insert(0, "rank", np.arange(len(table)))
     return for_plot_compare(table)
 

@@ -26,6 +26,7 @@ OFTEN = 5  # rows, that are no slip
 A_FEW = 3  # rows, that tell where a task was observed
 COPIED = 0.05  # of the rows of a task, more than come about by chance
 UNLIKELY = 1e-6
+BEYOND = 3.0  # widths of what can be told beyond its limits, which is hardly meant
 LIMITED = 0.05  # of the rows of a task, from which on a value that they share may be a limit
 _MEASURE = re.compile(r"\s*[-+]?\d[\d.,]*(?:[eE][-+]?\d+)?\s*([^\d\s.,].*?)\s*")
 
@@ -213,8 +214,8 @@ def warn_of_beyond(
 ) -> None:
     """Say which values lie so far beyond their limits, at which they are `held`, that they are hardly meant."""
     span = max(float(np.ptp(held)), float(np.nan_to_num(np.diff(details, axis=1)).max(initial=0.0)))
-    far = np.flatnonzero(np.abs(values - held) > 0.5 * span) if 0 < span < np.inf else np.empty(0, int)
-    if len(far):
+    far = np.flatnonzero(np.abs(values - held) > BEYOND * span) if 0 < span < np.inf else np.empty(0, int)
+    if 0 < len(far) <= max(1, LIMITED * len(values)):
         shown = listed([f"{values[i]:g} in row {rows[int(i)]}" for i in far]).replace("'", "")
         notice(
             f"Task {task!r}: {shown} lie far beyond the limits of what can be told, and are held as these. Look at the unit, and "

@@ -472,6 +472,9 @@ def test_latent_posterior_matches_elliptical_slice_sampling(name):
         "separate.length_scale": vector(0.5),
         "noise": 0.2 + 0 * theta["noise"],
     }
+    # Sizes near those of standardised values: the larger a function beside its noise, the more a site of heavy tails is off.
+    sizes = torch.linspace(0.95, 0.66, len(problem.layout.outputs)).double().unsqueeze(-1)
+    theta["loading"] = theta["loading"] / theta["loading"].norm(dim=-1, keepdim=True) * sizes
     draws, asked = slice_sampled(problem, theta)
     points, regression = problem.points.take(asked), Regression(problem, theta, None)
     for o in points.output.unique().tolist():
@@ -1152,6 +1155,7 @@ def test_most_values_on_a_plateau_do_not_make_the_others_outliers(bend):
     assert np.sqrt(np.mean(off**2)) < 0.03  # 0.2 and 0.14 where they are taken for outliers
 
 
+@pytest.mark.filterwarnings("ignore:Task .* none is beyond")
 @pytest.mark.parametrize(
     "likelihood",
     [

@@ -152,6 +152,7 @@ def test_tasks_share_their_classes(frame, labels):
     assert set(model.predict(frame)) == {False, True}
 
 
+@pytest.mark.filterwarnings("ignore:Task .* none is beyond")
 def test_likelihoods_of_each_task_and_their_columns(frame, y):
     X = frame[["x0", "source"]].assign(lod=0.6)
     limits = {"exp": btl.Censored(lower="lod")}

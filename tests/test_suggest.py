@@ -593,6 +593,7 @@ def observed(request):
     return btl.fit(btl.MultiTask(), data, seed=0, method="map"), goal
 
 
+@pytest.mark.filterwarnings("ignore:Nothing on offer")
 def test_every_likelihood_as_target_source_and_constraint(observed):
     posterior, goal = observed
     new = pd.DataFrame({"x": np.linspace(0, 1, 30)})

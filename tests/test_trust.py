@@ -243,7 +243,7 @@ def test_groups_may_be_named(data):
         btl.leave_out(posterior, by=phases.iloc[1:])
     with pytest.raises(btl.DataError, match="repeats labels"):
         btl.leave_out(posterior, by=pd.concat([phases, phases]))
-    with pytest.raises(btl.DataError, match="'row', 'inputs' or an input"):
+    with pytest.raises(btl.DataError, match="'row', 'inputs', 'materials' or an input"):
         btl.leave_out(posterior, by="nothing")
     with pytest.raises(btl.DataError, match="label for each"):
         btl.leave_out(posterior, by=[1, 2])
