@@ -1214,3 +1214,68 @@ def test_an_empty_molecule_is_refused():
     pytest.importorskip("rdkit")
     with pytest.raises(btl.DataError, match="not SMILES that RDKit can read: ''"):
         btl.Molecules()(["CCO", ""])
+
+
+def test_a_row_is_judged_alike_whatever_stands_beside_it():
+    """Nodes that an outlier needs went into the moments and the score of the rows beside it."""
+    rng = np.random.default_rng(2)
+    x = rng.random(60)
+    for law in (btl.StudentT(), btl.StudentT(degrees=2.2)):
+        frame = pd.DataFrame({"x": x, "y": np.sin(5 * x) + 0.3 * rng.standard_t(2.2, 60)})
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": law})
+        posterior = btl.fit(btl.SingleTask(), data, seed=0, draws=16, progress=False)
+        told = []
+        for other in (1.0, 1e4, 1e9):
+            rows = pd.DataFrame({"x": [0.3, 0.5], "y": [1.0, other]})
+            test = btl.TaskData.from_wide(rows, inputs=["x"], tasks=["y"], likelihoods={"y": law})
+            told.append(posterior.score(test).isel(row=0))
+        for name in ("mean", "std", "crps", "log_density", "median", "upper_90"):
+            assert float(told[0][name]) == pytest.approx(float(told[1][name]), rel=1e-9)
+            assert float(told[0][name]) == pytest.approx(float(told[2][name]), rel=1e-9)
+
+
+@pytest.mark.parametrize("degrees", [1.7, 2.05, 2.5, 6.0])
+def test_the_variance_of_heavy_tails_is_exact(degrees):
+    rng = np.random.default_rng(2)
+    x = rng.random(40)
+    frame = pd.DataFrame({"x": x, "y": np.sin(5 * x) + 0.3 * rng.standard_t(2.2, 40)})
+    law = {"y": btl.StudentT(degrees=degrees)}
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods=law)
+    posterior = btl.fit(btl.SingleTask(), data, method="map", progress=False)
+    found, plain = (posterior.predict({"x": [0.3]}, noise=noise)["std"].item() for noise in (True, False))
+    noise = float(posterior.theta["noise"][0, 0]) * posterior.scaling.scale[0]
+    expected = np.sqrt(plain**2 + noise**2 * degrees / (degrees - 2)) if degrees > 2 else np.inf
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_moments_that_do_not_exist_are_infinite():
+    rng = np.random.default_rng(0)
+    x = rng.random(40)
+    frame = pd.DataFrame({"x": x, "y": np.exp(np.sin(5 * x) + 0.1 * rng.standard_t(5, 40))})
+    for warp, mean, std in (
+        (btl.Log(), np.inf, np.inf),
+        (btl.Sqrt(1.0), None, None),
+        (btl.YeoJohnson(power=0.3), None, np.inf),
+    ):
+        law = {"y": btl.StudentT(warp, degrees=4.5)}
+        data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods=law)
+        out = btl.fit(btl.SingleTask(), data, method="map", progress=False).predict({"x": [0.3]}, quantiles=[0.5])
+        for name, expected in (("mean", mean), ("std", std)):
+            assert np.isfinite(out[name].item()) if expected is None else out[name].item() == expected
+        assert np.isfinite(out["quantile"].item())
+
+
+@pytest.mark.parametrize("classes", [3, 70])
+def test_probabilities_of_many_classes_against_draws(classes):
+    torch.manual_seed(0)
+    law, dim = btl.Categorical(), classes - 1
+    mean = torch.randn(8, 1, dim, dtype=torch.float64)
+    root = torch.randn(8, 1, dim, dim, dtype=torch.float64) / dim**0.5
+    cov = root @ root.mT + 0.2 * torch.eye(dim).double()
+    rows = Rows(*[torch.full((1,), torch.nan).double()] * 2, torch.full((1, 2), torch.nan).double(),
+                torch.zeros(dim).double(), torch.full((dim,), 2.0).double())  # fmt: skip
+    found = law.predictive(mean, cov, None, rows, {}).probability
+    z = torch.randn(40_000, 8, 1, dim, dtype=torch.float64)
+    f = mean + torch.einsum("...cd,j...d->j...c", torch.linalg.cholesky(cov), z)
+    drawn = law.probabilities(f, rows, {}).mean((0, 1))
+    torch.testing.assert_close(found, drawn, rtol=0.05, atol=2e-3)

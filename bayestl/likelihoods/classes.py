@@ -338,9 +338,9 @@ def _spread(mean: Tensor, cov: Tensor, points: Tensor) -> Tensor:
 def normal_cloud(count: int, dim: int, seed: int = 0) -> Tensor:
     """Quasi-random standard normals in antithetic pairs, whitened: their mean and covariance are exactly 0 and I.
 
-    They are four for each dimension at least, a multiple of 32.
+    They are four for each dimension at least, a power of two.
     """
-    half = 16 * -(-max(count, 4 * dim) // 32)
+    half = 2 ** math.ceil(math.log2(max(count, 4 * dim) / 2))
     uniform = scipy.stats.qmc.Sobol(dim, scramble=True, rng=seed).random(half)
     z = torch.special.ndtri(torch.from_numpy(uniform).clamp(1e-9, 1 - 1e-9))
     z = torch.cat([z, -z])
