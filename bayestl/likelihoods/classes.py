@@ -26,10 +26,8 @@ from bayestl.likelihoods.predictive import Classes
 from bayestl.priors import Theta
 
 LOGIT = 2.0  # of a standardised function: one standard deviation takes even odds to 88 %
-POINTS, CLOUDS = (
-    128,
-    16,
-)  # that stand for a normal of several dimensions; so many of them where probabilities are predicted
+POINTS = 128  # that stand for a normal of several dimensions
+CLOUDS, SINGLE = 16, 4  # sets of them, one after another for the draws that predict; times as many for a single draw
 
 AT_ONCE = 200_000  # values of functions whose probabilities are worked on
 
@@ -315,10 +313,8 @@ class Categorical(_Classes):
 
     def predictive(self, mean: Tensor, cov: Tensor, noise: Tensor | None, rows: Rows, p: Parameters) -> Classes:
         # Points of its own for each draw: their errors cancel, which are a tenth of a probability of a few per cent.
-        count, total = (
-            POINTS * max(1, CLOUDS // len(mean)),
-            torch.zeros(*mean.shape[1:-1], mean.shape[-1] + 1, dtype=mean.dtype),
-        )
+        count = POINTS * max(1, SINGLE // len(mean))
+        total = torch.zeros(*mean.shape[1:-1], mean.shape[-1] + 1, dtype=mean.dtype)
         for s, (m, c) in enumerate(zip(mean, cov, strict=True)):
             points = normal_cloud(count, mean.shape[-1], s % CLOUDS)
             own = {name: value[s : s + 1] if len(value) > 1 else value for name, value in p.items()}
