@@ -102,7 +102,7 @@ def probability(
     if beyond:
         notice(
             f"Nothing of task {task.name!r} is observed beyond its limit: the probability is zero. latent=True asks of the value "
-            "without it.",
+            "without it."
         )
     return xr.DataArray(out, dims=["row"], coords={"row": index}, name="probability")
 

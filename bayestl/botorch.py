@@ -310,9 +310,8 @@ class BoTorchModel(Model, FantasizeMixin):  # type: ignore[misc]
         noise = self._noise_of(task, None if noise is None else self._flat(noise), X.dim(), self._untold)
         variance = noise.expand(*batch, *mean.shape[1:]).reshape(mean.shape)
         factor = robust_cholesky(covariance + torch.diag_embed(variance), size)[0]
-        target = (self._lifted(self._flat(Y), X.dim(), "Y") - self._location[task].unsqueeze(-2)) / self._scale[
-            task
-        ].unsqueeze(-2)
+        location, scale = self._location[task].unsqueeze(-2), self._scale[task].unsqueeze(-2)
+        target = (self._lifted(self._flat(Y), X.dim(), "Y") - location) / scale
         residual = target - mean.reshape(*batch, *mean.shape[1:])
         weights = torch.cholesky_solve(
             residual.unsqueeze(-1), factor.reshape(*batch, *factor.shape[1:]).expand(*residual.shape, -1)

@@ -113,7 +113,7 @@ def read_task(frame: pd.DataFrame, column: str, own: NDArray[np.bool_], task: st
                 notice(
                     f"Task {task!r} is text, {listed(levels, 3)}, with {len(levels)} different values in {len(part)} rows, and "
                     "is taken as classes, most of which are seen once. If numbers were meant, write them as numbers: no ranges, "
-                    "no signs for about; if classes, name the likelihood.",
+                    "no signs for about; if classes, name the likelihood."
                 )
         if isinstance(given, Ordinal) and not ordered and len(levels) > 2 and any(isinstance(v, str) for v in levels):
             raise DataError(
@@ -288,14 +288,14 @@ def by_name(given: Mapping[str, Any] | None, what: str, example: str) -> dict[st
     return dict(given or {})
 
 
-AGAIN = 5  # groups that repeat, from which on they are reckoned with
+SHARED = 5  # materials seen by several tasks, or under several conditions, from which on they are reckoned with
 
 
 def repeated(codes: Sequence[NDArray[np.int64]]) -> list[int]:
     """Which columns, given by codes (n), make groups of rows that agree in them and differ in the others.
 
     They are those that one of them tells, or all but one; of several such the ones that make the most groups, where the points of
-    all columns are twice as many at least, and at least `AGAIN` groups have two or more.
+    all columns are twice as many at least, and at least `SHARED` groups have two or more.
     """
     whole = pd.DataFrame(dict(enumerate(codes))).drop_duplicates()
     columns, best, most = list(whole), list[int](), 0
@@ -304,7 +304,7 @@ def repeated(codes: Sequence[NDArray[np.int64]]) -> list[int]:
     for own in [*([c] for c in columns), *([c for c in columns if c != left] for left in columns)]:
         key = whole.groupby(own, sort=False).ngroup()
         count = key.nunique()
-        if 2 * count > len(whole) or count <= most or (key.value_counts() > 1).sum() < AGAIN:
+        if 2 * count > len(whole) or count <= most or (key.value_counts() > 1).sum() < SHARED:
             continue
         told = whole.groupby(key.to_numpy()).nunique().max() == 1
         best, most = told.index[told].tolist(), count
@@ -425,7 +425,7 @@ def read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> 
         if not forced and not odd and len(text) == len(present) > 1:
             notice(
                 f"Input {name!r} is text that reads as numbers, {listed(present, 3)}, and is taken as categories. If numbers "
-                f"are meant, read them as such. {_how_to_read(text)} If categories are, say so with categorical=[{name!r}].",
+                f"are meant, read them as such. {_how_to_read(text)} If categories are, say so with categorical=[{name!r}]."
             )
         levels = sorted(present, key=lambda level: (str(type(level)), level))
     warn_of_twins(levels, f"Levels of input {name!r}")
@@ -435,7 +435,7 @@ def read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> 
             notice(
                 f"Input {name!r} is text with {len(levels)} levels in {len(column)} rows, and is taken as categories: nothing "
                 f"can be predicted of others. Formulas and molecules are described by features={{{name!r}: btl.Compositions()}} "
-                f"or btl.Molecules(); a name of each row is no input. If it is meant, say so with categorical=[{name!r}].",
+                f"or btl.Molecules(); a name of each row is no input. If it is meant, say so with categorical=[{name!r}]."
             )
     return Input(name, tuple(levels), unit)
 

@@ -12,10 +12,11 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayestl.columns import SHARED
 from bayestl.crossvalidation import Groups, left_out_scores
 from bayestl.errors import DataError, listed
 from bayestl.export import for_plot_compare
-from bayestl.fitting import SHARED, fit_whole
+from bayestl.fitting import fit_whole
 from bayestl.models.base import Model
 from bayestl.models.difference import Difference
 from bayestl.models.latent import LatentTask

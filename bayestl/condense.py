@@ -256,7 +256,7 @@ def condense(
     if not settled.all():
         notice(
             f"The Gaussian sites of the observations did not settle within {STEPS} passes for every draw of theta; the "
-            "predictions of those draws may be off.",
+            "predictions of those draws may be off."
         )
     gram, moment = known.gram + best.gram, known.moment + best.moment
     return Inducing(pairs, gram, moment, best.bound, rows, untold, blur, grown=grown)

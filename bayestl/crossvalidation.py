@@ -108,14 +108,14 @@ def left_out_scores(
             f"The inducing pairs leave {100 * posterior.inducing.untold:.2g} % of the functions' variance untold, "
             f"{posterior.inducing.blur:.2g} times that of the noise. Rows left out with all that was observed at their "
             "inputs are then predicted worse than new ones are: the pairs are among them. Hold rows out, and judge with "
-            "posterior.score(test).",
+            "posterior.score(test)."
         )
     given, regression = regression, regression or functions(posterior)
     if given is None and regression.draws < ENOUGH and np.arange(len(data))[posterior.record.learned].size < FEW:
         notice(
             f"The posterior has {'the mode' if regression.draws == 1 else f'{regression.draws} draws'} of theta alone: what a "
             "row told of theta is not taken back where it is left out, which flatters the scores of small tables. Do not compare "
-            "them with those of other fits; btl.fit(..., method='variational') with its default draws takes it back.",
+            "them with those of other fits; btl.fit(..., method='variational') with its default draws takes it back."
         )
     weights = _weights_of_learned(posterior, regression, codes, wanted)
     for sight in posterior.sights(codes, wanted, regression):
@@ -156,7 +156,7 @@ def _warn_of_lone_groups(posterior: Posterior, codes: NDArray[np.int64], wanted:
         if task.levels is None and not alike and (wanted & own).any() and len(np.unique(codes[own])) == 1:
             notice(
                 f"All observations of task {task.name!r} are left out together. Where its values lie is known from them "
-                "alone, so they are predicted too well.",
+                "alone, so they are predicted too well."
             )
 
 

@@ -15,10 +15,9 @@ from pyro.ops.stats import effective_sample_size, gelman_rubin
 from scipy.stats import rankdata
 
 from bayestl.archive import parameters, prior_draws
-from bayestl.columns import without_slash
+from bayestl.columns import SHARED, without_slash
 from bayestl.crossvalidation import WORK, functions, left_out_scores
 from bayestl.errors import listed
-from bayestl.fitting import SHARED
 from bayestl.inference.variational import rise
 from bayestl.likelihoods import Gaussian, Hurdle, Poisson, StudentT, YeoJohnson
 from bayestl.posterior import Posterior, expect_posterior

@@ -181,7 +181,7 @@ def extend(
     if effective < draws / 4:
         notice(
             f"The new task's rows single out few of the candidate embeddings (effective sample size {effective:.0f}). "
-            "Refit with the task among the data for a better answer.",
+            "Refit with the task among the data for a better answer."
         )
     chosen = resampled(weight, draws)  # in order of what was resampled; any beginning of them shall be a good sample
     chosen = chosen[torch.randperm(draws, generator=torch.Generator().manual_seed(seed))]

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from bayestl import checkpoint as checkpoints
+from bayestl.columns import SHARED
 from bayestl.condense import Source, add, condense, relearn_noise
 from bayestl.errors import DataError, FitError, expect_whole, listed, notice
 from bayestl.inference.infer import FitRecord, Method, infer
@@ -35,7 +36,6 @@ LEARN = 600  # points that theta is learned from
 FEW = 250  # points up to which one thread infers theta
 EXACT = 2500  # points that are conditioned on exactly
 TELLING = 80  # points above which the smoothness of the functions is asked for
-SHARED = 5  # materials observed by several tasks from which on they are reckoned with: a nugget is inferred, say
 STRANGE, STRANGE_FROM = 1000.0, 20  # times what nine tenths of at least so many values span
 SMALL, PART = 16_384, 65_536  # rows of a table in memory that are condensed in one go: all of it, or parts of it
 SITE_WORK = 2e10  # draws times the cube of the points, whose sites must settle under each draw before it predicts
@@ -298,7 +298,7 @@ def _condensed(
         notice(
             f"The {len(held.output)} inducing pairs leave {100 * untold:.2g} % of the variance of the functions untold, "
             f"{inducing.blur:.2g} times that of the noise: predictions at inputs of which nothing was observed are smoother, and "
-            f"their intervals wider, than the data allow. Give more, fit(..., pairs={2 * len(held.output)}), or fewer inputs.",
+            f"their intervals wider, than the data allow. Give more, fit(..., pairs={2 * len(held.output)}), or fewer inputs."
         )
     kept = data if data.parts is None else dataclasses.replace(data, parts=None)
     return Posterior(model, kept, scaling, theta, record, components, None, inducing, len(data))
@@ -451,7 +451,7 @@ def _warn_of_strangers(data: TaskData) -> None:
             notice(
                 f"{what} is {shown} in rows {listed(data.rows[own[codes]].tolist())}, and {spanned(values[~codes])} in all "
                 "others: a code for what is missing? It is taken for a number, next to which all others are as one. Drop those "
-                f"rows, or mend them; if they are right, {else_do}.",
+                f"rows, or mend them; if they are right, {else_do}."
             )
         if len(values) < STRANGE_FROM or codes.any():
             continue
@@ -463,5 +463,5 @@ def _warn_of_strangers(data: TaskData) -> None:
             notice(
                 f"{what} holds values a thousand times as far from its median as nine tenths of them reach: rows "
                 f"{shown}{more}. Are they codes for missing values, or in another unit? All others are seen next to them, as "
-                f"one. Drop or mend them; if they are right, {else_do}.",
+                f"one. Drop or mend them; if they are right, {else_do}."
             )

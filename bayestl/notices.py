@@ -40,7 +40,7 @@ def warn_of_twins(labels: Sequence[Any], what: str) -> None:
     if twins := [" and ".join(map(repr, group)) for group in found.values() if len(group) > 1]:
         notice(
             f"{what} differ only in case or spaces, and are taken as different: {'; '.join(twins[:5])}. Write them alike if "
-            "they are one.",
+            "they are one."
         )
 
 
@@ -50,7 +50,7 @@ def warn_of_slips(counts: Mapping[Any, int], what: str) -> None:
     for name in (name for name, rows in counts.items() if isinstance(name, str) and rows == 1):
         if near := difflib.get_close_matches(name, many, 1):
             notice(
-                f"{what.format(repr(name))} has one row, {near[0]!r} has {counts[near[0]]}: is it a slip of the pen?",
+                f"{what.format(repr(name))} has one row, {near[0]!r} has {counts[near[0]]}: is it a slip of the pen?"
             )
 
 
@@ -66,7 +66,7 @@ def warn_of_alike(groups: Sequence[Sequence[Any]], labels: pd.Series, others: pd
     if said:
         notice(
             f"Labels of {name!r} that are told alike by their numbers: {'; '.join(said[:5])}. A further column that tells them "
-            "apart (of surfaces, the facet), in `inputs`, helps.",
+            "apart (of surfaces, the facet), in `inputs`, helps."
         )
 
 
@@ -87,7 +87,7 @@ def warn_of_units(labels: Sequence[Any], what: str, advice: str) -> bool:
     if measures:
         notice(
             f"{what} holds numbers with {found[0]!r} behind them, {listed(labels, 3)}, and they are taken as labels. Take it "
-            f"away, convert the column with pandas.to_numeric, and say the unit with units={{...}}; {advice}",
+            f"away, convert the column with pandas.to_numeric, and say the unit with units={{...}}; {advice}"
         )
     return measures
 
@@ -113,7 +113,7 @@ def warn_of_ranges(
             if width > ROUNDING * np.abs(x[:, j]).max() and gap > FAR * width:
                 notice(
                     f"Input {name!r} is {spanned(here)} in task {task!r} and {spanned(others)} in the others: is it in another "
-                    "unit? Where tasks were observed so far from one another, none tells of the others.",
+                    "unit? Where tasks were observed so far from one another, none tells of the others."
                 )
                 break
 
@@ -137,7 +137,7 @@ def warn_of_copies(
             notice(
                 f"Task {name!r}: {copied} of {rows} rows repeat another to the last digit, inputs and value. "
                 "They are taken as replicates, each a measurement of its own, and make the noise look small. If they are copies, "
-                "as after a join, drop them: table.drop_duplicates().",
+                "as after a join, drop them: table.drop_duplicates()."
             )
 
 
@@ -147,9 +147,7 @@ def warn_of_known_rows(
     """Say where all numbers but the first `known` repeat one of these, inputs and value."""
     new = len(values) - known
     if new > 1 and repeats(places, task_index, values)[known:].all():
-        notice(
-            f"All {new} new rows are in the data already, with the same values: from now on they count twice.",
-        )
+        notice(f"All {new} new rows are in the data already, with the same values: from now on they count twice.")
 
 
 def warn_of_extrapolation(
@@ -165,7 +163,7 @@ def warn_of_extrapolation(
             notice(
                 f"Input {name!r} is {spanned(x[off, j])} in rows {listed([rows[int(i)] for i in off])}, and was observed from "
                 f"{spanned(seen[:, j])}: is it in another unit? So far outside predictions say little, on the scale of a Log "
-                "they may be absurd.",
+                "they may be absurd."
             )
 
 
@@ -175,7 +173,7 @@ def warn_of_surprises(task: str, rows: Sequence[Any], values: NDArray[np.float64
         shown = listed([f"{values[i]:.4g} in row {rows[int(i)]}" for i in odd]).replace("'", "")
         notice(
             f"Task {task!r}: {shown} had a chance of less than one in a million. Look at the unit, and for slips; if what was "
-            "measured is right, fit again with it.",
+            "measured is right, fit again with it."
         )
 
 
@@ -186,7 +184,7 @@ def warn_of_zeros(values: NDArray[np.float64], task: str) -> None:
         notice(
             f"Task {task!r}: {zeros} of {len(values)} values are exactly 0, and none is below. If zero is a limit, or a state "
             f"of its own as the gap of a metal, say so with likelihoods={{{task!r}: btl.Hurdle()}} or btl.Censored(lower=0.0); "
-            "if it is a value as others are, btl.Gaussian().",
+            "if it is a value as others are, btl.Gaussian()."
         )
 
 
@@ -205,7 +203,7 @@ def warn_of_limits(values: NDArray[np.float64], task: str, warp: Warp | None) ->
         notice(
             f"Task {task!r}: of {len(values)} values {shown}, none is beyond, and others are hardly alike. If that is a limit of "
             f"what can be or can be told, say so with likelihoods={{{task!r}: btl.Censored({limits})}}: taken for a value it "
-            "draws predictions in.",
+            "draws predictions in."
         )
 
 
@@ -219,7 +217,7 @@ def warn_of_beyond(
         shown = listed([f"{values[i]:g} in row {rows[int(i)]}" for i in far]).replace("'", "")
         notice(
             f"Task {task!r}: {shown} lie far beyond the limits of what can be told, and are held as these. Look at the unit, and "
-            "for slips.",
+            "for slips."
         )
 
 
@@ -240,5 +238,5 @@ def warn_of_errors(values: NDArray[np.float64], errors: NDArray[np.float64], war
         notice(
             f"Task {task!r}: on the scale of {type(warp).__name__}, the known errors of {bent} of {len(values)} rows depend much "
             "on the very value that was measured, where they are taken to first order: small values count too little, and "
-            "scores do not compare with those on another scale. Observe the task without a warp, or leave the errors out.",
+            "scores do not compare with those on another scale. Observe the task without a warp, or leave the errors out."
         )

@@ -674,9 +674,7 @@ class Posterior:
         frame = as_frame(new, [*(column.name for column in self.data.inputs), *self.data.columns, *wanted])
         if say and (absent := [name for name in wanted if name not in frame]):
             without = "for an exposure of 1" if likelihood.kind == "count" else "without that limit"
-            notice(
-                f"The new table has no column {listed(absent)}: task {called!r} is predicted {without}.",
-            )
+            notice(f"The new table has no column {listed(absent)}: task {called!r} is predicted {without}.")
         for j, name in enumerate(likelihood.columns()):
             if name in frame and name is not None:
                 out[:, j] = read_numbers(frame, name, called)

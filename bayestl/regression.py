@@ -103,7 +103,7 @@ class Regression:
                 if not solved.converged:
                     notice(
                         f"The Gaussian sites of the observations did not settle within {STEPS} steps for every draw of "
-                        "theta; the predictions of those draws may be off.",
+                        "theta; the predictions of those draws may be off."
                     )
                 covariance, values = pseudo_data(law, problem.blocks(theta), solved.ahead, noise_of(solved.ahead))
             else:

@@ -384,7 +384,7 @@ class TaskData:
             if mixed:
                 notice(
                     f"{mixed} labels of rows stand for rows with different inputs, as after pandas.concat. leave_out(by='row') "
-                    "takes them for one. Number the rows anew, table.reset_index(drop=True), if they are not.",
+                    "takes them for one. Number the rows anew, table.reset_index(drop=True), if they are not."
                 )
         for name, own in features.items():
             warn_of_alike(

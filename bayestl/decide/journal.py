@@ -133,7 +133,7 @@ class Journal:
                     os.fsync(file.fileno())
                 notice(
                     f"{str(path)!r} ended in {len(whole) - size} bytes of a line that was being written when its process was "
-                    "killed. It was never acknowledged, and is dropped; nothing else is lost.",
+                    "killed. It was never acknowledged, and is dropped; nothing else is lost."
                 )
         except BaseException:
             lock.release()

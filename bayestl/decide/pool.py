@@ -351,7 +351,7 @@ def _within(
                 whole = list(range(int(np.ceil(side[0])), int(side[1]) + 1))
                 notice(
                     f"Input {column.name!r} was observed at whole numbers alone, and between its bounds others are offered too. "
-                    f"If it has none, give the values that it may take: {{{column.name!r}: {whole}}}.",
+                    f"If it has none, give the values that it may take: {{{column.name!r}: {whole}}}."
                 )
     expect_one_cost_each(costs or {})
     cube = qmc.Sobol(len(sides), scramble=True, rng=seed).random(SPREAD)

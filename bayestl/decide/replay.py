@@ -204,7 +204,7 @@ def _once(data: TaskData, prices: NDArray[np.float64]) -> tuple[TaskData, NDArra
         return data, prices
     notice(
         f"{again.sum()} observations have the inputs of an earlier one of their task, in rows "
-        f"{listed([data.rows[i] for i in np.flatnonzero(again)])}. A pair is measured once, so they are left out.",
+        f"{listed([data.rows[i] for i in np.flatnonzero(again)])}. A pair is measured once, so they are left out."
     )
     return data.where(~again), prices[~again]
 

@@ -88,7 +88,7 @@ class Search:
         x, measured, floor = (self._region(region), 0, 0.0) if over else self._promising()
         anchors = Pairs(x.repeat_interleave(len(k), 0), torch.tensor(k).repeat(len(x)))
         fixed = joint_of(problem, self.found, x[:0], self.outputs, anchors, len(k))
-        judge = dataclasses.replace(self._judge(fixed.beliefs(), measured, not over), floor=floor)
+        judge = self._judge(fixed.beliefs(), measured, floor, not over)
         pool = self._shortlist(judge, anchors, fixed, batch)
         joint = joint_of(problem, self.found, pool.x, self.outputs, anchors, len(k))
         beliefs = joint.beliefs()
@@ -135,7 +135,7 @@ class Search:
                 notice(
                     f"Nothing on offer is expected to tell anything of {self.objective.name} that matters: it is known already, "
                     "or the candidates have nothing to do with it. What is suggested is as good as any other: stop here, or "
-                    "offer other candidates or tasks.",
+                    "offer other candidates or tasks."
                 )
             choices.append(report.line(r, t, gains[r, t], values[r, t], views[t], best))
             taken[place == place[r], t] = True
@@ -229,11 +229,11 @@ class Search:
         variance = torch.einsum("wrk,wrkl,wrl->wr", weights, spread, weights).clamp_min(0.0)
         return offset + (weights * own).sum(-1), variance, self._chance(mean, cov, None).mean.exp()
 
-    def _judge(self, beliefs: Beliefs, measured: int, optimum: bool) -> Judge:
+    def _judge(self, beliefs: Beliefs, measured: int, floor: float, optimum: bool) -> Judge:
         k = len(self.objective.outputs)
         cov = beliefs.anchor_cov.diagonal(dim1=1, dim2=3).movedim(-1, 1)[..., :k, :k]
         judge = Judge(
-            self.score, self.objective.linear(beliefs.anchor_mean[..., :k], cov), measured, self.level, self.hit
+            self.score, self.objective.linear(beliefs.anchor_mean[..., :k], cov), measured, self.level, self.hit, floor
         )
         judge = self._under_constraints(judge, beliefs)
         if self.score == "variance" and optimum:
@@ -388,13 +388,13 @@ class Search:
         mean: Float[Tensor, "W N K"],
         cov: Float[Tensor, "W N K K"],
         pool: Pool | None,
-        among: list[int] | None = None,
+        given: list[int] | None = None,
     ) -> Chance:
         """That all constraints hold, each by itself, and by how much more where their functions are a little higher.
 
-        `among` says which functions are given, all that are looked at by default.
+        `given` says which functions these are, all that are looked at by default.
         """
-        outputs, held, rows = among or self.outputs, self.held, mean.shape[1]
+        outputs, held, rows = given or self.outputs, self.held, mean.shape[1]
         log, lean = torch.zeros(mean.shape[:2]).double(), torch.zeros(*mean.shape[:2], len(held)).double()
         for t, wanted in self.constraints:
             own = self.posterior._problem.layout.contrasts(t)

@@ -75,7 +75,7 @@ class Conditioned(Conditional):
         if jitter:
             notice(
                 f"A jitter of {jitter:.0e} of its mean was added to the diagonal of a covariance of observations. Rows that "
-                "repeat with tiny known errors can cause it.",
+                "repeat with tiny known errors can cause it."
             )
         self.log_evidence, self.alpha = log_density(self.factor, residual)
 

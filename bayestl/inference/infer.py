@@ -215,12 +215,12 @@ def infer(
     if k > BAD:
         notice(
             f"The variational posterior of theta fits badly (Pareto k-hat {k:.2f} > 1). Predictions are usually still "
-            'sound; compare with method="nuts" before relying on parameters or on the width of intervals.',
+            'sound; compare with method="nuts" before relying on parameters or on the width of intervals.'
         )
     if not settled:
         notice(
             f"The Gaussian sites of the observations did not settle within {STEPS} steps at the mode of theta. Look for "
-            "classes that the inputs separate perfectly, or for outliers among counts.",
+            "classes that the inputs separate perfectly, or for outliers among counts."
         )
     seconds["total"] = time.perf_counter() - began
     record = FitRecord(

@@ -141,12 +141,12 @@ class Difference(Model):
         if lone and self.rho is None:
             notice(
                 f"Tasks {listed(lone)} lie between others in the fidelity graph and were observed at a single input, which does "
-                "not tell whether they rise or fall with their parents: the fit takes one side. Leave them out, or fix rho.",
+                "not tell whether they rise or fall with their parents: the fit takes one side. Leave them out, or fix rho."
             )
         if self.parents is not None and (alone := [name for name in data.names if name not in named]):
             notice(
                 f"Tasks {listed(alone)} are not in the fidelity graph: they share nothing with the others. Put them in, or leave "
-                "them out of the data.",
+                "them out of the data."
             )
         units = {task.unit for task in data.tasks if task.likelihood.kind == "numeric"}
         if self.rho is not None and len(units) > 1:
