@@ -124,6 +124,8 @@ def plot_slice(
 ) -> Any:
     """Median and 90 % interval of tasks along one input, and what was observed where all others are the same.
 
+    Each unit has a vertical axis of its own.
+
     Parameters
     ----------
     along : name of a numeric input, drawn over the range that was observed
@@ -162,29 +164,31 @@ def plot_slice(
 
     ax = axes(ax)
     grid = data.decode(x).assign(**told)
-    units = {task.unit for task in chosen.values()}
-    for name, task in chosen.items():
-        t, exposure, scale = data.index_of(name), task.likelihood.columns()[0], 1.0
+    of_unit = _axes_of_units(ax, list(dict.fromkeys(task.unit for task in chosen.values())))
+    lines = []
+    for k, (name, task) in enumerate(chosen.items()):
+        t, exposure, scale, own = data.index_of(name), task.likelihood.columns()[0], 1.0, of_unit[task.unit]
         if task.likelihood.kind == "count" and exposure is not None:
             grid[exposure] = told.get(exposure, 1.0)
             scale = grid[exposure].iloc[0] / data.details[:, 0]
         drawn = posterior.predict(grid, name, noise=noise, quantiles=(0.05, 0.5, 0.95))["quantile"]
         low, middle, high = drawn.transpose("quantile_level", "row").values
-        label = f"{name} ({task.unit})" if task.unit and len(units) > 1 else name
-        (line,) = ax.plot(x[:, position[along]], middle, label=label)
-        ax.fill_between(x[:, position[along]], low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        label = f"{name} ({task.unit})" if task.unit and len(of_unit) > 1 else name
+        lines += own.plot(x[:, position[along]], middle, color=f"C{k}", label=label)
+        own.fill_between(x[:, position[along]], low, high, color=f"C{k}", alpha=0.15, linewidth=0)
         seen = same & (data.task_index == t)
-        ax.errorbar(
+        own.errorbar(
             data.x[seen, position[along]], (data.values * scale)[seen], yerr=data.errors[seen], fmt="o",
-            color=line.get_color(), markersize=4, linewidth=1,
+            color=f"C{k}", markersize=4, linewidth=1,
         )  # fmt: skip
-    if all(isinstance(warp_of(task.likelihood), Log) for task in chosen.values()):
-        ax.set_yscale("log")
-    (unit,) = units if len(units) == 1 else (None,)
+    for unit, own in of_unit.items():
+        own.set_ylabel(unit or "")
+        if all(isinstance(warp_of(task.likelihood), Log) for task in chosen.values() if task.unit == unit):
+            own.set_yscale("log")
     own_unit = data.inputs[position[along]].unit
-    ax.set(xlabel=f"{along} ({own_unit})" if own_unit else along, ylabel=unit or "")
+    ax.set_xlabel(f"{along} ({own_unit})" if own_unit else along)
     ax.set_title(_held(data, x[0], [*others, *told], held | told), fontsize="medium")
-    ax.legend(frameon=False)
+    list(of_unit.values())[-1].legend(handles=lines, frameon=False)  # above all curves
     return ax
 
 
@@ -245,6 +249,14 @@ def plot_replay(table: pd.DataFrame, y: str = "regret", ax: Any = None) -> Any:
     ax.set(xlabel="cost", ylabel=y)
     ax.legend(frameon=False)
     return ax
+
+
+def _axes_of_units(ax: Any, units: Sequence[str | None]) -> dict[str | None, Any]:
+    """One vertical axis for each unit: on the left, and on the right side by side."""
+    found = {unit: ax.twinx() if k else ax for k, unit in enumerate(units)}
+    for k, unit in enumerate(units[2:], start=1):
+        found[unit].spines["right"].set_position(("axes", 1 + 0.2 * k))
+    return found
 
 
 def _at_costs(cost: np.ndarray, value: np.ndarray, grid: np.ndarray) -> np.ndarray:

@@ -908,7 +908,11 @@ def test_a_slice_shows_what_is_predicted_and_what_was_observed_there():
     assert sorted(points.get_ydata()) == sorted(own["hard"])
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("t (s)", "HV", "phase beta, load 2")
     both = plots.plot_slice(posterior, "t")  # classes have no curve
-    assert [text.get_text() for text in both.get_legend().get_texts()] == ["hard (HV)", "gap (eV)"]
+    other = both.figure.axes[1]  # each unit has an axis of its own
+    assert (both.get_ylabel(), other.get_ylabel()) == ("HV", "eV")
+    assert both.get_ylim()[0] > 200
+    assert other.get_ylim()[1] < 10
+    assert [text.get_text() for text in other.get_legend().get_texts()] == ["hard (HV)", "gap (eV)"]
     assert both.get_title() == "phase alpha, load 2"
     plt.close("all")
     for options, message in (
@@ -938,7 +942,7 @@ def test_a_slice_of_counts_is_drawn_at_one_exposure():
         curve, points = ax.lines[0], ax.lines[1]
         assert np.allclose(points.get_ydata(), table["pits"] / table["hours"] * (hours or 1.0))
         assert np.median(points.get_ydata()) == pytest.approx(np.median(curve.get_ydata()), rel=0.3)
-        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["pits", "film (nm)"]
+        assert [text.get_text() for text in ax.figure.axes[1].get_legend().get_texts()] == ["pits", "film (nm)"]
         assert ax.get_title() == ("" if hours is None else "hours 50")
     with pytest.raises(btl.DataError, match="names 'hour'; beside 't' there are 'hours'"):
         plots.plot_slice(posterior, "t", {"hour": 1.0})
