@@ -22,6 +22,14 @@ LARGEST = 1e150  # the square of a value must be a number still
 MANY = 20  # levels, beyond which half as many as there are rows are hardly meant
 _PARTED = re.compile(r"[-+]?\d{1,3}([,' _\u00a0\u2009\u202f])\d{3}(?:\1\d{3})*(?:\.\d+)?")  # thousands
 
+RESERVED = frozenset(
+    {"task", "value", "error", "obs", "obs_task", "obs_row", "unit", "known_error", "task_index", "chain", "draw"}
+)  # names in `TaskData.to_frame` and in what ArviZ is handed
+
+TAKEN = frozenset(
+    {"task", "row", "draw", "chain", "obs", "class", "quantile_level"}
+)  # dimensions of what comes out, by task
+
 Table = pd.DataFrame | xr.Dataset | Mapping[str, Any]
 
 
@@ -340,6 +348,17 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
         raise DataError(f"The table has several columns named {listed(double)}. Rename or drop the extra ones.")
 
 
+def refuse_taken(inputs: Sequence[str], tasks: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse inputs and tasks (of which some are of classes) that are called as the results call something else."""
+    if reserved := [name for name in inputs if name in RESERVED]:
+        raise DataError(f"Inputs cannot be called {listed(reserved)}: the results use that name. Rename the column.")
+    ours = {*TAKEN, *(f"class_{name}" for name in classes)}
+    if taken := [name for name in tasks if name in ours or (name in classes and name in ("lower", "upper"))]:
+        raise DataError(f"Tasks cannot be called {listed(taken)}: the results use that name. Rename them.")
+    if clash := [name for name in inputs if name in tasks]:
+        raise DataError(f"Columns used both as an input and as a task: {listed(clash)}. Choose one.")
+
+
 def read_numbers(frame: pd.DataFrame, name: str, task: str | None = None) -> NDArray[np.float64]:
     """Return a numeric column as float64, NaN where empty; refuse text, dates, booleans, complex and infinities."""
     column, called = frame[name], f"Column {name!r}" + ("" if task in (None, name) else f" (task {task!r})")
@@ -366,6 +385,39 @@ def read_numbers(frame: pd.DataFrame, name: str, task: str | None = None) -> NDA
     if (bad := np.abs(values) > LARGEST).any():
         raise DataError(f"{called} exceeds {LARGEST:g} in rows {places(bad, frame)}. Choose a larger unit.")
     return values + 0.0  # no negative zeros: equal inputs shall be equal bytes
+
+
+def read_finite(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """Return a numeric input, refused where it is missing or infinite."""
+    values = read_numbers(frame, name)
+    if (bad := ~np.isfinite(values)).any():
+        raise DataError(
+            f"Input {name!r} is missing or infinite in rows {places(bad, frame)}. Inputs must be finite: fill them or drop the "
+            "rows."
+        )
+    return values
+
+
+def read_codes(frame: pd.DataFrame, column: Input) -> NDArray[np.float64]:
+    """Return the codes of a categorical input; refused where it is missing, or a level that its data never had."""
+    levels, cells = column.levels or (), frame[column.name].astype(object)
+    codes = {level: i for i, level in enumerate(levels)}
+    if all(isinstance(level, str) for level in levels):  # of a table that holds "111" alone 111 is read
+        cells = cells.map(lambda cell: str(cell) if str(cell) in codes else cell, na_action="ignore")
+    if cells.isna().any():
+        raise DataError(
+            f"Categorical input {column.name!r} is missing in rows {places(cells.isna(), frame)}. "
+            "Give the missing value a level of its own, or drop the rows."
+        )
+    mapped = cells.map(codes)
+    if (new := mapped.isna()).any():
+        raise DataError(
+            f"Input {column.name!r} has levels never seen in the data: "
+            f"{listed(sorted(set(cells[new]), key=str))} in rows {places(new, frame)}. "
+            f"The known levels are {listed(levels, 20)}{_but_for_spaces(cells[new], levels)}. Of "
+            "others nothing can be said: leave them out, or describe all levels by numbers instead (features={...})."
+        )
+    return mapped.to_numpy(dtype=float)
 
 
 def read_errors(frame: pd.DataFrame, given: str | float | None, task: str) -> NDArray[np.float64]:
@@ -443,6 +495,15 @@ def read_input(column: pd.Series, name: str, forced: bool, unit: str | None) -> 
 def is_limit(cell: Any) -> bool:
     """Whether a cell says that a value lies beyond a limit, as ``<0.01``."""
     return isinstance(cell, str) and cell.strip().startswith(("<", ">"))
+
+
+def _but_for_spaces(cells: Iterable[Any], levels: Sequence[Any]) -> str:
+    """Say which level a cell would be, but for case or spaces."""
+    known = {" ".join(level.split()).casefold(): level for level in levels if isinstance(level, str)}
+    for cell in cells:
+        if isinstance(cell, str) and (near := known.get(" ".join(cell.split()).casefold())) is not None:
+            return f" ({cell!r} is {near!r} but for case or spaces)"
+    return ""
 
 
 def _reads_as_number(cell: str) -> bool:

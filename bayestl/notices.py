@@ -31,6 +31,18 @@ LIMITED = 0.05  # of the rows of a task, from which on a value that they share m
 _MEASURE = re.compile(r"\s*[-+]?\d[\d.,]*(?:[eE][-+]?\d+)?\s*([^\d\s.,].*?)\s*")
 
 
+def warn_of_labels(labels: pd.Index, marks: NDArray[np.uint64]) -> None:
+    """Say that labels of rows stand for several inputs, told apart by marks (n)."""
+    if not labels.has_duplicates:
+        return
+    each = pd.DataFrame({"label": labels, "x": marks}).groupby("label", sort=False)["x"].agg(["min", "max"])
+    if mixed := int((each["min"] != each["max"]).sum()):
+        notice(
+            f"{mixed} labels of rows stand for rows with different inputs, as after pandas.concat. leave_out(by='row') "
+            "takes them for one. Number the rows anew, table.reset_index(drop=True), if they are not."
+        )
+
+
 def warn_of_twins(labels: Sequence[Any], what: str) -> None:
     """Say which labels differ only in case or spaces: they are taken as different, and may not be."""
     found: dict[str, list[str]] = {}

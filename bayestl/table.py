@@ -27,16 +27,18 @@ from bayestl.columns import (
     marks_of,
     named_likelihoods,
     places,
+    read_codes,
     read_errors,
+    read_finite,
     read_input,
-    read_numbers,
     read_task,
+    refuse_taken,
     repeated,
     require_columns,
     units_of,
     without_blanks,
 )
-from bayestl.errors import DataError, listed, notice
+from bayestl.errors import DataError, listed
 from bayestl.features import Features
 from bayestl.likelihoods import Likelihood
 from bayestl.likelihoods.numeric import warp_of
@@ -45,19 +47,12 @@ from bayestl.notices import (
     warn_of_alike,
     warn_of_copies,
     warn_of_errors,
+    warn_of_labels,
     warn_of_ranges,
     warn_of_slips,
     warn_of_twins,
 )
 from bayestl.stream import Loader, Want, loaders_of, reservoir
-
-RESERVED = frozenset(
-    {"task", "value", "error", "obs", "obs_task", "obs_row", "unit", "known_error", "task_index", "chain", "draw"}
-)  # names in `TaskData.to_frame` and in what ArviZ is handed
-
-TAKEN = frozenset(
-    {"task", "row", "draw", "chain", "obs", "class", "quantile_level"}
-)  # dimensions of what comes out, by task
 
 MANY = 40  # inputs, beyond which no repetitions are looked for
 SAMPLE = 5000  # rows of each task that are kept of a table larger than memory
@@ -337,16 +332,8 @@ class TaskData:
         position = np.concatenate([np.flatnonzero(mask) for mask in masks])
         order = np.argsort(position, kind="stable") if by_row else np.arange(len(position))
         position = position[order]
-        if reserved := [name for name in inputs if name in RESERVED]:
-            raise DataError(
-                f"Inputs cannot be called {listed(reserved)}: the results use that name. Rename the column."
-            )
         classes = [name for name, column in zip(names, columns, strict=True) if column.levels is not None]
-        ours = {*TAKEN, *(f"class_{name}" for name in classes)}
-        if taken := [name for name in names if name in ours or (name in classes and name in ("lower", "upper"))]:
-            raise DataError(f"Tasks cannot be called {listed(taken)}: the results use that name. Rename them.")
-        if clash := [name for name in inputs if name in names]:
-            raise DataError(f"Columns used both as an input and as a task: {listed(clash)}. Choose one.")
+        refuse_taken(inputs, names, classes)
         if stray := [name for name in categorical if name not in inputs]:
             raise DataError(f"`categorical` names columns that are not inputs: {listed(stray)}.")
         made = {name: describe(frame, name, own) for name, own in features.items()}
@@ -377,15 +364,7 @@ class TaskData:
         whole = pd.concat([frame.drop(columns=list(made)), *made.values()], axis=1) if made else frame
         x = data.encode(whole)
         data = replace(data, x=x[position])
-        if frame.index.has_duplicates:
-            kinds = pd.DataFrame({"label": frame.index, "x": data.marks(x)})
-            each = kinds.groupby("label", sort=False)["x"].agg(["min", "max"])
-            mixed = int((each["min"] != each["max"]).sum())
-            if mixed:
-                notice(
-                    f"{mixed} labels of rows stand for rows with different inputs, as after pandas.concat. leave_out(by='row') "
-                    "takes them for one. Number the rows anew, table.reset_index(drop=True), if they are not."
-                )
+        warn_of_labels(frame.index, data.marks(x))
         for name, own in features.items():
             warn_of_alike(
                 own.alike(list(frame[name].unique())), frame[name], frame[[n for n in inputs if n != name]], name
@@ -546,36 +525,7 @@ class TaskData:
             frame = pd.concat([frame.drop(columns=[c for part in made for c in part], errors="ignore"), *made], axis=1)
         x = np.empty((len(frame), len(names)))
         for j, column in enumerate(self.inputs):
-            if column.levels is None:
-                x[:, j] = read_numbers(frame, column.name)
-                bad = ~np.isfinite(x[:, j])
-                if bad.any():
-                    raise DataError(
-                        f"Input {column.name!r} is missing or infinite in rows {places(bad, frame)}. "
-                        "Inputs must be finite: fill them or drop the rows."
-                    )
-            else:
-                codes = {level: i for i, level in enumerate(column.levels)}
-                cells = frame[column.name].astype(object)
-                # Of a table that holds "111" alone 111 is read.
-                if all(isinstance(level, str) for level in column.levels):
-                    cells = cells.map(
-                        lambda cell, known=codes: str(cell) if str(cell) in known else cell, na_action="ignore"
-                    )
-                mapped = cells.map(codes)
-                if cells.isna().any():
-                    raise DataError(
-                        f"Categorical input {column.name!r} is missing in rows {places(cells.isna(), frame)}. "
-                        "Give the missing value a level of its own, or drop the rows."
-                    )
-                if (new := mapped.isna()).any():
-                    raise DataError(
-                        f"Input {column.name!r} has levels never seen in the data: "
-                        f"{listed(sorted(set(cells[new]), key=str))} in rows {places(new, frame)}. "
-                        f"The known levels are {listed(column.levels, 20)}{_but_for_spaces(cells[new], column.levels)}. Of "
-                        "others nothing can be said: leave them out, or describe all levels by numbers instead (features={...})."
-                    )
-                x[:, j] = mapped.to_numpy(dtype=float)
+            x[:, j] = read_finite(frame, column.name) if column.levels is None else read_codes(frame, column)
         return x
 
     def decode(self, x: NDArray[np.float64]) -> pd.DataFrame:
@@ -804,15 +754,6 @@ def _columns_of(likelihoods: Mapping[str, Likelihood] | None) -> list[str]:
     """Columns of limits and exposures that the likelihoods name."""
     given = likelihoods.values() if isinstance(likelihoods, Mapping) else ()
     return [name for law in given if isinstance(law, Likelihood) for name in law.columns() if name is not None]
-
-
-def _but_for_spaces(cells: Iterable[Any], levels: Sequence[Any]) -> str:
-    """Say which level a cell would be, but for case or spaces."""
-    known = {" ".join(level.split()).casefold(): level for level in levels if isinstance(level, str)}
-    for cell in cells:
-        if isinstance(cell, str) and (near := known.get(" ".join(cell.split()).casefold())) is not None:
-            return f" ({cell!r} is {near!r} but for case or spaces)"
-    return ""
 
 
 def _brief(task: Task) -> str:
