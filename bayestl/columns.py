@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -299,24 +300,30 @@ def by_name(given: Mapping[str, Any] | None, what: str, example: str) -> dict[st
 SHARED = 5  # materials seen by several tasks, or under several conditions, from which on they are reckoned with
 
 
-def repeated(codes: Sequence[NDArray[np.int64]]) -> list[int]:
+def repeated(codes: Sequence[NDArray[np.int64]], described: Sequence[bool]) -> list[int]:
     """Which columns, given by codes (n), make groups of rows that agree in them and differ in the others.
 
     They are those that one of them tells, or all but one; of several such the ones that make the most groups, where the points of
-    all columns are twice as many at least, and at least `SHARED` groups have two or more.
+    all columns are twice as many at least, and at least `SHARED` groups have two or more. Levels of factors, one column of
+    numbers or most combinations of several, are no materials unless one is `described` by several numbers; nor are columns
+    beside which others would do as well.
     """
     whole = pd.DataFrame(dict(enumerate(codes))).drop_duplicates()
-    columns, best, most = list(whole), list[int](), 0
+    columns, found, most = list(whole), set[tuple[int, ...]](), 0
     if len(columns) < 2:
-        return best
+        return []
+    levels = whole.nunique()
     for own in [*([c] for c in columns), *([c for c in columns if c != left] for left in columns)]:
         key = whole.groupby(own, sort=False).ngroup()
         count = key.nunique()
-        if 2 * count > len(whole) or count <= most or (key.value_counts() > 1).sum() < SHARED:
+        if 2 * count > len(whole) or count < most or (key.value_counts() > 1).sum() < SHARED:
             continue
         told = whole.groupby(key.to_numpy()).nunique().max() == 1
-        best, most = told.index[told].tolist(), count
-    return best
+        theirs = tuple(told.index[told])
+        if any(described[c] for c in theirs) or 2 * count <= math.prod(map(int, levels[list(theirs)])):
+            found = {theirs} if count > most else found | {theirs}
+            most = count
+    return list(found.pop()) if len(found) == 1 else []
 
 
 def places(mask: Any, frame: pd.DataFrame) -> str:

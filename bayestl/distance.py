@@ -136,12 +136,13 @@ def same(a: Float[Tensor, "n columns"], b: Float[Tensor, "m columns"], columns: 
 
 
 class Memory:
-    """The last results of `mean_absolute` or `same`, up to 320 MB: they do not depend on theta and cost more than all that does.
+    """The last results of `mean_absolute` or `same`, 64 and 320 MB at most: they cost more than all that depends on theta.
 
     Keys are where the rows lie in memory; the rows are kept, so that nothing else can come to lie there. Threads may share it.
     """
 
     LARGEST = 40_000_000  # numbers
+    MOST = 64  # results
 
     def __init__(self, compare: Callable[[Tensor, Tensor, Any], Tensor]) -> None:
         self.compare = compare
@@ -158,7 +159,7 @@ class Memory:
         if found[2].numel() <= self.LARGEST:
             with self._lock:
                 self._kept[key] = found
-                while sum(kept.numel() for *_, kept in self._kept.values()) > self.LARGEST:
+                while len(self._kept) > self.MOST or sum(k.numel() for *_, k in self._kept.values()) > self.LARGEST:
                     self._kept.pop(next(iter(self._kept)))
         return found[2]
 

@@ -271,7 +271,11 @@ class Identity(Kernel):
 
 @dataclass(frozen=True, init=False)
 class Nugget(Kernel):
-    r"""``(1 - w) k(x, x') + w 1[x = x']``: the nugget effect, beside a kernel k, of what a material has of its own.
+    r"""``k(x, x') ((1 - w) + w 1[m = m'])``: the nugget effect, beside a kernel k, of what a material has of its own.
+
+    m are the inputs that tell materials apart. If that is all of them, it is ``(1 - w) k(x, x') + w 1[x = x']``; else what a
+    material has of its own changes with the other inputs as k says. (As a constant of each material, ``w 1[m = m']`` alone, it
+    took the place of any effect that adds to that of the others, smooth or not, and new materials were told by their mean.)
 
     Inputs never tell all of a material. Where several tasks are observed on the same materials they share what is left: it is no
     noise, which is each task's own, and a model without it takes it for signal and is far too sure of new materials. Matheron's
@@ -282,7 +286,7 @@ class Nugget(Kernel):
     Parameters
     ----------
     kernel : k; the default kernel if None
-    inputs : those that must be equal; all of them by default
+    inputs : m, those that must be equal; all of them by default
     """
 
     kernel: Kernel
@@ -313,11 +317,10 @@ class Nugget(Kernel):
 
     def __call__(self, theta: Theta, name: str, a: Tensor, b: Tensor, layout: Layout) -> Tensor:
         k = self.kernel(theta, name, a, b, layout)
-        return torch.lerp(k, self._own(theta, name, a, b, layout), theta[f"{name}.nugget"][..., None, None])
+        return torch.lerp(k, k * self._own(theta, name, a, b, layout), theta[f"{name}.nugget"][..., None, None])
 
     def diagonal(self, theta: Theta, name: str, a: Tensor, layout: Layout) -> Tensor:
-        k = self.kernel.diagonal(theta, name, a, layout)
-        return torch.lerp(k, torch.ones_like(k), theta[f"{name}.nugget"][..., None])
+        return self.kernel.diagonal(theta, name, a, layout)
 
 
 @dataclass(frozen=True, eq=False)

@@ -482,7 +482,8 @@ class TaskData:
         own = [self.made_of(name) for name in self.columns]
         if not len(self) or len(own) > MANY:
             return ()
-        found = repeated([pd.factorize(self.marks(self.x[:, i], i))[0] for i in own])
+        codes = [pd.factorize(self.marks(self.x[:, i], i))[0] for i in own]
+        found = repeated(codes, [len(i) > 1 for i in own])
         theirs = [i for j in found for i in own[j]]
         most = 2 * len(theirs) >= len(self.inputs) and any(self.inputs[i].levels is None for i in theirs)
         return tuple(self.columns[j] for j in found) if most else ()

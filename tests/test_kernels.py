@@ -222,6 +222,10 @@ def test_threads_may_share_what_is_remembered(monkeypatch):
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(8)))
+    monkeypatch.setattr(Memory, "LARGEST", 10**6)
+    monkeypatch.setattr(Memory, "MOST", 3)  # many small ones take time to go through
+    assert all(work(i) for i in range(8))
+    assert len(remember._kept) == 3
 
 
 def test_what_is_remembered_is_of_the_same_rows():
@@ -366,6 +370,17 @@ def test_a_nugget_is_a_share_of_the_variance_at_equal_inputs():
     torch.testing.assert_close(k, (1 - w) * smooth + w * torch.eye(10, 6).double())
     torch.testing.assert_close(kernel.diagonal(theta, "k", X, LAYOUT), torch.ones(3, 6).double())
     assert torch.linalg.eigvalsh(kernel(theta, "k", X, X, LAYOUT)).min() > 0
+
+
+def test_a_nugget_of_some_inputs_changes_with_the_others_as_the_kernel_says():
+    kernel, x = btl.Nugget(btl.RBF(), inputs=["p"]), X.clone()
+    x[3:, 0] = x[:3, 0]  # three materials under two conditions each
+    theta = prior(kernel)
+    same = (x[:, None, 0] == x[None, :, 0]).double()
+    w = theta["k.nugget"][:, None, None]
+    expected = btl.RBF()(theta, "k", x, x, LAYOUT) * (1 - w + w * same)
+    torch.testing.assert_close(kernel(theta, "k", x, x, LAYOUT), expected)
+    torch.testing.assert_close(kernel.diagonal(theta, "k", x, LAYOUT), torch.ones(3, 6).double())
 
 
 def test_a_row_far_out_leaves_the_others_alone():

@@ -1115,6 +1115,18 @@ def test_the_density_of_theta_promises_no_more_than_settled_sites_give():
     assert (coordinates.density(near) - coordinates.log_prior(near)).max() > -1e3
 
 
+@pytest.mark.filterwarnings("ignore:The posterior has")
+def test_a_chain_takes_long_steps_where_observations_are_not_normal():
+    """What one step of the sites promises has another slope than itself: steps were a twentieth of what they can be."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.random(14)})
+    frame["y"] = (np.sin(5 * frame["x"]) + 0.2 + 0.1 * rng.standard_normal(14)).clip(lower=0.0)
+    data = btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], likelihoods={"y": btl.Censored(lower=0.0)})
+    options = {"draws": 10, "warmup": 15, "seed": 0, "progress": False}
+    chain = btl.fit(btl.SingleTask(btl.Matern52()), data, method="nuts", **options)
+    assert chain.record.evaluations < 25 * 30  # of the gradient; it was 280 for each draw
+
+
 @pytest.mark.parametrize("likelihood", [btl.Censored(lower=0.0, upper=1.5), btl.Hurdle()])
 def test_what_lies_beyond_limits_can_be_asked_for(likelihood, tmp_path):
     """Draws, probabilities and predictions of the value without its limits tell one story; so do those of a stack."""

@@ -769,6 +769,9 @@ def test_where_nothing_can_be_gained_a_notice_says_so():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         suggest(one, frame[["x"]], target="other", batch=1)
+    vain = {"target": "other", "constraints": {"y": (1e3, None)}, "batch": 1}  # y is below 10
+    with pytest.warns(UserWarning, match="The constraints on 'y' are thought to hold at none of the candidates"):
+        suggest(one, frame[["x"]], **vain)
 
 
 def test_what_shall_be_avoided_is_not_suggested(posterior):
@@ -794,7 +797,13 @@ def test_costs_go_by_the_labels_of_the_candidates(posterior):
     plain = suggest(posterior, new, target="exp", costs={"exp": costs.tolist()}, batch=4)
     mixed = suggest(posterior, new, target="exp", costs={"exp": costs.sample(frac=1, random_state=0)}, batch=4)
     pd.testing.assert_frame_equal(plain, mixed)
-    with pytest.raises(btl.DataError, match="they do not match"):
+    fewer = suggest(posterior, new.iloc[2:], target="exp", costs={"exp": costs}, batch=1)  # of a pool that shrank
+    pd.testing.assert_frame_equal(
+        fewer, suggest(posterior, new.iloc[2:], target="exp", costs={"exp": costs.tolist()[2:]}, batch=1)
+    )
+    with pytest.raises(btl.DataError, match="no rows"):
+        suggest(posterior, new.iloc[:0], target="exp", costs={"exp": costs}, batch=1)
+    with pytest.raises(btl.DataError, match="they do not match, they lack"):
         suggest(posterior, new, target="exp", costs={"exp": costs.reset_index(drop=True)}, batch=1)
 
 

@@ -1,6 +1,7 @@
 """Leaving out without refitting, scores, comparison, stacking, transfer, diagnosis, pictures."""
 
 import dataclasses
+import itertools
 import math
 import sys
 import warnings
@@ -1576,6 +1577,23 @@ def test_intervals_hold_for_new_materials_of_which_each_was_measured_at_several_
     assert np.mean(plain) < 0.8
 
 
+def test_effects_of_materials_that_add_to_those_of_conditions_stay_smooth():
+    """A smooth function of few materials and of conditions, one added to the other, is no property of each material."""
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        a, b, kelvin = (column[:, None] + np.zeros(5) for column in rng.random((3, 12)))
+        kelvin = np.linspace(0, 1, 5) + np.zeros((12, 1))
+        frame = pd.DataFrame({"a": a.ravel(), "b": b.ravel(), "kelvin": kelvin.ravel()})
+        new = pd.DataFrame(rng.random((200, 3)), columns=["a", "b", "kelvin"])
+        noisefree = [np.sin(4 * own["a"]) + own["b"] ** 2 + np.cos(3 * own["kelvin"]) for own in (frame, new)]
+        frame["y"] = noisefree[0] + 0.03 * rng.standard_normal(60)
+        data = btl.TaskData.from_wide(frame, inputs=["a", "b", "kelvin"], tasks=["y"])
+        assert data.repeated == ("a", "b")
+        posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
+        error = posterior.predict(new, task="y", noise=False)["mean"].values - noisefree[1]
+        assert np.sqrt(np.mean(error**2)) < 0.25 * noisefree[1].std()  # about one, if each has a constant of its own
+
+
 def test_materials_are_left_out_whole():
     frame = under_conditions(0)
     data = btl.TaskData.from_wide(frame, inputs=["a", "b", "c", "kelvin"], tasks=["y"])
@@ -1609,6 +1627,12 @@ def test_which_inputs_repeat():
     two = under_conditions(0).assign(bar=rng.random(120))
     assert repeated(two, ["a", "b", "c", "kelvin", "bar"]) == ("a", "b", "c")
     assert repeated(two, ["a", "kelvin", "bar"]) == ()  # most of the inputs vary
+    wide, narrow = (np.array(np.meshgrid(*map(range, sizes))).reshape(len(sizes), -1) for sizes in ((9, 4), (6, 6, 4)))
+    assert repeated(pd.DataFrame(wide.T, columns=["c", "kelvin"]), ["c", "kelvin"]) == ()  # factors are no materials
+    assert repeated(pd.DataFrame(narrow.T, columns=["c", "d", "kelvin"]), ["d", "c", "kelvin"]) == ()
+    pairs = pd.DataFrame(list(itertools.product(formulas["formula"].unique(), repeat=2)), columns=["film", "base"])
+    both = {"film": btl.Compositions(), "base": btl.Compositions()}
+    assert repeated(pairs, ["film", "base"], features=both) == ()  # either would do, and the order does not decide
     coarse = pd.DataFrame(rng.random((100, 6)), columns=list("abcdef")).assign(a=rng.integers(0, 20, 100))
     assert repeated(coarse, list("abcdef")) == ()
 

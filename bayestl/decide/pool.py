@@ -271,7 +271,7 @@ def _pool(
 
 
 def in_order(costs: Mapping[str, Any] | None, candidates: Any) -> dict[str, Any] | None:
-    """Costs in the order of the candidates, where they are given by the labels of their rows."""
+    """Costs in the order of the candidates, where they are given by the labels of their rows, and of others perhaps."""
     if costs is None or (shape := shape_of(candidates)) == "bounds":
         return None if costs is None else dict(costs)
     out = dict(costs)
@@ -280,11 +280,13 @@ def in_order(costs: Mapping[str, Any] | None, candidates: Any) -> dict[str, Any]
             continue
         labels = as_frame(candidates[name] if shape == "tables" else candidates).index
         if not own.index.equals(labels):
-            if not (own.index.is_unique and labels.is_unique and set(own.index) == set(labels)):
+            lacking = [label for label in labels if label not in own.index]
+            if lacking or not (own.index.is_unique and labels.is_unique):
+                told = f"they lack {listed(lacking, 4)}" if lacking else "labels repeat"
                 raise DataError(
                     f"`costs` of task {name!r} are labelled {listed(own.index.tolist(), 4)}, the candidates "
-                    f"{listed(labels.tolist(), 4)}: they do not match. Label them alike, or give costs.to_list(), in the "
-                    "order of the candidates."
+                    f"{listed(labels.tolist(), 4)}: they do not match, {told}. Label them alike, or give costs.to_list(), in "
+                    "the order of the candidates."
                 )
             own = own.loc[labels]
         out[name] = own.tolist()

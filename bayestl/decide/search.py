@@ -20,8 +20,8 @@ from bayestl.decide.judge import Chance, Judge
 from bayestl.decide.lookahead import Beliefs, Joint, World, beliefs_of, joint_of, observation_noise
 from bayestl.decide.objective import Linear, Objective, Sight, sight
 from bayestl.decide.pool import Pool, among
-from bayestl.decide.reasons import Report
-from bayestl.errors import notice
+from bayestl.decide.reasons import Report, said
+from bayestl.errors import listed, notice
 from bayestl.gaussian.exact import robust_cholesky
 from bayestl.likelihoods.classes import normal_cloud
 from bayestl.likelihoods.predictive import Classes
@@ -40,6 +40,7 @@ LEVELS = 4  # of subsets, each a quarter of the one before
 WORST = -1e300  # log of no gain at all: what is on offer is better than what is not
 DRAWS = 512  # of the objective at all points of a region
 NOTHING = 1e-9  # value of information that counts as none, in the model's units
+HOPELESS = 1e-3  # probability that constraints hold, below which a limit is likelier wrong
 BOLD = ("thompson", "upper_confidence_bound")  # scores that are no gains
 REFINED = 12  # candidates within bounds that are refined
 STEP_ASIDE = 0.01  # of a standard deviation, for slopes of probabilities
@@ -131,12 +132,8 @@ class Search:
                         sure[itself.any(0).numpy()] = -np.inf  # the best so far is not improved upon by itself
                         gains = sure if np.isfinite(sure[offered]).any() else gains
                         values, r, t = _best_of(gains - np.log(pool.costs) - report.unit, offered)
-            if step == 0 and self.score not in BOLD and gains[r, t] - report.unit < math.log(NOTHING):
-                notice(
-                    f"Nothing on offer is expected to tell anything of {self.objective.name} that matters: it is known already, "
-                    "or the candidates have nothing to do with it. What is suggested is as good as any other: stop here, or "
-                    "offer other candidates or tasks."
-                )
+            if step == 0:
+                self._say_if_vain(float(gains[r, t]) - report.unit, float(chance.mean.max().exp()))
             choices.append(report.line(r, t, gains[r, t], values[r, t], views[t], best))
             taken[place == place[r], t] = True
             if not replicates or elsewhere:
@@ -150,6 +147,22 @@ class Search:
         return pd.DataFrame(choices)
 
     # -- the steps ----------------------------------------------------------------------------------------------------
+
+    def _say_if_vain(self, log_gain: float, likely: float) -> None:
+        """Give notice where the constraints hold nowhere, and where nothing is gained."""
+        if likely < HOPELESS:
+            names = [self.posterior.data.names[t] for t, _ in self.constraints]
+            notice(
+                f"The constraints on {listed(names)} are thought to hold at none of the candidates: with probability "
+                f"{said(likely)} at best. What is suggested is as good as any other: are the limits in the units of the task? "
+                "Else offer other candidates."
+            )
+        elif self.score not in BOLD and log_gain < math.log(NOTHING):
+            notice(
+                f"Nothing on offer is expected to tell anything of {self.objective.name} that matters: it is known already, "
+                "or the candidates have nothing to do with it. What is suggested is as good as any other: stop here, or "
+                "offer other candidates or tasks."
+            )
 
     def _region(self, region: Tensor | None) -> Tensor:
         """Points that stand for a region: all of it, or some of the target's candidates."""

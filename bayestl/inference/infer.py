@@ -201,6 +201,7 @@ def infer(
                         lap("mode of all rows")
                 else:
                     bar.set_description("fit: nuts")
+                    collapsed.exact = True
                     bar.reset(total=warmup + 1 + (draws or 1000))
                     v, divergences, interrupted = nuts.sample(
                         coordinates, mode, draws or 1000, warmup, seed, bar.update, notes

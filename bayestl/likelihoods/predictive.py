@@ -238,7 +238,7 @@ class NormalMixture:
         levels = levels if levels.dim() > 1 else levels.unsqueeze(-1)
         for level in levels.expand(-1, self.mean.shape[1]):
             each = self._user(self.mean + torch.special.ndtri(level) * self.std, self.bend)
-            found.append(bisected(lambda y: mixture.cdf(*self._at(y), self.weight), level, each.amin(0), each.amax(0)))
+            found.append(bracketed(lambda y: mixture.cdf(*self._at(y), self.weight), level, each.amin(0), each.amax(0)))
         return torch.stack(found)
 
 
@@ -276,7 +276,7 @@ class AnyMixture:
         found = []
         for level in levels:
             each = [law.quantiles([level])[0] for law in self.laws]
-            y = bisected(self.cdf, torch.full_like(each[0], level), *torch.stack(each).aminmax(dim=0))
+            y = bracketed(self.cdf, torch.full_like(each[0], level), *torch.stack(each).aminmax(dim=0))
             for one in [*each, *self._lumps(y)]:
                 upto, below = self.cdf(one), self.below(one)
                 y = torch.where((below < level) & (level <= upto) & (below < upto), one, y)
@@ -467,7 +467,7 @@ class CountMixture:
         return torch.logsumexp(each.flatten(0, 1), 0)
 
     def quantiles(self, levels: Sequence[float]) -> Float[Tensor, "P m"]:
-        """Smallest count whose probability of it or less reaches the level: by bisection over the integers."""
+        """Smallest count whose probability of it or less reaches the level: by a bracket over the integers."""
         rates = mixture.quantiles(self.mean, self.std, levels, self.weight).clamp_max(LARGEST).exp()
         found = []
         for level, rate in zip(levels, rates, strict=True):
@@ -596,18 +596,44 @@ def _log_gamma_nodes(shape: Float[Tensor, " m"], count: int = 32) -> tuple[Tenso
     return torch.from_numpy(np.where(shape.numpy() < 1e8, exact, large)), torch.from_numpy(w / 2)
 
 
-def bisected(cdf: Callable[[Tensor], Tensor], level: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The level's quantile, which lies between two values, to a part in 10^15 of their least.
+def bracketed(cdf: Callable[[Tensor], Tensor], level: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The level's quantile, the least value of no smaller probability, which lies between two: to a part in 10^15 of their least.
 
-    Halfway on a scale that is linear about the smaller of them and logarithmic beyond: heavy tails reach far.
+    By Chandrupatla's method (1997, doi 10.1016/S0965-9978(96)00051-8), which interpolates where the function bends little and
+    halves the bracket where it does not, on a scale that is linear about the smaller end and logarithmic beyond: heavy
+    tails reach far.
     """
     size = torch.minimum(low.abs(), high.abs()).clamp_min(1e-300) + 1e-12 * (high - low).clamp_max(1.0)
-    a, b = (torch.asinh((end / size).clamp(-1e300, 1e300)) for end in (low, high))
-    for _ in range(64):
-        middle = (a + b) / 2
-        under = cdf(size * torch.sinh(middle)) < level
-        a, b = torch.where(under, middle, a), torch.where(under, b, middle)
-    return size * torch.sinh((a + b) / 2)
+
+    def beyond(t: Tensor) -> Tensor:
+        excess = cdf(size * torch.sinh(t)) - level
+        return torch.where(
+            excess < 0, excess, excess.clamp_min(1e-300)
+        )  # a level that is met is met to the left as well
+
+    start, end = (torch.asinh((end / size).clamp(-1e300, 1e300)) for end in (low, high))
+    a, b, c = end, start, start
+    at_a, at_b = beyond(a), beyond(b)
+    found = torch.where(at_b > 0, start, end)  # where the ends are one, but for rounding
+    inside = (at_b < 0) & (at_a > 0)
+    at_c, share = at_b, torch.full_like(a, 0.5)
+    for _ in range(150):
+        new = a + share * (b - a)
+        at_new = beyond(new)
+        same = (at_new < 0) == (at_a < 0)
+        c, at_c = torch.where(same, a, b), torch.where(same, at_a, at_b)
+        b, at_b = torch.where(same, b, a), torch.where(same, at_b, at_a)
+        a, at_a = new, at_new
+        least = 4e-16 * a.abs() + 1e-16
+        if not (inside & ((b - a).abs() > 2 * least)).any():
+            break
+        xi, phi = (a - b) / (c - b), (at_a - at_b) / (at_c - at_b)
+        quadratic = at_a / (at_b - at_a) * at_c / (at_b - at_c)
+        quadratic = quadratic + (c - a) / (b - a) * at_a / (at_c - at_a) * at_b / (at_c - at_b)
+        share = torch.where((phi.square() < xi) & ((1 - phi).square() < 1 - xi), quadratic, 0.5).nan_to_num(0.5)
+        edge = (least / (b - a).abs()).nan_to_num(0.5).clamp_max(0.5)
+        share = torch.maximum(torch.minimum(share, 1 - edge), edge)
+    return size * torch.sinh(torch.where(inside, torch.maximum(a, b), found))
 
 
 def pinball(y: Tensor, found: Float[Tensor, "P m"]) -> Float[Tensor, " m"]:
