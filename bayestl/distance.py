@@ -136,7 +136,7 @@ def same(a: Float[Tensor, "n columns"], b: Float[Tensor, "m columns"], columns: 
 
 
 class Memory:
-    """The last results of `mean_absolute` or `same`, 64 and 320 MB at most: they cost more than all that depends on theta.
+    """The last results of `mean_absolute` or `same`, 64 and 320 MB at most: they do not depend on theta, and cost the most.
 
     Keys are where the rows lie in memory; the rows are kept, so that nothing else can come to lie there. Threads may share it.
     """
