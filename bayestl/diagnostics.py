@@ -21,7 +21,6 @@ from bayestl.errors import listed
 from bayestl.inference.variational import rise
 from bayestl.likelihoods import Gaussian, Hurdle, Poisson, StudentT, YeoJohnson
 from bayestl.posterior import Posterior, expect_posterior
-from bayestl.priors import Theta
 from bayestl.psis import reliable
 from bayestl.regression import Regression
 from bayestl.scoring import scores
@@ -161,17 +160,22 @@ def _of_theta(posterior: Posterior) -> Iterator[Finding]:
             "Give it more warm-up steps.",
         )  # fmt: skip
     if record.method == "nuts" and len(record.log_prior) == posterior.draws >= 8:
-        yield from _of_chain(posterior.theta)
+        yield from _of_chain(posterior)
 
 
-def _of_chain(theta: Theta) -> Iterator[Finding]:
+def _of_chain(posterior: Posterior) -> Iterator[Finding]:
     """Whether a chain mixed: rank-normalised split R-hat and effective sample size, of the bulk (Vehtari et al. 2021)."""
+    labelled = parameters(posterior, posterior.theta)
     columns = {
-        name if value[0].numel() == 1 else f"{name}[{i}]": own
-        for name, value in theta.items()
+        _named(name, i, labelled): own
+        for name, value in posterior.theta.items()
         for i, own in enumerate(value.reshape(len(value), -1).T)
         if own.min() < own.max()  # a loading may be zero by construction
     }
+    advice = "Give it more warm-up steps, and more draws."
+    if not columns:
+        yield Finding("effective draws", "warning", 1.0, "The chain never moved: all draws are the same.", advice)
+        return
     draws = torch.stack(list(columns.values()), -1)
     draws = draws[: len(draws) // 2 * 2]
     ranks = torch.from_numpy(rankdata(draws.numpy(), axis=0))
@@ -179,7 +183,6 @@ def _of_chain(theta: Theta) -> Iterator[Finding]:
     spread, effective = gelman_rubin(halves), effective_sample_size(halves)
     names, worst, least = list(columns), int(spread.argmax()), int(effective.argmin())
     apart, few = float(spread[worst]), float(effective[least])
-    advice = "Give it more warm-up steps, and more draws."
     # Of one chain, and the largest of many: 1.01 is not telling until there are a thousand effective draws.
     level: Level = "good" if apart <= 1.03 else "note" if apart <= 1.1 else "warning"
     yield Finding(
@@ -207,7 +210,7 @@ def _of_edges(posterior: Posterior, seed: int) -> Iterator[Finding]:
         rank = (before.unsqueeze(0) < own.median(0).values.unsqueeze(0)).double().mean(1)[0]
         for i in (free & ((rank <= 0.002) | (rank >= 0.998))).nonzero().squeeze(-1).tolist():
             stuck += 1
-            label = name if own.shape[1] == 1 else f"{name}[{_entry(labelled[without_slash(name)], i)}]"
+            label = _named(name, i, labelled)
             side = "above" if rank[i] > 0.5 else "below"
             yield Finding(
                 f"edge: {label}", "note", float(own[:, i].median()),
@@ -218,11 +221,13 @@ def _of_edges(posterior: Posterior, seed: int) -> Iterator[Finding]:
         yield Finding("parameters at an edge", "good", 0, "All parameters lie well within their priors.")
 
 
-def _entry(parameter: xr.DataArray, i: int) -> str:
-    """What the i-th entry of a parameter is called."""
+def _named(name: str, i: int, labelled: xr.Dataset) -> str:
+    """What the i-th entry of a parameter is called: by its task, its input, ..."""
+    parameter = labelled[without_slash(name)]
     dims = parameter.dims[2:]
     place = np.unravel_index(i, [parameter.sizes[dim] for dim in dims])
-    return ", ".join(str(parameter[dim].values[k]) for dim, k in zip(dims, place, strict=True))
+    entry = ", ".join(str(parameter[dim].values[k]) for dim, k in zip(dims, place, strict=True))
+    return f"{name}[{entry}]" if parameter[0, 0].size > 1 else name
 
 
 def _edge_advice(name: str, side: str) -> str:

@@ -854,6 +854,9 @@ def test_a_chain_that_did_not_mix_is_told_as_arviz_tells_it(helped, memory, leve
         np.var([h.mean() for h in np.split(v, 2)], ddof=1) / np.mean([h.var(ddof=1) for h in np.split(v, 2)]) for v in z
     ]
     assert diagnosis["R-hat"].value == pytest.approx(np.sqrt(199 / 200 + max(apart)), rel=1e-6)
+    stuck = {name: value[:1].expand_as(value) for name, value in chain.items()}
+    diagnosis = btl.diagnose(dataclasses.replace(posterior, theta=stuck, components=16, record=record))
+    assert "never moved" in diagnosis["effective draws"].meaning
 
 
 def test_what_is_wrong_with_a_table_is_told():
