@@ -262,8 +262,8 @@ def _groups(posterior: Posterior, by: Groups) -> tuple[NDArray[np.int64], NDArra
         elif by == "materials" and not data.made_of(by):
             if not data.repeated:
                 raise DataError(
-                    "No input stays the same in several rows while others vary, so by='materials' has no meaning here. Use "
-                    "'inputs', or give labels of your own: by=table[...]."
+                    "No inputs tell materials that stay the same in several rows while others vary (levels of a factor do not), "
+                    "so by='materials' has no meaning here. Use 'inputs', the name of an input, or labels of your own: by=table[...]."
                 )
             keys = data.materials
         elif own := data.made_of(by):
