@@ -263,7 +263,7 @@ def _groups(posterior: Posterior, by: Groups) -> tuple[NDArray[np.int64], NDArra
             if not data.repeated:
                 raise DataError(
                     "No inputs tell materials that stay the same in several rows while others vary (levels of a factor do not), "
-                    "so by='materials' has no meaning here. Use 'inputs', the name of an input, or labels of your own: by=table[...]."
+                    "so by='materials' has no meaning here. Use 'inputs', an input, or labels of your own: by=table[...]."
                 )
             keys = data.materials
         elif own := data.made_of(by):
