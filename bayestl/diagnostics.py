@@ -182,10 +182,8 @@ def _of_chain(posterior: Posterior) -> Iterator[Finding]:
     ranks = torch.from_numpy(rankdata(draws.numpy(), axis=0))
     halves = torch.special.ndtri((ranks - 0.375) / (len(draws) + 0.25)).double().unflatten(0, (2, -1))
     spread, count = gelman_rubin(halves), len(draws)
-    times = (count / effective_sample_size(halves)).clamp_min(
-        1 / math.log10(count)
-    )  # of so few draws it may be negative
-    effective = count / times
+    # Of few draws the autocorrelation time comes out negative; the bound is ArviZ's.
+    effective = count / (count / effective_sample_size(halves)).clamp_min(1 / math.log10(count))
     names, worst, least = list(columns), int(spread.argmax()), int(effective.argmin())
     apart, few = float(spread[worst]), float(effective[least])
     # Of one chain, and the largest of many: 1.01 is not telling until there are a thousand effective draws.
