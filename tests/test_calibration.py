@@ -83,11 +83,11 @@ def ranks_of(model, trials, seed=0):
 def test_simulation_based_calibration(model):
     """Truths drawn from the prior fall uniformly in the posteriors, for functions and for parameters.
 
-    With 120 trials the Kolmogorov-Smirnov distance of uniform ranks exceeds 0.15 in one case of a hundred, and coverage of
-    90 % intervals has a standard error of 0.027.
+    With 100 trials the Kolmogorov-Smirnov distance of uniform ranks exceeds 0.16 in one case of a hundred, and coverage of
+    90 % intervals has a standard error of 0.03.
     """
-    for ranks in ranks_of(model, trials=120):
-        assert scipy.stats.kstest(ranks, "uniform").statistic < 0.15
+    for ranks in ranks_of(model, trials=100):
+        assert scipy.stats.kstest(ranks, "uniform").statistic < 0.16
         assert 0.82 < np.mean((ranks > 0.05) & (ranks < 0.95)) < 0.98
 
 
@@ -130,7 +130,7 @@ def mixed_trial(model, trial):
 def test_simulation_based_calibration_of_a_mixed_table():
     """As above, for a table of numbers with outliers, classes, ratings and counts in one model."""
     ranks = {name: [] for name in ("number", "yes", "rating", "count", "threshold")}
-    for trial in range(40):
+    for trial in range(32):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The variational posterior of theta fits badly")
             posterior, at, truth, theta = mixed_trial(btl.MultiTask(rank=1), trial)
@@ -141,7 +141,7 @@ def test_simulation_based_calibration_of_a_mixed_table():
         ranks["threshold"].append((posterior.theta["rating.gap"][:, 0] < theta["rating.gap"][0]).double().mean().item())
     for name, found in ranks.items():
         found = np.array(found)
-        assert scipy.stats.kstest(found, "uniform").statistic < 0.26, name  # one in a hundred
+        assert scipy.stats.kstest(found, "uniform").statistic < 0.28, name  # one in a hundred
         assert np.mean((found > 0.05) & (found < 0.95)) > 0.75, name
 
 

@@ -307,14 +307,14 @@ def test_variational_agrees_with_nuts():
     data = table(36)
     new = {"x0": np.linspace(0, 1, 9), "x1": np.full(9, 0.4), "phase": ["cubic"] * 9}
     vi = btl.fit(btl.MultiTask(), data, seed=0)
-    nuts = btl.fit(btl.MultiTask(), data, seed=0, method="nuts", draws=300, warmup=150)
+    nuts = btl.fit(btl.MultiTask(), data, seed=0, method="nuts", draws=200, warmup=100)
     ours, reference = vi.predict(new), nuts.predict(new)
     assert (np.abs(ours["mean"] - reference["mean"]) / reference["std"]).mean() < 0.1
     assert (np.abs(ours["std"] / reference["std"] - 1)).mean() < 0.12
 
 
 @pytest.mark.filterwarnings("ignore:.*repeat another to the last digit")
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", ["single", "multitask", "difference-dag", "latent"])
 def test_ugly_tables_simply_work(name):
     """One row in a task, constant columns, collinear and repeated rows, values of any size, 1 feature or 500."""
     import pandas as pd
