@@ -27,7 +27,7 @@ from bayestl.crossvalidation import functions, left_out_scores
 from bayestl.gaussian import mixture
 from bayestl.gaussian.exact import triangular_inverse
 from bayestl.likelihoods.base import Rows
-from bayestl.likelihoods.predictive import Classes, CountMixture, NormalMixture, mixed
+from bayestl.likelihoods.predictive import Classes, CountMixture, NormalMixture, bracketed, mixed
 from bayestl.models.problem import Problem
 from bayestl.psis import fit_pareto, smoothed
 from bayestl.regression import Regression
@@ -417,6 +417,18 @@ def test_mixtures_of_laws_mix_their_probabilities():
     torch.testing.assert_close(
         mixed([Classes(p), Classes(q)], each).probability, each[0, :, None] * p + each[1, :, None] * q
     )
+
+
+def test_a_quantile_is_the_least_value_of_no_smaller_probability():
+    """Of a smooth law, at a jump, where a level is met on a whole stretch, and far from zero."""
+    normal, level = torch.special.ndtr, torch.tensor([0.05, 0.3, 0.5, 0.7, 0.95]).double()
+    low, high = torch.full_like(level, -40.0), torch.full_like(level, 1e6)
+    smooth = torch.special.ndtri(level)
+    torch.testing.assert_close(bracketed(normal, level, low, high), smooth, rtol=1e-13, atol=1e-14)
+    jump = bracketed(lambda y: torch.where(y < 1, 0.25 * normal(y), 0.75 + 0.25 * normal(y - 1)), level, low, high)
+    torch.testing.assert_close(jump[1:4], torch.ones(3).double(), rtol=1e-14, atol=0.0)
+    flat = bracketed(lambda y: ((y >= 1) / 2 + (y >= 2) / 2).double(), level, low, high)
+    torch.testing.assert_close(flat, torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0]).double(), rtol=1e-14, atol=0.0)
 
 
 def test_laws_of_different_make_mix_their_probabilities_too():

@@ -136,7 +136,7 @@ class NormalMixture:
             given = torch.tensor(levels, dtype=self.mean.dtype)[:, None]
             wanted = ((given - self.atom) / (1 - self.atom).clamp_min(1e-12)).clamp(1e-12, 1 - 1e-12)
         if isinstance(self.bend, Tensor):
-            found = self._bisect(torch.as_tensor(wanted, dtype=self.mean.dtype))
+            found = self._between(torch.as_tensor(wanted, dtype=self.mean.dtype))
         else:
             found = self._user(mixture.quantiles(self.mean, self.std, wanted, self.weight), self.bend)
         if self.atom is not None:
@@ -232,8 +232,8 @@ class NormalMixture:
             y = torch.where(y.isnan(), -torch.inf, y)  # below the domain
         return (y - self.location) / self.scale, self.mean, self.std
 
-    def _bisect(self, levels: Float[Tensor, "P *m"]) -> Float[Tensor, "P m"]:
-        """Quantiles where every component has a warp of its own: bisection between the components' quantiles."""
+    def _between(self, levels: Float[Tensor, "P *m"]) -> Float[Tensor, "P m"]:
+        """Quantiles where every component has a warp of its own: between the components' quantiles."""
         found = []
         levels = levels if levels.dim() > 1 else levels.unsqueeze(-1)
         for level in levels.expand(-1, self.mean.shape[1]):
@@ -467,7 +467,7 @@ class CountMixture:
         return torch.logsumexp(each.flatten(0, 1), 0)
 
     def quantiles(self, levels: Sequence[float]) -> Float[Tensor, "P m"]:
-        """Smallest count whose probability of it or less reaches the level: by a bracket over the integers."""
+        """Smallest count whose probability of it or less reaches the level: by bisection over the integers."""
         rates = mixture.quantiles(self.mean, self.std, levels, self.weight).clamp_max(LARGEST).exp()
         found = []
         for level, rate in zip(levels, rates, strict=True):
@@ -607,9 +607,7 @@ def bracketed(cdf: Callable[[Tensor], Tensor], level: Tensor, low: Tensor, high:
 
     def beyond(t: Tensor) -> Tensor:
         excess = cdf(size * torch.sinh(t)) - level
-        return torch.where(
-            excess < 0, excess, excess.clamp_min(1e-300)
-        )  # a level that is met is met to the left as well
+        return torch.where(excess < 0, excess, excess.clamp_min(1e-300))  # where it is met, look to the left
 
     start, end = (torch.asinh((end / size).clamp(-1e300, 1e300)) for end in (low, high))
     a, b, c = end, start, start
