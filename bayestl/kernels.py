@@ -273,8 +273,8 @@ class Identity(Kernel):
 class Nugget(Kernel):
     r"""``k(x, x') ((1 - w) + w 1[m = m'])``: the nugget effect, beside a kernel k, of what a material has of its own.
 
-    m are the inputs that tell materials apart. If that is all of them, it is ``(1 - w) k(x, x') + w k(x, x) 1[x = x']``; else what a
-    material has of its own changes with the other inputs as k says. (As a constant of each material, ``w 1[m = m']`` alone, it
+    m are the inputs that tell materials apart. If that is all of them, it is ``(1 - w) k(x, x') + w k(x, x) 1[x = x']``; else
+    what a material has of its own changes with the other inputs as k says. (As a constant of each material, ``w 1[m = m']``, it
     took the place of any effect that adds to that of the others, smooth or not, and new materials were told by their mean.)
 
     Inputs never tell all of a material. Where several tasks are observed on the same materials they share what is left: it is no
