@@ -300,11 +300,11 @@ def by_name(given: Mapping[str, Any] | None, what: str, example: str) -> dict[st
 SHARED = 5  # materials seen by several tasks, or under several conditions, from which on they are reckoned with
 
 
-def repeated(codes: Sequence[NDArray[np.int64]], described: Sequence[bool]) -> list[int]:
+def repeated(codes: Sequence[NDArray[np.int64]], described: Sequence[bool], least: int) -> list[int]:
     """Which columns, given by codes (n), make groups of rows that agree in them and differ in the others.
 
     They are those that one of them tells, or all but one; of several such the ones that make the most groups, where the points of
-    all columns are twice as many at least, and at least `SHARED` groups have two or more. Levels of factors, one column of
+    all columns are twice as many at least, and at least `least` groups have two or more. Levels of factors, one column of
     numbers or most combinations of several, are no materials unless one is `described` by several numbers; nor are columns
     beside which others would do as well.
     """
@@ -316,7 +316,7 @@ def repeated(codes: Sequence[NDArray[np.int64]], described: Sequence[bool]) -> l
     for own in [*([c] for c in columns), *([c for c in columns if c != left] for left in columns)]:
         key = whole.groupby(own, sort=False).ngroup()
         count = key.nunique()
-        if 2 * count > len(whole) or count < most or (key.value_counts() > 1).sum() < SHARED:
+        if 2 * count > len(whole) or count < most or (key.value_counts() > 1).sum() < least:
             continue
         told = whole.groupby(key.to_numpy()).nunique().max() == 1
         theirs = tuple(told.index[told])

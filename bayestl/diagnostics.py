@@ -25,6 +25,7 @@ from bayestl.posterior import Posterior, expect_posterior
 from bayestl.psis import reliable
 from bayestl.regression import Regression
 from bayestl.scoring import scores
+from bayestl.table import TaskData
 
 Level = Literal["good", "note", "warning"]
 TELLING = 128  # draws of theta that left-out rows are judged by: enough to see what is wrong
@@ -97,8 +98,9 @@ def diagnose(posterior: Posterior, *, seed: int = 0) -> Diagnosis:
 
     How the fit of theta ended (the trace of its evidence bound, k-hat, agreement of independent starts; of a chain R-hat,
     effective draws and divergences), parameters at the edge of their priors, tasks that are mostly noise, values so skewed that
-    another scale is worth a try, jitter, sites that did not settle, inducing pairs that leave too much untold, and, by leaving
-    rows out, coverage, outliers and rows with outsized influence. Each finding says what it means and what to do.
+    another scale is worth a try, materials too few for their many conditions, jitter, sites that did not settle, inducing pairs
+    that leave too much untold, and, by leaving rows out, coverage, outliers and rows with outsized influence. Each finding says
+    what it means and what to do.
 
     Examples
     --------
@@ -113,7 +115,8 @@ def diagnose(posterior: Posterior, *, seed: int = 0) -> Diagnosis:
     order = {"warning": 0, "note": 1, "good": 2}
     regression = functions(posterior, TELLING, EFFORT if posterior._problem.sites else WORK, DEAR)
     found = [*_of_theta(posterior), *_of_edges(posterior, seed), *_of_noise(posterior)]
-    found += [*_of_scales(posterior), *_of_engine(posterior, regression), *_of_rows(posterior, regression)]
+    found += [*_of_scales(posterior), *_of_materials(posterior.data)]
+    found += [*_of_engine(posterior, regression), *_of_rows(posterior, regression)]
     return Diagnosis(tuple(sorted(found, key=lambda finding: order[finding.level])))
 
 
@@ -305,6 +308,17 @@ def _of_scales(posterior: Posterior) -> Iterator[Finding]:
                     f"the power of a scale on which its values would look more normal, by {gain:.0f} nats (1: as they are).",
                     f"Compare a fit with likelihoods={{{task.name!r}: btl.{name}(btl.YeoJohnson())}}.",
                 )  # fmt: skip
+
+
+def _of_materials(data: TaskData) -> Iterator[Finding]:
+    """Whether materials under many conditions each are too few to tell what each has of its own."""
+    if not data.repeated and (told := data.repeating(2)):
+        yield Finding(
+            "materials", "note", len(np.unique(data.alike_in(told))),
+            f"told apart by {listed(told, 4)}, make up all rows: too few to learn from by how much a new one differs from what "
+            "its inputs tell. Intervals for new ones may be far too narrow.",
+            "Predict other conditions of these; for new ones measure more materials rather than more conditions.",
+        )  # fmt: skip
 
 
 def _of_engine(posterior: Posterior, regression: Regression) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bayestl.columns import (
     DIGITS,
+    SHARED,
     Column,
     Input,
     Table,
@@ -479,11 +480,15 @@ class TaskData:
 
         They make up half of the inputs at least, not of categories alone; empty where there are none. See `columns.repeated`.
         """
+        return self.repeating(SHARED)
+
+    def repeating(self, least: int) -> tuple[str, ...]:
+        """As `repeated`, where at least so many materials stand in several rows."""
         own = [self.made_of(name) for name in self.columns]
         if not len(self) or len(own) > MANY:
             return ()
         codes = [pd.factorize(self.marks(self.x[:, i], i))[0] for i in own]
-        found = repeated(codes, [len(i) > 1 for i in own])
+        found = repeated(codes, [len(i) > 1 for i in own], least)
         theirs = [i for j in found for i in own[j]]
         most = 2 * len(theirs) >= len(self.inputs) and any(self.inputs[i].levels is None for i in theirs)
         return tuple(self.columns[j] for j in found) if most else ()
@@ -491,9 +496,11 @@ class TaskData:
     @property
     def materials(self) -> NDArray[np.int64]:
         """Number of the `repeated` inputs of each row, of all inputs where there are none."""
-        if not self.repeated:
-            return self.places
-        own = [i for name in self.repeated for i in self.made_of(name)]
+        return self.alike_in(self.repeated) if self.repeated else self.places
+
+    def alike_in(self, columns: Sequence[str]) -> NDArray[np.int64]:
+        """Number of what stands in some columns, for each row."""
+        own = [i for name in columns for i in self.made_of(name)]
         return pd.factorize(self.marks(self.x[:, own], own))[0]
 
     @cached_property

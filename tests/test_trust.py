@@ -1615,11 +1615,22 @@ def test_materials_are_left_out_whole():
     posterior = btl.fit(btl.SingleTask(), data, seed=0, progress=False)
     whole, named = (btl.leave_out(posterior, by=by) for by in ("materials", frame["material"]))
     np.testing.assert_array_equal(whole["log_density"], named["log_density"])
-    assert "all of the same 'a', 'b', 'c', 30 in all" in str(btl.diagnose(posterior))
+    said = btl.diagnose(posterior)
+    assert "all of the same 'a', 'b', 'c', 30 in all" in str(said)
+    assert "materials" not in [finding.name for finding in said.findings]
     lone = btl.TaskData.from_wide(frame.iloc[::4], inputs=["a", "b", "c"], tasks=["y"])
     assert lone.repeated == ()
     with pytest.raises(btl.DataError, match="by='materials' has no meaning here"):
         btl.leave_out(btl.fit(btl.SingleTask(), lone, method="map"), by="materials")
+
+
+def test_few_materials_under_many_conditions_are_named():
+    frame = under_conditions(0).iloc[:16]  # four materials
+    data = btl.TaskData.from_wide(frame, inputs=["a", "b", "c", "kelvin"], tasks=["y"])
+    assert data.repeated == ()
+    few = btl.diagnose(btl.fit(btl.SingleTask(), data, method="map", progress=False))["materials"]
+    assert few.value == 4
+    assert "'a', 'b', 'c'" in few.meaning
 
 
 def test_which_inputs_repeat():
