@@ -73,7 +73,7 @@ def pack(posterior: Posterior) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
     settings = {
         "inducing": None
         if held is None
-        else {"rows": held.rows, "untold": held.untold, "blur": held.blur, "grown": held.grown},
+        else {name: getattr(held, name) for name in ("rows", "exact", "untold", "blur", "grown")},
         "condensed": posterior.condensed,
         "sites": None if posterior.sites is None else len(posterior.sites),
         "model": describe(posterior.model),

@@ -18,6 +18,7 @@ from bayestl.gaussian.sites import Site
 from bayestl.inference.infer import FitRecord
 from bayestl.models.base import Model
 from bayestl.priors import Theta
+from bayestl.scaling import Pairs
 from bayestl.stream import mark_of
 from bayestl.table import TaskData
 
@@ -36,6 +37,7 @@ class Checkpoint:
         self.chain = self.path.with_name(self.path.name + ".chain")
         self.mark = _fingerprint(model, data, options)
         self.first = True
+        self.summed = ""
 
     def write_chain(self, chain: dict[str, np.ndarray]) -> None:
         """Note the draws of a NUTS chain so far."""
@@ -75,17 +77,27 @@ class Checkpoint:
         sites = archive.sites_read(written, settings["sites"])
         return theta, FitRecord(**settings["record"], **own), settings["components"], sites
 
+    def expect_sums(self, theta: Theta, pairs: Pairs) -> None:
+        """Tell under which draws of theta, and at which pairs, the sums are: a fit that is interrupted leaves others."""
+        digest = hashlib.sha256(repr(list(theta)).encode())
+        for array in (*theta.values(), pairs.x, pairs.output):
+            digest.update(np.ascontiguousarray(array.numpy()).tobytes())
+        self.summed = digest.hexdigest()
+
     def write_sums(self, total: tuple[Any, ...], parts: int) -> None:
         """Note the sums over the first `parts` parts."""
         sums, *counts = total
         arrays = {name: value.numpy() for name, value in sums._asdict().items()}
-        storage.write(self.sums, arrays, {"mark": self.mark, "kind": "sums", "counts": counts, "parts": parts})
+        noted = {"mark": self.mark, "kind": "sums", "of": self.summed, "counts": counts, "parts": parts}
+        storage.write(self.sums, arrays, noted)
 
     def read_sums(self) -> tuple[tuple[Any, ...] | None, int]:
         """The sums, and over how many parts they are."""
         if not self.sums.is_file():
             return None, 0
         arrays, settings = self._read(self.sums, "sums")
+        if settings.get("of") != self.summed:
+            return None, 0
         sums = Sums(*(torch.from_numpy(arrays[name].copy()) for name in Sums._fields))
         return (sums, *settings["counts"]), settings["parts"]
 

@@ -112,7 +112,7 @@ class Inducing:
     pairs : where the functions are held
     gram, moment : what the rows add to the precision of the weights of the features, and to precision times mean
     bound : lower bound of the log evidence of the rows
-    rows : how many were condensed
+    rows, exact : how many were condensed, and how many of these were normal
     untold : share of the prior variance that the pairs do not tell
     blur : mean variance that the pairs do not tell of a normal row, in units of that of its noise
     owner : which of the S a draw belongs to, where several draws share one
@@ -124,6 +124,7 @@ class Inducing:
     moment: Float[Tensor, "S m"]
     bound: Float[Tensor, " S"]
     rows: int
+    exact: int
     untold: float
     blur: float
     owner: Int[Tensor, " D"] | None = None
@@ -232,14 +233,14 @@ def condense(
         Sums.zero(draws, size) if base is None else Sums.zero(draws, size)._replace(gram=base.gram, moment=base.moment)
     )
     known = start.plus(normal)
-    rows = count + others + (0 if base is None else base.rows)
-    blur = float(normal.residual.mean()) / max(count, 1)
+    rows, exact, blurred, grown = count + others, count, float(normal.residual.mean()), False
     if base is not None:
-        blur = (blur * count + base.blur * base.rows) / rows
-    grown = base is not None and base.grown
+        rows, exact, grown = rows + base.rows, exact + base.exact, base.grown
+        blurred += base.blur * base.exact
+    blur = blurred / max(exact, 1)
     if not others:
         bound = log_evidence(normal) if base is None else base.bound + torch.nan
-        return Inducing(pairs, known.gram, known.moment, bound, rows, untold, blur, grown=grown)
+        return Inducing(pairs, known.gram, known.moment, bound, rows, exact, untold, blur, grown=grown)
 
     def evaluate(state: tuple[Tensor, Tensor]) -> _Step:
         gram, moment = state
@@ -259,7 +260,7 @@ def condense(
             "predictions of those draws may be off."
         )
     gram, moment = known.gram + best.gram, known.moment + best.moment
-    return Inducing(pairs, gram, moment, best.bound, rows, untold, blur, grown=grown)
+    return Inducing(pairs, gram, moment, best.bound, rows, exact, untold, blur, grown=grown)
 
 
 def more_pairs(inducing: Inducing, problem: Problem, theta: Theta, most: int) -> Inducing:
@@ -269,7 +270,7 @@ def more_pairs(inducing: Inducing, problem: Problem, theta: Theta, most: int) ->
     that the old pairs did not: taken to be nothing. So the sums grow by zeros.
     """
     model, layout, points = problem.model, problem.layout, problem.points
-    one = {name: value[:1] for name, value in typical(theta, keep=True).items()}
+    one = typical(theta, keep=True)
     factor = factors(model, one, inducing.pairs, layout)
     phi = torch.linalg.solve_triangular(factor, model.covariance(one, inducing.pairs, points, layout), upper=False)[0]
     left = (model.variance(one, points, layout)[0] - phi.square().sum(0)).clamp_min(0.0)
@@ -277,8 +278,9 @@ def more_pairs(inducing: Inducing, problem: Problem, theta: Theta, most: int) ->
     def column(i: int) -> Tensor:
         return model.covariance(one, points.take(torch.tensor([i])), points, layout)[0, 0] - phi[:, i] @ phi
 
-    size = float(model.variance(one, points, layout).sum())
-    chosen = pivoted_cholesky(left, column, most, lambda rest, _: float(rest.sum()) <= 1e-6 * size).pivots.sort().values
+    all_of_it = float(model.variance(one, points, layout).sum())
+    told = pivoted_cholesky(left, column, most, lambda rest, _: float(rest.sum()) <= 1e-6 * all_of_it)
+    chosen = told.pivots.sort().values
     new = points.take(chosen)
     size, grown = len(inducing.pairs.output), len(inducing.pairs.output) + len(chosen)
     gram = inducing.gram.new_zeros(len(inducing.gram), grown, grown)

@@ -149,7 +149,7 @@ def extend(
         return model.with_new_task(part, descriptors, white, outputs, noisy)
 
     if alone is None:
-        owner = torch.arange(draws) % size
+        owner = torch.arange(draws) * size // draws  # in blocks, each of which the quasi-random normals cover evenly
         return grown(_take(theta, owner), normal_points(draws, dim, seed)), owner
     each = max(16, CANDIDATES // size)
     most = max(

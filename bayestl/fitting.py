@@ -18,14 +18,14 @@ from tqdm import tqdm
 from bayestl import checkpoint as checkpoints
 from bayestl.columns import SHARED
 from bayestl.condense import Source, add, condense, relearn_noise
-from bayestl.errors import DataError, FitError, expect_whole, listed, notice
+from bayestl.errors import DataError, expect_whole, notice
 from bayestl.inference.infer import FitRecord, Method, infer
 from bayestl.kernels import Kernel, MaternOrRBF, Nugget
-from bayestl.likelihoods import Censored, Gaussian, Hurdle, Log
+from bayestl.memory import foresee
 from bayestl.models.base import Model
 from bayestl.models.problem import Problem
 from bayestl.models.single import SingleTask
-from bayestl.notices import codes_for_missing, spanned
+from bayestl.notices import warn_of_strangers
 from bayestl.posterior import Posterior, expect_data
 from bayestl.priors import Theta
 from bayestl.scaling import Layout, Scaling
@@ -36,7 +36,6 @@ LEARN = 600  # points that theta is learned from
 FEW = 250  # points up to which one thread infers theta
 EXACT = 2500  # points that are conditioned on exactly
 TELLING = 80  # points above which the smoothness of the functions is asked for
-STRANGE, STRANGE_FROM = 1000.0, 20  # times what nine tenths of at least so many values span
 SMALL, PART = 16_384, 65_536  # rows of a table in memory that are condensed in one go: all of it, or parts of it
 SITE_WORK = 2e10  # draws times the cube of the points, whose sites must settle under each draw before it predicts
 # Rows times draws that the pass may take; and where a task is scarce, its theta uncertain.
@@ -112,7 +111,7 @@ def fit(
     _check_arguments(model, data, device, {"pairs": pairs, "draws": draws, "warmup": warmup, "seed": seed})
     with torch.inference_mode(False):  # what is made here shall serve outside it too
         model.check(data)
-        _warn_of_strangers(data)
+        warn_of_strangers(data)
         seed, began = int(seed), time.perf_counter()
         scaling = model.scaling(data)
         layout = scaling.layout(data)
@@ -121,7 +120,7 @@ def fit(
         exact = pairs == 0 or (pairs is None and size <= EXACT and data.parts is None)
         here = int((np.bincount(data.task_index, minlength=len(functions)) * functions).sum())
         most = 0 if exact else min(PAIRS if pairs is None else pairs, here)
-        foresee(size, most, draws, exact, memory)
+        foresee(size, most, draws, min(32, max(4, MORE_WORK // size)), exact, memory)
         options = (method, seed, draws, warmup, pairs, device)
         notes = None if checkpoint is None else checkpoints.Checkpoint(checkpoint, model, data, options)
         if exact and isinstance(model.kernel, MaternOrRBF):
@@ -272,6 +271,8 @@ def _condensed(
         theta = relearn_noise(model, data, scaling, theta, held, learned, record.seed)
         mixed = {name: value[:components] for name, value in theta.items()}
         took("noise")
+        if notes is not None:
+            notes.expect_sums(mixed, held)
         if progress:
             print(
                 f"{type(model).__name__}, {data.counts.sum():,} observations: parameters learned from {record.learned_from:,} of "
@@ -376,92 +377,3 @@ def _on_cluster(
 
 def _apply(function: Callable[[Problem], tuple[Any, ...]], source: Source) -> tuple[Any, ...]:
     return function(source())
-
-
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
-def foresee(size: int, pairs: int, draws: int | None, exact: bool, memory: float | None) -> None:
-    """Refuse, before it is begun, a fit that would not fit into memory, and say what would."""
-    available = free_memory() if memory is None else float(memory)
-    need = _bytes(size, pairs, draws, exact)
-    if need <= available:
-        return
-    fewer = [count for count in (2**k for k in range(12, 4, -1)) if count < (512 if exact else pairs)]
-    cheaper = [("draws=4", _bytes(size, pairs, 4, exact))]
-    cheaper += [(f"pairs={count}", _bytes(size, count, draws, False)) for count in fewer]
-    cheaper += [(f"pairs={count}, draws=4", _bytes(size, count, 4, False)) for count in fewer]
-    advice = next((f"fit(..., {how}) would do." for how, much in cheaper if much <= available), "")
-    raise FitError(
-        f"This fit needs about {need / 1e9:.2g} GB of memory beside the data; {available / 1e9:.2g} GB are available. "
-        f"{advice or 'Give fewer rows, or use a machine with more memory.'}"
-    )
-
-
-def _bytes(size: int, pairs: int, draws: int | None, exact: bool) -> float:
-    if exact:
-        return 8.0 * (6 * size**2 + min((draws or 64) * size**2, 125_000_000))
-    components = draws or min(32, max(4, MORE_WORK // size))
-    # The sums, their copies on the way and the factors; candidates of the choice of pairs; chunks of features.
-    return 8.0 * (8 * components * pairs**2 + 3 * pairs * max(8192, 8 * pairs) + 12 * 2048 * pairs)
-
-
-def free_memory() -> float:
-    """Bytes that this process may still use: of the machine, of its control group, of its own limit."""
-    found = [float("inf")]
-    try:
-        text = Path("/proc/meminfo").read_text()
-        found.append(1024.0 * int(text.split("MemAvailable:")[1].split()[0]))
-    except (OSError, IndexError, ValueError):
-        pass
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        found.append(float("inf") if limit == "max" else float(int(limit) - used))
-    except (OSError, ValueError):
-        pass
-    try:
-        import resource
-
-        limit_bytes = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit_bytes != resource.RLIM_INFINITY:
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            found.append(float(limit_bytes - pages * resource.getpagesize()))
-    except (ImportError, OSError, ValueError):
-        pass
-    return min(found)
-
-
-def _warn_of_strangers(data: TaskData) -> None:
-    """Name numbers so far from all others of their column that they are likely codes for missing values, or in wrong units."""
-    remedy = "give the input's logarithm", "observe the task with StudentT(), or on a Log() scale"
-    every = np.arange(len(data))
-    columns = [
-        (f"Input {c.name!r}", every, data.x[:, j], remedy[0]) for j, c in enumerate(data.inputs) if c.levels is None
-    ]
-    for t, task in enumerate(data.tasks):
-        hurdle = isinstance(task.likelihood, Hurdle)
-        inner = task.likelihood.positive if isinstance(task.likelihood, Hurdle) else task.likelihood
-        if isinstance(inner, Gaussian | Censored) and not isinstance(inner.warp, Log):
-            own = np.flatnonzero((data.task_index == t) & ((data.values > 0) | (not hurdle)))
-            columns.append((f"Task {task.name!r}", own, data.values[own], remedy[1]))
-    for what, own, values, else_do in columns:
-        if (codes := codes_for_missing(values)).any():
-            shown = ", ".join(f"{value:g}" for value in np.unique(values[codes]))
-            notice(
-                f"{what} is {shown} in rows {listed(data.rows[own[codes]].tolist())}, and {spanned(values[~codes])} in all "
-                "others: a code for what is missing? It is taken for a number, next to which all others are as one. Drop those "
-                f"rows, or mend them; if they are right, {else_do}."
-            )
-        if len(values) < STRANGE_FROM or codes.any():
-            continue
-        low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
-        strange = np.flatnonzero(np.abs(values - middle) > STRANGE * (high - low))
-        if high > low and len(strange):
-            shown = ", ".join(f"{data.rows[own[i]]} ({values[i]:g})" for i in strange[:5])
-            more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
-            notice(
-                f"{what} holds values a thousand times as far from its median as nine tenths of them reach: rows "
-                f"{shown}{more}. Are they codes for missing values, or in another unit? All others are seen next to them, as "
-                f"one. Drop or mend them; if they are right, {else_do}."
-            )

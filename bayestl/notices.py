@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from bayestl.errors import listed, notice
+from bayestl.likelihoods import Censored, Gaussian, Hurdle, Log
 from bayestl.likelihoods.warps import Warp
+
+if TYPE_CHECKING:
+    from bayestl.table import TaskData
 
 BENT = 1.3  # times that an error is larger one error away
 FEW_LEVELS = 4  # that could be labels by chance
@@ -28,6 +32,7 @@ COPIED = 0.05  # of the rows of a task, more than come about by chance
 UNLIKELY = 1e-6
 BEYOND = 3.0  # widths of what can be told beyond its limits, which is hardly meant
 LIMITED = 0.05  # of the rows of a task, from which on a value that they share may be a limit
+STRANGE, STRANGE_FROM = 1000.0, 20  # times what nine tenths of at least so many values span
 _MEASURE = re.compile(r"\s*[-+]?\d[\d.,]*(?:[eE][-+]?\d+)?\s*([^\d\s.,].*?)\s*")
 
 
@@ -252,3 +257,38 @@ def warn_of_errors(values: NDArray[np.float64], errors: NDArray[np.float64], war
             "on the very value that was measured, where they are taken to first order: small values count too little, and "
             "scores do not compare with those on another scale. Observe the task without a warp, or leave the errors out."
         )
+
+
+def warn_of_strangers(data: TaskData) -> None:
+    """Name numbers so far from all others of their column that they are likely codes for missing values, or in wrong units."""
+    remedy = "give the input's logarithm", "observe the task with StudentT(), or on a Log() scale"
+    every = np.arange(len(data))
+    columns = [
+        (f"Input {c.name!r}", every, data.x[:, j], remedy[0]) for j, c in enumerate(data.inputs) if c.levels is None
+    ]
+    for t, task in enumerate(data.tasks):
+        hurdle = isinstance(task.likelihood, Hurdle)
+        inner = task.likelihood.positive if isinstance(task.likelihood, Hurdle) else task.likelihood
+        if isinstance(inner, Gaussian | Censored) and not isinstance(inner.warp, Log):
+            own = np.flatnonzero((data.task_index == t) & ((data.values > 0) | (not hurdle)))
+            columns.append((f"Task {task.name!r}", own, data.values[own], remedy[1]))
+    for what, own, values, else_do in columns:
+        if (codes := codes_for_missing(values)).any():
+            shown = ", ".join(f"{value:g}" for value in np.unique(values[codes]))
+            notice(
+                f"{what} is {shown} in rows {listed(data.rows[own[codes]].tolist())}, and {spanned(values[~codes])} in all "
+                "others: a code for what is missing? It is taken for a number, next to which all others are as one. Drop those "
+                f"rows, or mend them; if they are right, {else_do}."
+            )
+        if len(values) < STRANGE_FROM or codes.any():
+            continue
+        low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+        strange = np.flatnonzero(np.abs(values - middle) > STRANGE * (high - low))
+        if high > low and len(strange):
+            shown = ", ".join(f"{data.rows[own[i]]} ({values[i]:g})" for i in strange[:5])
+            more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+            notice(
+                f"{what} holds values a thousand times as far from its median as nine tenths of them reach: rows "
+                f"{shown}{more}. Are they codes for missing values, or in another unit? All others are seen next to them, as "
+                f"one. Drop or mend them; if they are right, {else_do}."
+            )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bayestl.errors import DataError
 
-FORMAT = 3
+FORMAT = 4
 
 
 def write(path: str | Path, arrays: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> Path:

@@ -1,6 +1,7 @@
 """Tables of any size: the inducing engine, the choice of rows and pairs, streams, clusters, checkpoints, memory."""
 
 import dataclasses
+import itertools
 import os
 import re
 import signal
@@ -25,7 +26,10 @@ from bayestl.condense import add_gram, condense, relearn_noise
 from bayestl.gaussian.conditional import Conditioned, Updated
 from bayestl.gaussian.greedy import pivoted_cholesky
 from bayestl.gaussian.inducing import Sums, Weights, log_evidence
+from bayestl.inference import infer as inferring
 from bayestl.inference.infer import _best_mode
+from bayestl.inference.variational import refine
+from bayestl.memory import foresee, free_memory
 from bayestl.models.problem import Problem
 from bayestl.regression import Regression, low_rank_draws
 from bayestl.selection import choose_pairs, learning_rows, marks_at, shares
@@ -291,6 +295,19 @@ def test_sites_settle_where_the_exact_engine_does(likelihood, monkeypatch):
         rtol=0,
         atol=5e-3,
     )
+
+
+def test_how_much_of_normal_rows_is_untold_does_not_hang_on_the_others():
+    """Condensed at once or in two steps; labels, counts and the like have no noise to compare it with."""
+    problem = mixed("counts")
+    theta, pairs = draw_theta(problem, 2, seed=1), problem.points.take(torch.arange(0, 80, 8))
+    data = problem.data
+    late = (np.arange(len(data)) % 4 == 0) | (data.task_index == 1)
+    early, fresh = (Problem.of(problem.model, data.where(mask, empty=True), problem.scaling) for mask in (~late, late))
+    whole, base = condensed(problem, theta, pairs), condensed(early, theta, pairs)
+    both = condensed(fresh, theta, pairs, base=base)
+    assert (both.rows, both.exact) == (whole.rows, whole.exact) == (80, 40)
+    assert both.blur == pytest.approx(whole.blur, rel=1e-10)
 
 
 # -- the choice -------------------------------------------------------------------------------------------------------
@@ -826,6 +843,28 @@ def test_a_fit_resumes_to_the_same_answer(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_sums_of_a_fit_that_was_interrupted_are_not_taken_for_those_of_its_end(tmp_path, monkeypatch):
+    """Its draws of theta are not noted, for the same call learns them to the end; then the sums are of others."""
+    data, told = big(400), {"seed": 0, "pairs": 30, "progress": False}
+    whole = btl.fit(btl.MultiTask(), data, checkpoint=tmp_path / "other", **told)
+    told["checkpoint"] = tmp_path / "notes"
+
+    def stopping(coordinates, *rest):
+        calls, original = itertools.count(), coordinates.gradient
+        coordinates.gradient = lambda v: original(v) if next(calls) < 2 else _stop()
+        return refine(coordinates, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inferring, "refine", stopping)
+        with pytest.warns(UserWarning, match="interrupted"):
+            short = btl.fit(btl.MultiTask(), data, **told)
+    assert short.record.interrupted
+    resumed = btl.fit(btl.MultiTask(), data, **told)
+    torch.testing.assert_close(resumed.inducing.gram, whole.inducing.gram, rtol=0, atol=0)
+    assert resumed.predict(new_rows()).equals(whole.predict(new_rows()))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_chain_of_nuts_resumes_to_the_same_draws(tmp_path, monkeypatch):
     monkeypatch.setattr("bayestl.inference.nuts.BLOCK", 5)
     data, notes = big(24, scarce=6), tmp_path / "notes.nc"
@@ -939,7 +978,7 @@ def test_a_fit_that_is_killed_resumes(tmp_path):
 def test_a_fit_that_would_not_fit_is_refused(monkeypatch):
     with pytest.raises(btl.FitError, match=r"needs about .* GB .* are available.*pairs=\d+\) would do"):
         btl.fit(btl.MultiTask(), big(), memory=2e7)
-    monkeypatch.setattr(fitting, "free_memory", lambda: 1e3)
+    monkeypatch.setattr("bayestl.memory.free_memory", lambda: 1e3)
     with pytest.raises(btl.FitError, match="fewer rows"):
         btl.fit(btl.MultiTask(), table())
 
@@ -947,14 +986,14 @@ def test_a_fit_that_would_not_fit_is_refused(monkeypatch):
 def test_what_is_advised_where_memory_is_short_would_fit():
     """Condensing a few hundred rows takes more than conditioning on them."""
     with pytest.raises(btl.FitError) as refusal:
-        fitting.foresee(2400, 0, 256, True, 8e8)
+        foresee(2400, 0, 256, 16, True, 8e8)
     assert "draws=4" in str(refusal.value)
-    fitting.foresee(2400, 0, 4, True, 8e8)
+    foresee(2400, 0, 4, 16, True, 8e8)
     with pytest.raises(btl.FitError, match="fewer rows"):
-        fitting.foresee(540, 0, None, True, 1e7)
+        foresee(540, 0, None, 16, True, 1e7)
     with pytest.raises(btl.FitError) as refusal:
-        fitting.foresee(100_000, 512, None, False, 1e8)
-    fitting.foresee(100_000, int(re.search(r"pairs=(\d+)", str(refusal.value))[1]), None, False, 1e8)
+        foresee(100_000, 512, None, 16, False, 1e8)
+    foresee(100_000, int(re.search(r"pairs=(\d+)", str(refusal.value))[1]), None, 16, False, 1e8)
 
 
 def test_a_row_more_of_a_middle_fidelity_is_no_lone_row():
@@ -971,11 +1010,32 @@ def test_a_row_more_of_a_middle_fidelity_is_no_lone_row():
         posterior.condition(more).predict({"x": [0.5]})
 
 
+def test_memory_limits_of_control_groups_are_seen(tmp_path):
+    """What the group may use, less what it uses, but for pages of files that it would give back; the tightest group counts."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/cgroup").write_text("1:cpu:/\n0::/job/step\n")
+    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable:  64000000 kB\n")
+
+    def limited(group, limit, used, cached=None):
+        (tmp_path / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / group / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / group / "memory.current").write_text(f"{used}\n")
+        if cached is not None:
+            (tmp_path / group / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+
+    assert free_memory(tmp_path, tmp_path) == 64e6 * 1024
+    limited("job/step", "max", 10**9)
+    limited("job", 16 * 10**9, 15 * 10**9, 14 * 10**9)
+    assert free_memory(tmp_path, tmp_path) == 15e9
+    limited(".", 8 * 10**9, 5 * 10**9)
+    assert free_memory(tmp_path, tmp_path) == 3e9
+
+
 @pytest.mark.slow
 def test_memory_limit_of_the_process_is_seen():
     script = (
         "import resource, sys, numpy as np, bayestl as btl\n"
-        "from bayestl.fitting import free_memory\n"
+        "from bayestl.memory import free_memory\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, resource.RLIM_INFINITY))\n"
         "from tests.test_large import big\n"
