@@ -22,6 +22,7 @@ FAR = -100.0  # standard deviations from which an asymptotic series is the more 
 STEPS = 31  # of a standard normal, where what is averaged over it has kinks
 INNER, OUTER = 6.0, 38.0  # standard deviations that they span, and where they end that look beyond
 NODES = 32  # of an integral that stands for a difference of equals
+CERTAIN = 1e-9  # deviation of what is known
 ROUGH = 1e-8  # a difference of probabilities that has too few digits
 
 
@@ -58,9 +59,34 @@ def log_expected_improvement(mean: Tensor, std: Tensor, best: Tensor) -> Tensor:
     return std.log() + log_improvement(((mean - best) / std).clamp_min(-1e150))
 
 
+def improvements(
+    mean: Float[Tensor, "W 1"], std: Float[Tensor, "W 1"], best: Float[Tensor, "W 1"]
+) -> tuple[Float[Tensor, "W n"], Float[Tensor, "W n"]]:
+    """Improvements upon the best, ``sd t``, and the log of what each adds to the expected one, ``sd t phi(a + t) dt``.
+
+    Nodes of a trapezium rule about the peak of the density of the gain, so that they tell where it arises however small it is.
+    """
+    std = std.clamp_min(1e-150)
+    a = ((best - mean) / std).clamp(-1e150, 1e150)
+    peak = 2 / (a + (a.square() + 4).sqrt())
+    peak = torch.where(a < 0, (-a + (a.square() + 4).sqrt()) / 2, peak)
+    width = (peak.square().reciprocal() + 1).rsqrt()
+    t = peak + width * torch.linspace(-5, 12, 86).double()
+    log = t.clamp_min(TINY).log() - 0.5 * t.square() - a * t - 0.5 * a.square() + width.log() + std.log()
+    return std * t.clamp_min(TINY), torch.where(t > 0, log, -torch.inf)
+
+
+def rises(mean: Float[Tensor, "W A"], slope: Float[Tensor, "W A"]) -> tuple[Float[Tensor, "W n"], Float[Tensor, "W n"]]:
+    """Rises of the best of lines ``m_a + s_a z``, and the log of what each adds to the expected one, up to a constant."""
+    z = torch.linspace(-OUTER, OUTER, 1217).double()
+    rise = (mean.unsqueeze(-1) + slope.unsqueeze(-1) * z).amax(1) - mean.amax(-1, keepdim=True)
+    return rise.clamp_min(TINY), torch.where(rise > 0, rise.clamp_min(TINY).log() - 0.5 * z.square(), -torch.inf)
+
+
 def log_probability_of_improvement(mean: Tensor, std: Tensor, best: Tensor) -> Tensor:
-    """``log P(o > best)``: Kushner 1964 (doi 10.1115/1.3653121)."""
-    return torch.special.log_ndtr((mean - best) / std.clamp_min(1e-150))
+    """``log P(o > best)``: Kushner 1964 (doi 10.1115/1.3653121). What is known does not improve upon its like."""
+    log = torch.special.log_ndtr((mean - best) / std.clamp_min(1e-150))
+    return torch.where((std < CERTAIN) & (mean <= best + CERTAIN), -torch.inf, log)
 
 
 def log_expected_approach(distance: Tensor, std: Tensor, best: Tensor) -> Tensor:

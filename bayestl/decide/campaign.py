@@ -141,9 +141,10 @@ class Campaign:
             "model": archive.describe(model), "region": None if region is None else plain.of_table(region, "the region"),
             "candidates": plain.of_candidates(candidates), "data": plain.of_data(data),
         }  # fmt: skip
-        Ledger([first], model).check()
+        ledger = Ledger([first], model)
+        ledger.check()
         if path is None:
-            return cls(Ledger([first], model))
+            return cls(ledger)
         journal, events = Journal.create(path, first)
         return cls(Ledger(events, model), journal)
 
@@ -283,6 +284,9 @@ class Campaign:
         if value is not None and levels is None and not isinstance(value, int | float | np.number):
             advice = " Tell the limit itself, and observe the task with Censored()." if is_limit(value) else ""
             raise DataError(f"`value` of task {task!r} must be a number; got {value!r}.{advice}")
+        known = {*data.columns, *(column.name for column in data.inputs), *(c for c in told.likelihood.columns() if c)}
+        if strange := [name for name in inputs if name not in known and name not in own.get("inputs", ())]:
+            raise DataError(f"`inputs` holds {listed(strange)}, which are none; there are {listed(sorted(known), 20)}.")
         if missing := data.lacking(inputs):
             raise DataError(
                 f"`inputs` lacks {listed(missing)}: it must hold a value for each of {listed(data.columns, 20)}."
@@ -410,12 +414,13 @@ class Campaign:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _suggested(self, id: int) -> Event:
-        if not isinstance(id, int | np.integer):
+        whole = isinstance(id, int | np.integer) or (isinstance(id, float | np.floating) and float(id).is_integer())
+        if not whole or isinstance(id, bool | np.bool_):
             raise DataError(f"The id of a suggestion is a whole number, as `ask` gives it; got a {type(id).__name__}.")
         if id not in self._ledger.asked:
             waiting = [own["id"] for own in self._ledger.pending]
             raise DataError(f"There is no suggestion {id!r}. Pending are {listed(waiting, 20) if waiting else 'none'}.")
-        return self._ledger.asked[id]
+        return self._ledger.asked[int(id)]
 
     def _note(self, event: Event) -> None:
         self._ledger.apply(event if self._journal is None else self._journal.append(event))

@@ -146,6 +146,10 @@ class Journal:
             raise DataError(f"{str(self.path)!r} was closed. Open it again.")
         if os.getpid() != self.pid:
             raise DataError(f"{str(self.path)!r} was opened by process {self.pid}: a child of it must not write there.")
+        if not self.path.is_file():
+            raise DataError(
+                f"{str(self.path)!r} is there no more. Move it back, or close the campaign and open it where it is."
+            )
         line, check = _line(event, self.check)
         with open(self.path, "r+b", buffering=0) as file:
             if file.seek(0, os.SEEK_END) != self.size:
@@ -176,6 +180,10 @@ def read(whole: bytes, name: str) -> tuple[list[dict[str, Any]], str, int]:
         body, _, rest = line.decode(errors="replace").rpartition(CHECK)
         found = _digest(check, body + "}")
         if rest != found + '"}':
+            if rest == found + '"}\r':
+                raise DataError(
+                    f"The lines of {name!r} end as on Windows, which some programs do to text. Restore a copy."
+                )
             raise DataError(
                 f"Line {number} of {name!r} is damaged: its check does not match it and the lines before. Restore a copy, or "
                 f"keep what is whole, the first {number - 1} lines, with a text editor."

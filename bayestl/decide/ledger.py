@@ -21,6 +21,7 @@ from bayestl.models.base import Model
 from bayestl.table import TaskData
 
 FORMAT = 1
+ROUNDING = 1e-12  # of the budget, that sums of costs are off by
 HISTORY = ("id", "time", "event", "row", "task", "value", "error", "reason", "cost", "spent", "best")
 BARRED = 1e200  # the cost of a pair that is not offered any more, though its candidate may still be the best
 
@@ -124,12 +125,14 @@ class Ledger:
     @property
     def left(self) -> float:
         """What may still be committed."""
-        budget = self.settings["budget"]
-        return math.inf if budget is None else float(budget) - self.spent - self.committed
+        if (budget := self.settings["budget"]) is None:
+            return math.inf
+        left = float(budget) - self.spent - self.committed
+        return left if abs(left) > ROUNDING * budget else 0.0
 
     def affords(self, costs: Any, left: float) -> Any:
         """Whether costs can be paid of what is left, but for the rounding of sums."""
-        return costs <= left + 1e-12 * (self.settings["budget"] or 0.0)
+        return costs <= left + ROUNDING * (self.settings["budget"] or 0.0)
 
     # -- what is on offer ---------------------------------------------------------------------------------------------
 
@@ -157,7 +160,8 @@ class Ledger:
         for name, own in costs.items():
             table = self.table(name)
             if table is not None and len(table):
-                marks.setdefault(id(table), self.data.marks(self.data.encode(table)))
+                if id(table) not in marks:
+                    marks[id(table)] = self.data.marks(self.data.encode(table))
                 out[name] = costs_of(own, name, table, np.ones(len(table), bool)), marks[id(table)]
         return out
 

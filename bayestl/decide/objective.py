@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,13 +15,13 @@ from torch import Tensor
 
 from bayestl.decide.lookahead import Beliefs
 from bayestl.gaussian.exact import robust_cholesky
-from bayestl.likelihoods import Hurdle
 from bayestl.likelihoods.base import Likelihood, Parameters, Rows
 from bayestl.likelihoods.classes import normal_cloud
 from bayestl.posterior import Posterior
 from bayestl.priors import Theta
 
 CLOUD = 64  # points that a function of several latent functions is linearised over
+FARTHEST = 6.0  # units of the functions, within which it is asked whether an observable bends
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +29,17 @@ class Objective:
     """What is wanted of a candidate, as a combination of latent functions: ``o = offset + weights . f``, larger is better.
 
     Where the target has one latent function, which its observable rises with, o is that function (on the model's scale), or
-    minus it. Else o is the best linear approximation of the observable's mean u under the present beliefs, ``f ~ N(m, L L')``:
-    ``weights = L^-T E[e u(m + L e)] = E[du/df]`` (Stein's lemma), so that its covariance with any function is that of u, exactly.
+    minus it: what is best does not change with the scale. Else o is the best linear approximation of the observable's mean u
+    under the present beliefs, ``f ~ N(m, L L')``: ``weights = L^-T E[e u(m + L e)] = E[du/df]`` (Stein's lemma), so that its
+    covariance with any function is that of u, exactly.
 
     Attributes
     ----------
     outputs : the latent functions
     function : u, of functions (W, R, k) under W draws of theta, in the user's units
     sign : 1, or -1 where less is better
-    rising : whether u rises with the only function
+    rising : whether o is the only function
+    size : of u in the user's units, by which it is divided where it is approximated: its spread where functions are standard
     unit : of u
     limits : between which u lies
     name, verb : of the target, and what is wanted of it, to be said
@@ -46,6 +49,7 @@ class Objective:
     function: Callable[[Tensor], Tensor]
     sign: float = 1.0
     rising: bool = True
+    size: float = 1.0
     unit: str = ""
     name: str = ""
     verb: str = "raise"
@@ -61,19 +65,21 @@ class Objective:
         factor = torch.linalg.cholesky_ex(cov + 1e-9 * size[..., None, None] * torch.eye(mean.shape[-1]).double())[0]
         level, slope = torch.zeros_like(mean[..., 0]), torch.zeros_like(mean)
         for e in normal_cloud(CLOUD, mean.shape[-1]):
-            u = self.sign * self.function(mean + factor @ e) / CLOUD
+            u = self.sign / self.size * self.function(mean + factor @ e) / CLOUD
             level, slope = level + u, slope + u.unsqueeze(-1) * e
         weights = torch.linalg.solve_triangular(factor.mT, slope.unsqueeze(-1), upper=True).squeeze(-1)
         return level - (weights * mean).sum(-1), weights
 
-    def observable(self, value: Float[Tensor, "W R"]) -> Float[Tensor, "W R"]:
+    def observable(self, value: Float[Tensor, "W *R"]) -> Float[Tensor, "W *R"]:
         """Values of o in the user's units."""
-        return self.function(self.sign * value.unsqueeze(-1)) if self.rising else self.sign * value
+        if not self.rising:
+            return self.sign * self.size * value
+        return self.function(self.sign * value.flatten(1).unsqueeze(-1)).unflatten(1, value.shape[1:])
 
     def at(self, value: float, worlds: int) -> Float[Tensor, "W 1"]:
         """O where the observable has a value: by bisection, for u rises."""
         if not self.rising:
-            return torch.full((worlds, 1), self.sign * value, dtype=torch.float64)
+            return torch.full((worlds, 1), self.sign * value / self.size, dtype=torch.float64)
         low, high = torch.full((worlds, 1), -1e3).double(), torch.full((worlds, 1), 1e3).double()
         for _ in range(80):
             middle = (low + high) / 2
@@ -84,6 +90,22 @@ class Objective:
                 f"{self.name} cannot be {value:g}, or not within a thousand of its spreads. Check its units."
             )
         return self.sign * low
+
+    def approximated(self, worlds: int) -> Objective:
+        """The same, o being the approximation of the observable, in units of its spread where functions are standard."""
+        e, limits = normal_cloud(CLOUD, len(self.outputs)), self.limits
+        spread = float(self.function(e.expand(worlds, *e.shape)).std(-1).mean())
+        if self.rising:
+            ends = self.function(torch.tensor([-FARTHEST, FARTHEST]).double().expand(worlds, 2).unsqueeze(-1))
+            limits = float(ends[:, 0].min()), float(ends[:, 1].max())
+        return dataclasses.replace(self, rising=False, size=spread if 0 < spread < np.inf else 1.0, limits=limits)
+
+    def bends(self, worlds: int) -> tuple[bool, bool]:
+        """Whether u is no straight line of the only function, and whether it ends in one value that none is better than."""
+        at = torch.linspace(-FARTHEST, FARTHEST, 25).double() * self.sign
+        steps = (self.function(at.expand(worlds, -1).unsqueeze(-1)) * self.sign).diff(dim=-1)
+        bent = bool((steps.diff(dim=-1).abs() > 1e-9 * steps.amax()).any())
+        return bent, bool((steps[..., -1] == 0).any())
 
 
 class Sight(NamedTuple):
@@ -102,6 +124,11 @@ class Sight(NamedTuple):
     def variance(self) -> Float[Tensor, "W A"]:
         """Variance of the objective at the anchors."""
         return self.covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0.0)
+
+    def only(self, r: int) -> Sight:
+        """As if there were one candidate."""
+        names = ("own", "own_variance", "cross", "own_cross", "held_cross", "observed")
+        return self._replace(**{name: getattr(self, name)[:, r : r + 1] for name in names})
 
     def slopes(self, cross: Float[Tensor, "W R m c"]) -> Float[Tensor, "W R m c"]:
         """By how much means move with the whitened observation, ``C L^-T``."""
@@ -176,10 +203,9 @@ def sight(
 
 def observable(likelihood: Likelihood, f: Float[Tensor, "W R c"], rows: Rows, p: Parameters) -> Tensor:
     """Mean of what is observed of a task given its functions: a value in its units, a rate, or probabilities of classes."""
-    if isinstance(likelihood, Hurdle):
-        size = likelihood.positive.draw(f[..., 1:], None, rows.of([1]), p, torch.Generator())
-        return size * torch.sigmoid(rows.location[0] + rows.scale[0] * f[..., 0])
-    return likelihood.draw(f, None, rows, p, torch.Generator())
+    if (chance := likelihood.shown(f, rows)) is None:
+        return likelihood.draw(f, None, rows, p, torch.Generator())
+    return chance * likelihood.draw_latent(f, None, rows, p, torch.Generator())
 
 
 def objective_of(

@@ -139,6 +139,13 @@ class Pool:
         pool = self.take(kept)
         return dataclasses.replace(pool, offered=pool.offered & (np.arange(pool.offered.shape[1]) == task))
 
+    def but(self, known: Sequence[Tensor]) -> Pool:
+        """Without the pairs of a table that are known: for each task the inputs at which it was measured, say."""
+        if self.box is not None:
+            return self
+        gone = np.stack([among(self.x, own) for own in known], -1)
+        return dataclasses.replace(self, offered=self.offered & ~gone)
+
     def details(self, posterior: Posterior, task: int, say: bool = False) -> Tensor:
         """Limits or exposures of the candidates, (R, 2); of those of other tasks' lists, what holds for all.
 
@@ -345,7 +352,10 @@ def _within(
             or not all(isinstance(edge, int | float | np.number) and np.isfinite(edge) for edge in side)
             or not side[0] < side[1]
         ):
-            raise ValueError(f"Bounds of {column.name!r} must be (low, high), finite, low < high; got {side}.")
+            raise ValueError(
+                f"Bounds of {column.name!r} must be (low, high), finite, low < high; got {side}. A list holds the values that an "
+                "input may take: one, if it is fixed."
+            )
         else:
             sides[column.name] = (float(side[0]), float(side[1]))
             seen = data.x[:, data.inputs.index(column)]
@@ -357,5 +367,7 @@ def _within(
                 )
     expect_one_cost_each(costs or {})
     cube = qmc.Sobol(len(sides), scramble=True, rng=seed).random(SPREAD)
+    if avoid is not None:
+        data.encode(avoid)  # refused where an input is missing
     places: list[Any] = [] if avoid is None else avoid.to_dict("records")
     return Box(sides, scaling, data, [(data.index_of(place["task"]), place) for place in places]).pool(cube, costs)

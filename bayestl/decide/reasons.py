@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bayestl.decide import acquisition
@@ -28,26 +29,41 @@ class Report:
 
     def __init__(self, search: Search, judge: Judge, pool: Pool, view: Sight, likely: Tensor) -> None:
         self.search, self.judge, self.pool, self.likely = search, judge, pool, likely
-        objective, std = search.objective, view.variance.sqrt().clamp_min(1e-9)
-        ends = [objective.observable(view.mean + side * std) for side in (1, -1)]
-        # Units of the target for one of the objective, and the log of what scores count gains in.
-        self.scale = float(((ends[0] - ends[1]).abs() / (2 * std)).mean())
-        self.unit = 0.0
-        if search.score == "variance":
-            self.unit = float(self._total(view).clamp_min(acquisition.TINY).log())
-        elif not objective.rising and search.score not in (
-            "entropy",
-            "max_value_entropy",
-            "level",
-            "probability_of_improvement",
-        ):
-            self.unit = float(view.variance.mean().sqrt().clamp_min(acquisition.TINY).log())
+        # The log of what scores count gains in: variances, whose unit is that of nothing else, are shares of what there is.
+        self.unit = float(self._total(view).clamp_min(acquisition.TINY).log()) if search.score == "variance" else 0.0
 
     def _total(self, view: Sight) -> Tensor:
         """Variance of what is to be known."""
         if self.judge.share is None:
             return view.variance.mean()
         return torch.einsum("wa,wab,wb->w", self.judge.share, view.covariance, self.judge.share).mean()
+
+    def _steepness(self, at: Float[Tensor, "W N"], step: Tensor) -> float:
+        """Units of the target for one of the objective, about some of its values."""
+        ends = [self.search.objective.observable(at + side * step.clamp_min(1e-9)) for side in (1, -1)]
+        return float(((ends[0] - ends[1]).abs() / (2 * step.clamp_min(1e-9))).mean())
+
+    def _scale(self, r: int, view: Sight, best: Float[Tensor, " W"]) -> float:
+        """Units of the target for one of the gain: the slope of the chord from the best so far to where the gain arises."""
+        objective, own = self.search.objective, view.only(r)
+        if not objective.rising:
+            return objective.size
+        if self.search.hit:
+            assert self.judge.level is not None
+            return self._steepness(self.judge.level[: len(best)], torch.full_like(best[:, None], 0.01))
+        if self.search.score == "expected_improvement":
+            rise, weight = acquisition.improvements(own.own, own.own_variance.sqrt(), best[:, None])
+        else:
+            possible, mean, slope = self.search._possible(self.pool), view.mean, own.lines().squeeze(1)
+            if possible is None or possible[r]:
+                mean = torch.cat([mean, own.own], -1)
+            best = mean.amax(-1)
+            rise, weight = acquisition.rises(mean, slope[:, : mean.shape[-1]])
+        if not torch.isfinite(weight).any():
+            return self._steepness(best[:, None], torch.full_like(best[:, None], 0.01))
+        chord = (objective.observable(best[:, None] + rise) - objective.observable(best[:, None])).abs() / rise
+        share = weight.flatten().softmax(0).reshape(weight.shape)
+        return float((share * torch.where(share > 0, chord, 0.0)).sum())
 
     def line(self, r: int, t: int, log_gain: float, score: float, view: Sight, best: Tensor) -> dict[str, Any]:
         """Give one row of the table."""
@@ -57,13 +73,16 @@ class Report:
         own, std = view.own[:, r : r + 1], view.own_variance[:, r : r + 1].sqrt()
         match search.score:
             case "knowledge_gradient" | "expected_improvement":
-                gain *= self.scale
+                gain *= self._scale(r, view, best)
                 what = f"expected to {objective.verb} the best {objective.name} by {said(gain)}{unit}"
                 if search.hit:
                     what = f"expected to bring {objective.name} {said(gain)}{unit} closer to what is wanted"
             case "variance":
                 before = float(self._total(view))
-                gain = self.scale * (before**0.5 - max(before - gain, 0.0) ** 0.5)
+                scale = self._steepness(
+                    view.mean, view.variance.sqrt()
+                )  # the same everywhere, but where functions are told apart
+                gain = scale * (before**0.5 - max(before - gain, 0.0) ** 0.5)
                 what = f"expected to lower the standard deviation of {objective.name} by {said(gain)}{unit}"
             case "entropy":
                 what = f"expected to tell {said(gain)} nats about {objective.name}"
@@ -74,8 +93,13 @@ class Report:
             case "probability_of_improvement":
                 what = f"better than the best so far, or beyond the level, with probability {said(gain)}"
             case _:
-                value = self.judge.bound(own, std).mean() if search.score != "thompson" else own.mean()
-                gain = float(value - best.mean()) * self.scale
+                value = self.judge.utility(own, std**2) if search.score == "thompson" else self.judge.bound(own, std)
+                if search.hit:
+                    gain = float((value - best[:, None]).mean()) * self._steepness(own, std)
+                else:
+                    gain = objective.sign * float(
+                        (objective.observable(value) - objective.observable(best[:, None])).mean()
+                    )
                 what = f"chosen by {search.score.replace('_', ' ')}; {said(gain)}{unit} beyond the best so far"
         spread = (std.square().mean() + own.var(correction=0)).sqrt()  # within worlds and among them
         ends = (own.mean() + side * spread for side in (-1.645, 1.645))

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -55,7 +56,8 @@ def suggest(
         bounds ``{"x": (0.0, 1.0), "phase": ["fcc", "bcc"]}``, of which quasi-random points are taken and the best refined
     target : task, or with ``goal="learn"`` also a function of several tasks, row by row, as `Posterior.derive` takes it
     goal : ``"maximize"`` or ``"minimize"``; a number to be hit, or a class; ``{"above": 1.0}`` or ``{"below": 1.0}``: learn which
-        points of the region lie there; ``"learn"``: know the target over the region
+        points of the region lie there; ``"learn"``: know the target over the region, in its units (for ratios give a function:
+        ``lambda y: np.log(y["rate"])``). An optimum is judged on the task's own scale; nothing is better than its limit
     score : by default ``"knowledge_gradient"`` (`acquisition.log_knowledge_gradient`) for an optimum and a value to be hit,
         ``"variance"`` for ``goal="learn"`` and ``"level"`` for a level. For an optimum also ``"max_value_entropy"``, the
         information about its value (`acquisition.log_max_value_information`), ``"expected_improvement"``,
@@ -76,14 +78,15 @@ def suggest(
         a side open. Gains are weighted by the probability that all hold, as if they were independent of one another and of the
         target (Gardner et al. 2014, proceedings.mlr.press/v32/gardner14.html)
     region : table of the points at which the target shall be known; by default 100 of its candidates
-    replicates : whether a pair may be chosen twice. It is where noise makes that worthwhile
+    replicates : whether a pair may be measured again, one of the data, one that is pending or one of the batch. It is where noise
+        makes that worthwhile
 
     Returns
     -------
     pandas.DataFrame
         A line for each choice, in order: ``row`` (label of the candidate, None within bounds), the inputs, ``task``, ``score``,
         ``gain``, ``cost``, ``why``. The score is the logarithm of the expected gain per cost and has no unit. ``gain`` is in
-        units of the target (on a warped scale and for counts to first order): the expected rise of the best mean, or
+        units of the target: the expected rise of the best mean (on a warped scale, of the best median), or
         improvement; the fall of the region's standard deviation; for a bound or a Thompson draw how far beyond the best so far
         it is thought to be; or a probability, or nats.
 
@@ -122,14 +125,25 @@ def suggest(
     refuse_unoffered(score, t >= 0 and bool(pool.offered[:, t].any()))
     if score in OF_TARGET:
         pool = pool.only(t)
-    if not replicates and batch > pool.pairs:
-        raise ValueError(f"A batch of {batch} without replicates needs as many pairs; there are {pool.pairs}.")
+    waiting = _pending(posterior, pending)
+    if not replicates:
+        at = data.task_index[:, None] == np.arange(len(data.tasks))
+        known = [posterior.scaling.inputs(data.x[own]) for own in at.T]
+        pool = pool.but(
+            [torch.cat([x, *(more for u, more, _ in waiting if u == task)]) for task, x in enumerate(known)]
+        )
+        if batch > pool.pairs:
+            raise ValueError(
+                f"A batch of {batch} without replicates needs as many pairs; there are {pool.pairs} that were not measured yet."
+            )
     limits = read_constraints(data, constraints)
     for own in sorted({*pool.tasks, *([t] if t >= 0 else []), *(task for task, _ in limits)}):
         pool.details(posterior, own, say=True)  # says, once, which columns the candidates lack
-    waiting = _pending(posterior, pending)
     theta, found = worlds(posterior, WORLDS, waiting, seed)
     objective = objective_of(posterior, theta, target, sign, label)
+    bent, ends = objective.bends(WORLDS) if objective.rising else (True, True)
+    if not objective.rising or (score == "variance" and bent) or (kind == "optimum" and ends):
+        objective = objective.approximated(WORLDS)
     search = Search(
         posterior, theta, found, objective, pool, score, t, None if level is None else objective.at(level, WORLDS),
         kind == "hit", limits, torch.Generator().manual_seed(seed), costs,
