@@ -809,12 +809,32 @@ def test_telling_what_cannot_be_meant(tmp_path):
         campaign.tell(number, 0.5, cost=3.0)
     assert campaign.spent == 2.0
     assert len(campaign.history().query("event == 'failed'")) == 0
+    campaign.tell(float(number), 0.5)  # as a row of a table gives it
+    for strange in (True, number + 0.5):
+        with pytest.raises(btl.DataError, match="whole number"):
+            campaign.tell(strange, 0.5)
+    with pytest.raises(btl.DataError, match="'zz', which are none"):
+        campaign.tell(task="exp", inputs={"x": 0.5, "zz": 3.0}, value=1.0)
     with pytest.raises(ValueError, match="no candidate offers"):
         begin(None, costs={"pbe": 1.0}, score="expected_improvement")
     with pytest.raises(ValueError, match="finite number"):
         begin(None, constraints={"pbe": (float("nan"), 1.0)})
     with pytest.raises(ValueError, match="whole number"):
         begin(None, refit_every=0.5)
+
+
+def test_a_file_that_was_moved_or_rewritten_is_named(tmp_path):
+    with begin(tmp_path / "c.jsonl") as campaign:
+        number = int(campaign.ask().index[0])
+        (tmp_path / "c.jsonl").rename(tmp_path / "d.jsonl")
+        with pytest.raises(btl.DataError, match="Move it back"):
+            campaign.tell(number, 0.5)
+        (tmp_path / "d.jsonl").rename(tmp_path / "c.jsonl")
+        campaign.tell(number, 0.5)
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(btl.DataError, match="as on Windows"):
+        btl.Campaign.open(path)
 
 
 if __name__ == "__main__":

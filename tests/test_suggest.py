@@ -1074,3 +1074,104 @@ def test_what_candidates_lack_is_said_once_and_to_the_caller():
     told = [note for note in said if "no column 'area'" in str(note.message)]
     assert len(told) == 1
     assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize("a", [-40.0, -3.0, 0.0, 2.0, 30.0, 1000.0])
+def test_where_gains_arise(a):
+    """What is said of single gains adds up to the expected one, which closed forms tell."""
+    mean, std, best = (torch.tensor([[value]]).double() for value in (1.0, 0.3, 1.0 + 0.3 * a))
+    _, log = acq.improvements(mean, std, best)
+    total = log.logsumexp(-1) - 0.5 * math.log(2 * math.pi) + math.log(17 / 85)
+    torch.testing.assert_close(total, acq.log_expected_improvement(mean, std, best)[0], rtol=0, atol=5e-3)
+    lines = torch.tensor([[0.0, -abs(a) / 10, -0.5]]).double(), torch.tensor([[0.1, 1.0, -2.0]]).double()
+    _, log = acq.rises(*lines)
+    total = log.logsumexp(-1) + math.log(76 / 1216 / math.sqrt(2 * math.pi))
+    torch.testing.assert_close(total, acq.log_knowledge_gradient(*lines), rtol=0, atol=5e-3)
+
+
+def rates(table, law):
+    return btl.TaskData.from_wide(table, inputs=["x"], tasks=["rate"], likelihoods={"rate": law})
+
+
+def bent(law, seed=0):
+    """Fifteen values over decades, with a gap in the inputs."""
+    rng = np.random.default_rng(seed)
+    x = np.linspace(0, 1, 15)
+    f = 1.5 * np.sin(6 * x) + 0.1 * rng.standard_normal(15)
+    values = rng.poisson(np.exp(1 + f)) if isinstance(law, btl.Poisson) else np.exp(f)
+    table = pd.DataFrame({"x": x, "rate": values})[(x < 0.72) | (x > 0.88)]
+    return btl.fit(btl.SingleTask(), rates(table, law), method="map"), pd.DataFrame(
+        {"x": [0.05, 0.25, 0.45, 0.75, 0.79, 0.83]}
+    )
+
+
+@pytest.mark.parametrize("law", [btl.Gaussian(btl.Log()), btl.Gaussian(btl.Sqrt(0.1)), btl.Poisson()], ids=repr)
+@pytest.mark.parametrize("goal", ["maximize", "minimize"])
+def test_improvements_on_bent_scales_are_in_units(law, goal):
+    posterior, candidates = bent(law)
+    sign = 1.0 if goal == "maximize" else -1.0
+    told = {"target": "rate", "score": "expected_improvement", "goal": goal, "batch": 1}
+    chosen = suggest(posterior, candidates, **told).iloc[0]
+    seen = posterior.predict(posterior.data.to_frame()[["x"]], noise=False)["quantile"].sel(quantile_level=0.5)
+    best = (sign * seen.values).max()
+    drawn = posterior.sample(candidates.loc[[chosen["row"]]], "rate", draws=40_000, noise=False, joint=False)
+    gain = np.maximum(sign * drawn.values - best, 0.0)
+    assert chosen["gain"] == pytest.approx(gain.mean(), rel=0.03, abs=5 * gain.std() / 200)
+
+
+@pytest.mark.parametrize("law", [btl.Gaussian(btl.Log()), btl.Poisson(), btl.Censored(lower=0.0, upper=4.0)], ids=repr)
+def test_what_is_learned_on_bent_scales_is_in_units(law):
+    """As the same target written as a function, and as conditioning on what may come says."""
+    posterior, candidates = bent(law)
+    named = suggest(posterior, candidates, target="rate", goal="learn", batch=1).iloc[0]
+    derived = suggest(posterior, candidates, target=lambda y: y["rate"], goal="learn", batch=1).iloc[0]
+    assert named["row"] == derived["row"]
+    assert named["gain"] == pytest.approx(derived["gain"], rel=1e-6)
+
+    def spread(given):
+        return np.sqrt((given.predict(candidates, task="rate", noise=False)["std"].values ** 2).mean())
+
+    after = []
+    for row in candidates.index:
+        place = candidates.loc[[row]]
+        drawn = posterior.sample(place, "rate", draws=40, noise=True).values.ravel()
+        after.append(np.mean([spread(posterior.condition(rates(place.assign(rate=y), law))) for y in drawn]))
+    assert np.argmin(after) == list(candidates.index).index(named["row"])
+
+
+def test_nothing_is_better_than_a_limit():
+    x = np.linspace(0, 1, 14)
+    values = np.clip(130 * np.exp(-(((x - 0.6) / 0.3) ** 2)) - 10, 0, 100)
+    table = pd.DataFrame({"x": x, "yield": values})
+    law = {"yield": btl.Censored(lower=0.0, upper=100.0)}
+    data = btl.TaskData.from_wide(table, inputs=["x"], tasks=["yield"], likelihoods=law, units={"yield": "%"})
+    posterior = btl.fit(btl.SingleTask(), data, method="map")
+    candidates = pd.DataFrame({"x": [0.5, 0.57, 0.6, 0.65]})
+    for score in (None, "expected_improvement"):
+        chosen = suggest(posterior, candidates, target="yield", score=score, batch=1).iloc[0]
+        assert chosen["gain"] < 0.05
+    chosen = suggest(posterior, pd.DataFrame({"x": [0.3, 0.6, 0.62]}), target="yield", goal="learn", batch=1)
+    assert chosen["row"].iloc[0] == 0  # elsewhere it is at its limit, and known
+
+
+@pytest.mark.filterwarnings("ignore:Nothing on offer")
+@pytest.mark.parametrize("goal", ["maximize", "minimize", "learn"])
+def test_without_replicates_nothing_is_measured_again(posterior, goal):
+    """Neither what the data hold nor what is pending."""
+    table = frame_of()
+    told = {"target": "exp", "goal": goal, "costs": COSTS, "replicates": False}
+    first = suggest(posterior, table, batch=4, **told)
+    pending = table.loc[first["row"], ["x0", "x1"]].assign(task=first["task"].to_numpy())
+    later = suggest(posterior, table, batch=4, pending=pending, **told)
+    for chosen in (first, later):
+        assert all(np.isnan(table.loc[row, task]) for row, task in chosen[["row", "task"]].itertuples(index=False))
+    assert not set(zip(first["row"], first["task"], strict=True)) & set(zip(later["row"], later["task"], strict=True))
+    with pytest.raises(ValueError, match=r"there are \d+ that were not measured yet"):
+        suggest(posterior, table, batch=50, **told)
+
+
+def test_what_is_to_be_avoided_within_bounds_has_all_inputs(posterior):
+    with pytest.raises(btl.DataError, match="x1"):
+        suggest(posterior, {"x0": (0.0, 1.0), "x1": (0.0, 1.0)}, target="exp", avoid={"x0": 0.5, "task": "exp"})
+    with pytest.raises(ValueError, match="one, if it is fixed"):
+        suggest(posterior, {"x0": (0.0, 1.0), "x1": (0.5, 0.5)}, target="exp")
