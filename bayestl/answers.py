@@ -88,6 +88,9 @@ def probability(
         raise ValueError(f"Task {task.name!r} holds classes; `predict` gives their probabilities.")
     if above is None and below is None:
         raise ValueError("Give `above`, `below`, or both.")
+    for name, edge in (("above", above), ("below", below)):
+        if edge is not None and np.isnan(edge):
+            raise ValueError(f"`{name}` must be a number; got {edge!r}.")
     if above is not None and below is not None and not above < below:
         raise ValueError(f"`above` must be less than `below`; got {above} and {below}.")
     out, beyond = np.empty(len(index)), True
@@ -174,12 +177,12 @@ def derived(
                 "`function` asks of probabilities of classes what none can be, their label perhaps: without noise, tasks of "
                 "classes are their probabilities. Give noise=True to speak of labels."
             )
-    result = result.astype(float)
+    truth, result = result.dtype == bool, result.astype(float)
     # Shuffling the draws of each task keeps its marginal law and breaks its link with the others.
     rng, count = np.random.default_rng(seed), joint.sizes["draw"]
     shuffled = {name: array.copy(data=array.values[rng.permutation(count)]) for name, array in by_task.items()}
     apart = function(_ByTask(shuffled))
-    unit = result.attrs.get("units") or _unit_of(function, tasks, by_task, result)
+    unit = result.attrs.get("units") or (None if truth else _unit_of(function, tasks, by_task, result))
     found = xr.Dataset(
         {
             "mean": result.mean("draw"),

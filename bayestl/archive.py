@@ -367,7 +367,7 @@ def _replicated(
     for t, f in enumerate(functions):
         index = _rows_of_task(problem, t)
         rows = problem.rows(t, index)
-        noise = problem.measurement_noise(theta, t, rows, seen=True).expand(len(f), len(index))
+        noise = problem.measurement_noise(theta, t, rows).expand(len(f), len(index))
         law = problem.data.tasks[t].likelihood
         out[:, index.numpy()] = law.draw(f, noise, rows, problem.parameters_of(theta, t), generator).numpy()
     return out

@@ -129,7 +129,7 @@ def laws(observed: Problem, theta: Theta, found: LeftOut) -> Iterator[Predictive
     likelihood = observed.data.tasks[found.task].likelihood
     for s in range(len(mean)):
         one = {name: value[s : s + 1] for name, value in theta.items()}
-        noise = observed.measurement_noise(one, found.task, rows, seen=True)
+        noise = observed.measurement_noise(one, found.task, rows)
         p = observed.parameters_of(one, found.task)
         yield likelihood.predictive(mean[s : s + 1], cov[s : s + 1], noise, rows, p)
 

@@ -62,10 +62,15 @@ def widen(
     added = named(donor, name, None if rows is None else rows.tasks[0])
     scaling = replace(
         scaling,
-        location=np.append(scaling.location, location.mean(0)),
-        scale=np.append(scaling.scale, scale.mean(0)),
+        location=np.append(scaling.location, _common(location)),
+        scale=np.append(scaling.scale, _common(scale)),
     )
     return like[0], replace(data, tasks=(*data.tasks, added), descriptors=table), scaling
+
+
+def _common(values: np.ndarray) -> np.ndarray:
+    """Means over the tasks, exactly what they are where all are the same: a mean of equals may be off by a rounding."""
+    return np.where(np.ptp(values, axis=0) == 0, values[0], values.mean(0))
 
 
 def alike(data: TaskData, rows: TaskData | None) -> list[int]:
@@ -149,8 +154,11 @@ def extend(
         return model.with_new_task(part, descriptors, white, outputs, noisy)
 
     if alone is None:
-        owner = torch.arange(draws) * size // draws  # in blocks, each of which the quasi-random normals cover evenly
-        return grown(_take(theta, owner), normal_points(draws, dim, seed)), owner
+        # Each old draw takes a block of the quasi-random normals, which covers their law; those of one block come far apart.
+        owner = torch.arange(draws) * size // draws
+        place = torch.arange(draws) - torch.searchsorted(owner, owner)
+        order = ((place + owner) % owner.bincount(minlength=size)[owner]).argsort(stable=True)
+        return grown(_take(theta, owner[order]), normal_points(draws, dim, seed)[order]), owner[order]
     each = max(16, CANDIDATES // size)
     most = max(
         1, int(BATCH_BYTES / (8 * len(alone.points.output) * (len(alone.points.output) + len(old.support.output))))

@@ -176,7 +176,8 @@ class Posterior:
             is ``mass``; a central 90 % interval covers a value without mass when ``0.05 <= pit <= 0.95``); for
             classes ``brier``, ``probability`` of the measured class, ``class_probability`` of each (row, class_code), and
             the codes of the measured and of the most probable class. NaN where a score does not apply. A row whose error
-            is known is judged with that noise. `btl.scores` sums them up.
+            is known is judged with that noise, one without with the noise that was inferred (where the errors of all rows were
+            known, with their mean square). `btl.scores` sums them up.
         """
         expect_data(test, "test")
         out = Scores(test)

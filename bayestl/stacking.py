@@ -162,9 +162,15 @@ class Stack:
             if count
         ]
         each, chances = zip(*(own for _, (own,) in parts), strict=True)
-        values = np.concatenate(each)
         if all(chance is not None for chance in chances):  # of hurdles, which count as often as they expect something
-            values = answers.given_shown(values, np.concatenate(chances))
+            values = answers.given_shown(np.concatenate(each), np.concatenate(chances))
+        else:  # beside others a hurdle counts by its weight
+            values = np.concatenate(
+                [
+                    own if chance is None else answers.given_shown(own, chance)
+                    for own, chance in zip(each, chances, strict=True)
+                ]
+            )
         whole = [self.data.tasks[self.data.index_of(task)]]
         return answers.draws(whole, parts[0][0], [values], noise=noise, single=True)  # type: ignore[return-value]
 

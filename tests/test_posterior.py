@@ -19,7 +19,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 import bayestl as btl
 from bayestl import storage
 from bayestl.archive import prior_draws
-from bayestl.fewshot import alike
+from bayestl.fewshot import alike, widen
 from bayestl.likelihoods.base import Rows
 from bayestl.models.problem import Problem
 from bayestl.scaling import Pairs, Scaling
@@ -125,6 +125,7 @@ def test_derived_quantities_know_what_correlation_buys(posterior):
         (lambda y: y["a"] * y["b"], None),
         (lambda y: y["a"] / y["b"], None),
         (lambda y: y["a"] > y["b"], None),
+        (lambda y: y["a"] > 1e6, None),  # never
         (lambda y: (y["a"] * y["b"]).assign_attrs(units="eV2"), "eV2"),
     ],
 )
@@ -323,6 +324,31 @@ def test_the_first_draws_of_a_new_task_are_a_sample_of_all(family):
     owners = [len(few.theta["common"][:k].unique()) for k in (16, 256)]
     assert owners[1] > 16
     assert owners[0] > 8
+
+
+def test_a_new_task_without_rows_takes_all_of_its_law_for_every_draw_of_the_others(family):
+    none = family.new_task("new", draws=256)
+    _, owner = none.theta["common"].unique(dim=0, return_inverse=True)
+    owner = owner.flatten()
+    assert len(owner.unique()) == family.draws if family.draws < 256 else 200
+    assert len(owner[:16].unique()) > 8
+    embedding = none.theta["embedding"][:, -1, 0]
+    within = torch.stack([embedding[owner == own].std() for own in owner.unique()])
+    assert within.mean() > 0.6 * embedding.std()  # a third of that where all lie in one stratum
+    early, late = embedding[:64], embedding[64:]
+    assert abs(early.mean() - late.mean()) < 0.3 * embedding.std()
+
+
+def test_new_tasks_one_after_another():
+    """A mean of equal numbers may be off by a rounding, and then looks like another scale."""
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 40), "task": [f"t{k}" for k in range(5)] * 8})
+    for seed in range(12):
+        frame["y"] = np.sin(5 * frame["x"]) + 0.3 * np.random.default_rng(seed).random(40)
+        units = dict.fromkeys(frame["task"].unique(), "eV")
+        data = btl.TaskData.from_long(frame, inputs=["x"], task="task", value="y", units=units)
+        scaling = btl.LatentTask().scaling(data)
+        for number in range(3):
+            _, data, scaling = widen(data, scaling, scaling.layout(data), f"n{number}", None, None)
 
 
 def test_a_new_task_of_classes_takes_after_the_task_that_has_them():
@@ -1005,6 +1031,23 @@ def with_errors(error, law=None, missing=0, warp=None):
     frame["e"] = np.where(np.arange(60) < missing, np.nan, error)
     law = law or btl.Gaussian(warp)
     return btl.TaskData.from_wide(frame, inputs=["x"], tasks=["y"], errors={"y": "e"}, likelihoods={"y": law})
+
+
+def test_values_without_an_error_are_judged_by_the_noise_that_was_inferred():
+    """Where others have known errors, ten times as large: a row is judged alike left out and as one of a test table."""
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"x": rng.random(60), "e": np.where(np.arange(60) % 2 == 0, 0.5, np.nan)})
+    frame["y"] = np.sin(6 * frame["x"]) + frame["e"].fillna(0.05) * rng.standard_normal(60)
+
+    def read(table):
+        return btl.TaskData.from_wide(table, inputs=["x"], tasks=["y"], errors={"y": "e"})
+
+    posterior = btl.fit(btl.SingleTask(), read(frame), seed=0, method="map", progress=False)
+    left_out = btl.leave_out(posterior, by="row").isel(row=9)
+    without = dataclasses.replace(posterior, data=read(frame.drop(index=9)))
+    held_out = without.score(read(frame.loc[[9]])).isel(row=0)
+    for name in ("log_density", "std"):
+        assert float(held_out[name]) == pytest.approx(float(left_out[name]), rel=1e-6)
 
 
 @pytest.mark.parametrize("warp", [None, btl.Log()])

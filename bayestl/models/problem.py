@@ -234,17 +234,17 @@ class Problem:
         batch = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
         return torch.cat([part.expand(*batch, -1) for part in parts] or [torch.empty(0).double()], -1)
 
-    def measurement_noise(self, theta: Theta, task: int, rows: Rows, seen: bool = False) -> Float[Tensor, "*#draws R"]:
+    def measurement_noise(self, theta: Theta, task: int, rows: Rows) -> Float[Tensor, "*#draws R"]:
         """Variance of the noise of given rows: of known errors where they have them; zero for a task without noise.
 
-        Where they have none, that of an observation yet to be made; of rows that were `seen` the inferred one.
+        Where they have none, what was inferred from others without, unless the errors of all are known: their mean square then.
         """
         if (law := numbers_of(self.data.tasks[task].likelihood)) is None:
             return torch.zeros(1, len(rows.y), dtype=torch.float64)
         own = rows.of([-1])
         p = self.parameters_of(theta, task)
         variance = law.noise_variance(own, p)
-        if seen:
+        if self.known_share[task] < 1.0:
             return variance
         return torch.where(law.known(own, p).isnan(), self.future_noise_variance(theta, task), variance)
 
