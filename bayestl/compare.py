@@ -333,6 +333,8 @@ def transfer_report(
     sources = [name for name in data.names if name != target]
     if not sources:
         raise DataError(f"There is no source beside {target!r}.")
+    if ALL in sources:
+        raise DataError(f"A source is called {ALL!r}, as the line of the report is that compares all. Rename it.")
     model = model or MultiTask()
     if by is not None and not isinstance(by, str | pd.Series):
         raise ValueError(
@@ -350,8 +352,6 @@ def transfer_report(
     correlation = together.task_correlation()
     numeric = "error" in whole
     lines, sentences = {}, []
-    if ALL in sources:
-        raise DataError(f"A source is called {ALL!r}, as the line of the report is that compares all. Rename it.")
     for source in [*sources, ALL]:
         rest = tuple(name for name in data.names if name != source) if source != ALL else (target,)
         _, without = left(rest)

@@ -250,7 +250,7 @@ def condense(
         return _Step(gram, moment, q, bound, sums.gram, sums.moment)
 
     first, _ = total(partial(_sites, theta=theta, pairs=pairs, factor=factor, q=None, device=device), sources)
-    best, _, _, settled = ascend(
+    best, _, settled = ascend(
         evaluate, (first.gram, first.moment), lambda s: (s.gram, s.moment), lambda s: (s.next_gram, s.next_moment),
         _rise, SETTLED, STEPS,
     )  # fmt: skip

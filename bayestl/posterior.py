@@ -470,11 +470,11 @@ class Posterior:
         leave-one-out cross-validation asks for. Posterior predictive draws are of each row by itself (its function value
         and its noise): right for checks row by row, not for statistics over rows, which `sample` serves.
         """
+        if new is not None and task is None:
+            raise ValueError("`new` needs `task`: the one that is to be predicted there.")
         whole = self._whole()  # solved once
         groups = archive.groups(self, seed, whole)
-        if new is not None:
-            if task is None:
-                raise ValueError("`new` needs `task`: the one that is to be predicted there.")
+        if new is not None and task is not None:
             groups["posterior"]["prediction"] = self._by_draw(new, task, whole)
         if task is not None:
             own = np.flatnonzero(self.data.task_index == self.data.index_of(task))

@@ -282,9 +282,9 @@ def load(path: str | Path, model: Model | Mapping[str, Model] | None = None) -> 
     if model is not None and isinstance(model, Mapping) != several:
         wanted = "a stack: give its models by name" if several else "one posterior: give its model"
         raise DataError(f"{str(path)!r} holds {wanted}.")
+    if not isinstance(model, Mapping) and not several:
+        return Posterior(*archive.unpack(arrays, settings, model))
     given = model if isinstance(model, Mapping) else {}
-    if not several:
-        return Posterior(*archive.unpack(arrays, settings, None if isinstance(model, Mapping) else model))
     posteriors = {}
     for i, part in enumerate(settings["stack"]):
         own = {key.removeprefix(f"{i}__"): array for key, array in arrays.items() if key.startswith(f"{i}__")}

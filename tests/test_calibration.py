@@ -153,7 +153,7 @@ def test_calibration_notices_a_posterior_that_is_too_narrow():
         data, scaling, _, at, truth = simulated(btl.MultiTask(), trial)
         theta, record, *_ = infer(Problem.of(btl.MultiTask(), data, scaling), method="map", seed=trial)
         mean, variance = target_of(btl.Posterior(btl.MultiTask(), data, scaling, theta, record), at)
-        below = torch.special.ndtr((torch.from_numpy(truth) - mean) / (variance.sqrt() / 2)).mean(0)
+        below = torch.special.ndtr((torch.from_numpy(truth) - mean) / variance.sqrt()).mean(0)
         covered.append(0.05 < below[0].item() < 0.95)
     assert np.mean(covered) < 0.82
 

@@ -11,7 +11,7 @@ import torch
 
 import bayestl as btl
 from bayestl.columns import Input
-from bayestl.distance import MATERN52, Memory, matern52, mean_absolute, of_distance, rbf
+from bayestl.distance import MATERN52, Memory, matern52, mean_absolute, of_distance, rbf, same
 from bayestl.kernels import RBF, GPyTorchKernel, Matern52
 from bayestl.models.problem import Problem
 from bayestl.priors import length_scales
@@ -359,6 +359,14 @@ def test_a_length_scale_that_all_inputs_share_grows_with_their_number():
 
 
 # -- nuggets ----------------------------------------------------------------------------------------------------------
+
+
+def test_inputs_are_equal_however_they_were_written():
+    """In single precision, or with seven digits in a file: a material that is known is known."""
+    x = torch.from_numpy(np.random.default_rng(0).random((20, 3)))
+    for written in (x.float().double(), torch.from_numpy(x.numpy().round(7)), x.clone()):
+        torch.testing.assert_close(same(x, written, [0, 1, 2]), torch.eye(20).double())
+    assert same(x, x + 1e-5, [0, 1, 2]).sum() == 0
 
 
 def test_a_nugget_is_a_share_of_the_variance_at_equal_inputs():

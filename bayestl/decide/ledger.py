@@ -216,7 +216,7 @@ class Ledger:
 
     def observations(self, events: Sequence[Event]) -> TaskData:
         """Read measurements that were told as data (n)."""
-        data, empty = self.data, np.empty(0)
+        data = self.data
         frame = pd.DataFrame([own["inputs"] for own in events])
         if not len(frame):
             return data.where(np.zeros(len(data), dtype=bool), empty=True)
@@ -241,7 +241,7 @@ class Ledger:
         rows[:] = [place.get(id(own), "told") if own["row"] is None else own["row"] for own in events]
         return dataclasses.replace(
             data, x=data.encode(frame), task_index=index, values=values, details=details, rows=rows,
-            errors=np.array([own["error"] for own in events], dtype=float) if len(events) else empty,
+            errors=np.array([own["error"] for own in events], dtype=float),
         )  # fmt: skip
 
     def upto(self, count: int) -> TaskData:

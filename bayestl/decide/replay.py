@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bayestl.decide.campaign import Campaign
+from bayestl.decide.goals import Goal, read_goal
 from bayestl.errors import DataError, listed, notice
 from bayestl.inference.infer import Method
 from bayestl.models.base import Model
@@ -104,13 +105,12 @@ def replay(
         raise ValueError("A replay compares the values of the target alone: it takes no `constraints`.")
     if target not in costs:
         raise ValueError(f"`costs` must have one of the target, {target!r}; got {listed(list(costs), 20)}.")
-    number = isinstance(goal, int | float | np.number) and not isinstance(goal, bool) and np.isfinite(goal)
-    if not number and goal not in ("maximize", "minimize", "learn"):
+    if data.tasks[data.index_of(target)].levels is not None:
+        raise DataError(f"Task {target!r} is observed as classes; a replay needs numbers to say how far off it is.")
+    if (wanted := read_goal(data, target, goal)).kind == "level":
         raise ValueError(
             f"`goal` of a replay must be 'maximize', 'minimize', 'learn' or a number to be hit; got {goal!r}."
         )
-    if data.tasks[data.index_of(target)].levels is not None:
-        raise DataError(f"Task {target!r} is observed as classes; a replay needs numbers to say how far off it is.")
     prices = np.full(len(data), np.nan)
     for name, own in costs.items():
         rows = data.task_index == data.index_of(name)
@@ -126,7 +126,7 @@ def replay(
     campaigns = [(seed, strategy) for seed in seeds for strategy in strategies]
     with tqdm(total=len(campaigns), leave=False, delay=2.0, disable=not (progress and sys.stderr.isatty())) as bar:
         for seed, strategy in campaigns:
-            table = _Table(data, prices, data.index_of(target), goal, _start(data, initial, seed))
+            table = _Table(data, prices, data.index_of(target), wanted, _start(data, initial, seed))
             for line in _run(table, model, strategy, seed, budget, steps, batch, every, options):
                 lines.append({"strategy": strategy, "seed": seed, **line})
                 bar.set_description(f"replay: {strategy}, seed {seed}, step {line['step']}")
@@ -141,7 +141,7 @@ class _Table:
     data: TaskData
     prices: NDArray[np.float64]
     target: int
-    goal: Any
+    goal: Goal
     known: NDArray[np.bool_]
 
     def candidates(self, tasks: Iterable[int]) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
@@ -174,13 +174,11 @@ class _Table:
             "cost": cost,
             "value": np.nan if row is None else data.values[row],
         }
-        if self.goal == "learn":
+        if self.goal.kind == "region":
             return out
         own = data.task_index == self.target
         values = data.tasks[self.target].likelihood.rate(data.values, data.details)
-        y = values if self.goal == "maximize" else -values
-        if not isinstance(self.goal, str):
-            y = -np.abs(values - self.goal)
+        y = self.goal.worth(values)
         best = int(np.flatnonzero(own & seen)[y[own & seen].argmax()])
         return {**out, "best": values[best], "regret": float(y[own].max() - y[best])}
 
@@ -240,7 +238,7 @@ def _run(
     table: _Table, model: Model, strategy: Strategy, seed: int, budget: float | None, steps: int | None, batch: int,
     every: int, options: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    data, target, learn = table.data, table.data.names[table.target], table.goal == "learn"
+    data, target, learn = table.data, table.data.names[table.target], table.goal.kind == "region"
     tasks = range(len(data.tasks)) if strategy == "bayestl" else [table.target]
     candidates, costs = table.candidates(tasks)
     alone = strategy in ("single-task", "random")

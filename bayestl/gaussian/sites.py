@@ -66,7 +66,7 @@ class Solved(NamedTuple):
 
     `noise` are the inverse precisions of the sites, `marginals` the mean and covariance of q at each block and `expected` the
     expectations there, `factor` the Cholesky factor of the pseudo-data's covariance where it is known, `bound` the lower bound
-    ``log Z + sum_i E_q[log p(y_i | f_i) - log t_i(f_i)]``; `steps` were taken, and `converged` says whether every draw settled.
+    ``log Z + sum_i E_q[log p(y_i | f_i) - log t_i(f_i)]``; `converged` says whether every draw settled.
     `ahead` are the sites one more step on, which cost nothing: their error is of second order in that of `sites`.
     """
 
@@ -76,7 +76,6 @@ class Solved(NamedTuple):
     expected: list[Expectation]
     factor: Float[Tensor, "*#draws n n"] | None
     bound: Float[Tensor, "*#draws"]
-    steps: int = 0
     converged: bool = False
     ahead: Sequence[Site] = ()
 
@@ -120,7 +119,7 @@ def settle(prior: Prior, blocks: list[Block], start: list[Site] | None, toleranc
     draws = len(prior.covariance)
     first = [_expanded(site, draws) for site in start or [_first(prior, block) for block in blocks]]
     rest = given_normal(prior, blocks)
-    best, ahead, steps, settled = ascend(
+    best, ahead, settled = ascend(
         lambda sites: _evaluate(rest, sites),
         first,
         lambda solved: solved.sites,
@@ -131,7 +130,7 @@ def settle(prior: Prior, blocks: list[Block], start: list[Site] | None, toleranc
     )
     converged = bool((settled & (best.bound > FAILED)).all())
     factor = best.factor if rest.prior is prior else None
-    return best._replace(factor=factor, steps=steps, converged=converged, ahead=ahead)
+    return best._replace(factor=factor, converged=converged, ahead=ahead)
 
 
 def ascend(
@@ -142,7 +141,7 @@ def ascend(
     rise: Callable[[Trial, Trial], Float[Tensor, " S"]],
     tolerance: float,
     most: int,
-) -> tuple[Trial, State, int, Bool[Tensor, " S"]]:
+) -> tuple[Trial, State, Bool[Tensor, " S"]]:
     """Conjugate-computation variational inference (Khan & Lin 2017, arXiv:1703.04265).
 
     A step of size r moves the natural parameters towards the gradient of the expected log density,
@@ -154,7 +153,7 @@ def ascend(
     `evaluate` gives the posterior of a state, with its `bound`; `target_of` where a full step from it leads; `rise` what the
     bound would gain from one posterior to another if it went on as it starts. States and posteriors are nested tuples and
     lists of tensors with the draws in front. Returns the best posterior, the state that the next step from it would lead to (of
-    draws that settled), the number of evaluations, and which draws settled.
+    draws that settled), and which draws settled.
     """
 
     def step(length: Tensor) -> State:
@@ -164,10 +163,10 @@ def ascend(
     rate = torch.ones_like(best.bound)
     settled, downhill = (torch.zeros_like(rate, dtype=torch.bool) for _ in range(2))
     tried, before = torch.full_like(rate, -torch.inf), torch.full_like(rate, torch.inf)
-    steps = 1
-    while steps < most and not settled.all():
+    for _ in range(most - 1):
+        if settled.all():
+            break
         trial = evaluate(step(rate))
-        steps += 1
         gain, slope = trial.bound - best.bound, rise(best, trial)
         noise = ROUNDING * (1 + best.bound.abs())
         better = gain >= -noise
@@ -187,7 +186,7 @@ def ascend(
         tried, before, downhill = torch.where(short, best.bound, tried), torch.where(better, gain, torch.inf), down
         length = torch.where(better, peak.clamp(0.5, 2.0), peak.clamp(0.1, 0.7)) * rate
         rate = torch.where(short, 1.0, length.clamp_max(1.0))
-    return best, step(rate * settled), steps, settled
+    return best, step(rate * settled), settled
 
 
 def _outlook(gain: Tensor, slope: Tensor, rate: Tensor, before: Tensor, better: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,7 +227,7 @@ def tangent(rest: Rest, start: list[Site]) -> Solved:
     """
     now = _evaluate(rest, [_expanded(site, len(rest.prior.covariance)) for site in start])
     sites = _targets(now)
-    return now._replace(sites=sites, noise=noise_of(sites), factor=None, steps=1)
+    return now._replace(sites=sites, noise=noise_of(sites), factor=None)
 
 
 def bound(prior: Prior, blocks: list[Block], solved: Solved) -> Float[Tensor, " S"]:
