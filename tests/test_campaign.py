@@ -823,6 +823,35 @@ def test_telling_what_cannot_be_meant(tmp_path):
         begin(None, refit_every=0.5)
 
 
+def test_a_campaign_is_extended(tmp_path):
+    """More budget, then other candidates and costs: on disk, as all else, and from then on."""
+    path = tmp_path / "c.jsonl"
+    with begin(path, budget=10.0, costs={"exp": 5.0}) as campaign:
+        for number in campaign.ask(batch=4).index:
+            campaign.tell(int(number), 0.5)
+        assert len(campaign.ask()) == 0
+        with pytest.raises(ValueError, match="what shall be otherwise"):
+            campaign.extend()
+        with pytest.raises(ValueError, match="positive"):
+            campaign.extend(costs={"exp": -1.0})
+        assert len(campaign._ledger.events) == 4  # refused before it was written
+        campaign.extend(budget=20.0)
+        assert campaign.left == 10.0
+        assert len(campaign.ask()) == 1
+    with btl.Campaign.open(path) as campaign:
+        assert campaign.left == 5.0
+        campaign.extend(candidates={"x": [0.123, 0.456]}, costs={"exp": 2.0})
+        chosen = campaign.ask(batch=2)
+        assert set(chosen["x"]) <= {0.123, 0.456}
+        assert (chosen["cost"] == 2.0).all()
+        assert len(campaign.pending) == 3
+        told = campaign.history()
+        assert list(told["event"]) == ["asked"] * 2 + ["told"] * 2 + ["asked"] * 3
+        asked = story(campaign)
+    with btl.Campaign.open(path) as campaign:
+        assert story(campaign) == asked
+
+
 def test_a_file_that_was_moved_or_rewritten_is_named(tmp_path):
     with begin(tmp_path / "c.jsonl") as campaign:
         number = int(campaign.ask().index[0])

@@ -37,7 +37,8 @@ class Campaign:
     time may hold the file (by a lock on a file beside it); `close` it, or use it as a context.
 
     A result may come late, in any order, or not at all. New results are conditioned on; the model is fitted again whenever
-    `refit_every` of them have come since, or the data have grown by the share `growth`, whichever is first.
+    `refit_every` of them have come since, or the data have grown by the share `growth`, whichever is first. `extend` gives more
+    budget, or other candidates.
 
     Examples
     --------
@@ -334,6 +335,43 @@ class Campaign:
         believed = None if self._now is None else self._now[1]
         if event["failed"] is None and believed is not None and believed.record.method != "map":
             believed.doubt(self._ledger.observations([event]))
+
+    def extend(
+        self,
+        *,
+        budget: float | None = None,
+        candidates: Table | Mapping[str, Any] | None = None,
+        costs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Go on with another budget, with other candidates or at other costs; what is left out stays as it is.
+
+        What is pending stays so, and at the cost that was foreseen.
+
+        Parameters
+        ----------
+        budget : sum of all costs, those spent so far included
+        candidates : in the place of those before; more of them are ``pandas.concat([before, more])``
+        costs : as `suggest` takes them
+
+        Raises
+        ------
+        DataError
+            For candidates that do not fit the data.
+        ValueError
+            For a budget or cost that cannot be, and where nothing is changed.
+        """
+        _positive(budget, "budget")
+        if budget is None and candidates is None and costs is None:
+            raise ValueError("Give a `budget`, `candidates` or `costs`: what shall be otherwise from now on.")
+        settings: dict[str, Any] = {} if budget is None else {"budget": budget}
+        if costs is not None:
+            offered = self._ledger.candidates if candidates is None else candidates
+            settings["costs"] = plain.settings_of(None, None, in_order(costs, offered))["costs"]
+        if candidates is not None:
+            settings["candidates"] = plain.of_candidates(candidates)
+        event = {"event": "extend", "time": _time(), "settings": settings}
+        Ledger([*self._ledger.events, event], self._ledger.model).check()
+        self._note(event)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 

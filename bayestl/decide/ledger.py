@@ -20,7 +20,7 @@ from bayestl.errors import DataError, listed
 from bayestl.models.base import Model
 from bayestl.table import TaskData
 
-FORMAT = 1
+FORMAT = 2  # 1 had no extensions
 ROUNDING = 1e-12  # of the budget, that sums of costs are off by
 HISTORY = ("id", "time", "event", "row", "task", "value", "error", "reason", "cost", "spent", "best")
 BARRED = 1e200  # the cost of a pair that is not offered any more, though its candidate may still be the best
@@ -52,10 +52,9 @@ class Ledger:
                 f"The campaign was made by a newer bayestl (format {first['format']}; this one reads up to {FORMAT}). "
                 "Upgrade bayestl."
             )
-        self.settings = first
         self.model = archive._restore_model(first["model"], model)
         self.data = plain.to_data(first["data"])
-        self.candidates = plain.to_candidates(first["candidates"])
+        self._offer(first)
         self.constraints = plain.constraints_of(first["constraints"])
         self.region = None if first["region"] is None else plain.to_table(first["region"])
         self.events: list[Event] = []
@@ -64,13 +63,20 @@ class Ledger:
         self.measured: list[Event] = []
         self.failed: list[Event] = []
         self.spent, self.asks, self.fitted, self.corrected = 0.0, 0, 0, 0
-        self._offers = self._priced()
         for event in events:
             self.apply(event)
+
+    def _offer(self, settings: Event) -> None:
+        """Take the settings as they are from now on."""
+        self.settings = settings
+        self.candidates = plain.to_candidates(settings["candidates"])
+        self._offers = self._priced()
 
     def apply(self, event: Event) -> None:
         """Take an event into account."""
         self.events.append(event)
+        if event["event"] == "extend":
+            self._offer(self.settings | event["settings"])
         if event["event"] == "ask":
             self.asks += 1
             self.asked |= {own["id"]: own for own in event["chosen"]}
@@ -263,7 +269,7 @@ class Ledger:
         for event in self.events[1:]:
             if event["event"] == "ask":
                 lines += [{"time": event["time"], "event": "asked", **_shown(own)} for own in event["chosen"]]
-            else:
+            elif event["event"] == "tell":
                 kind = "withdrawn" if "withdrawn" in event else "told" if event["failed"] is None else "failed"
                 lines.append({"time": event["time"], "event": kind, **_shown(event), "value": event["value"],
                               "error": event["error"], "reason": event["failed"]})  # fmt: skip
