@@ -63,8 +63,9 @@ class _TransferEstimator(BaseEstimator):
         self.random_state = random_state
 
     def _learn(
-        self, X: Any, y: NDArray, default: Likelihood, levels: Sequence[Any] | None = None, ordered: bool = False
-    ) -> Self:
+        self, X: Any, y: NDArray, default: Likelihood, levels: Sequence[Any] | None = None, ordered: bool = False,
+        error: NDArray | None = None,
+    ) -> Self:  # fmt: skip
         """Fit to numbers, or to the codes of `levels`, which every task has even where it does not show them."""
         frame, labels = self._read(X, reset=True)
         check_consistent_length(frame, y)
@@ -75,9 +76,12 @@ class _TransferEstimator(BaseEstimator):
             )
         laws = self._likelihoods(names, default)
         details = {column for law in laws.values() for column in law.columns()}
-        task, value = _free(self.task if isinstance(self.task, str) else "task", frame), _free("y", frame)
+        task, value, known = _free(self.task if isinstance(self.task, str) else "task", frame), _free("y", frame), None
+        columns = [frame, labels.rename(task), pd.Series(y, index=frame.index, name=value)]
+        if error is not None:
+            columns.append(pd.Series(error, index=frame.index, name=(known := _free("error", frame))))
         data = TaskData.from_long(
-            pd.concat([frame, labels.rename(task), pd.Series(y, index=frame.index, name=value)], axis=1),
+            pd.concat(columns, axis=1), error=known,
             inputs=[column for column in frame.columns if column not in details],
             task=task, value=value, tasks=names, features=self.features,
             likelihoods=laws if levels is None else dict.fromkeys(names, Gaussian()),  # codes, until they are classes
@@ -215,17 +219,27 @@ class TransferRegressor(RegressorMixin, _TransferEstimator):
 
     kinds = ("numeric", "count")
 
-    def fit(self, X: ArrayLike | pd.DataFrame, y: ArrayLike) -> Self:
+    def fit(self, X: ArrayLike | pd.DataFrame, y: ArrayLike, error: ArrayLike | float | None = None) -> Self:
         """Fit to X, a DataFrame or an array of shape (n, d), and y of shape (n,).
+
+        Parameters
+        ----------
+        error : known standard errors of y, (n,) or one for all, NaN where the noise is to be inferred. Through what splits the
+            rows: ``cross_val_score(model, X, y, params={"error": error})`` after ``model.set_fit_request(error=True)`` with
+            metadata routing, ``pipeline.fit(X, y, transferregressor__error=error)``
 
         Raises
         ------
         ValueError
-            When a column, a cell, the task or a likelihood is not what it must be (`DataError` among them).
+            When a column, a cell, the task, an error or a likelihood is not what it must be (`DataError` among them).
         FitError
             When no usable posterior is found.
         """
-        return self._learn(X, validate_data(self, "no_validation", y, y_numeric=True), Gaussian())
+        y = np.asarray(validate_data(self, "no_validation", y, y_numeric=True))
+        known = None if error is None else np.asarray(error, dtype=float)
+        if known is not None and known.shape not in ((), y.shape):
+            raise ValueError(f"`error` must be a number or one for each of the {len(y)} rows; got shape {known.shape}.")
+        return self._learn(X, y, Gaussian(), error=None if known is None else np.broadcast_to(known, y.shape))
 
     def predict(
         self, X: ArrayLike | pd.DataFrame, return_std: bool = False

@@ -7,9 +7,10 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
-from sklearn.model_selection import GridSearchCV, PredefinedSplit, StratifiedKFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, PredefinedSplit, StratifiedKFold, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -67,6 +68,26 @@ def test_agrees_with_fit(frame, y, fitted):
         np.testing.assert_array_equal(mean[own], expected["mean"])
         np.testing.assert_array_equal(std[own], expected["std"])
     np.testing.assert_array_equal(fitted.predict(frame), mean)
+
+
+def test_known_errors_are_those_of_a_table(frame, y):
+    """Of all rows, of some, and through what splits the rows."""
+    error = np.where(np.arange(len(y)) % 3 == 0, np.nan, 0.1)
+    own = TransferRegressor(task="source", method="map").fit(frame, y, error=error)
+    table = frame.assign(y=np.asarray(y), e=error)
+    data = btl.TaskData.from_long(table, inputs=INPUTS, task="source", value="y", error="e", tasks=["exp", "pbe"])
+    expected = btl.fit(btl.MultiTask(), data, seed=0, method="map").predict(frame, task=data.names[0])["mean"]
+    np.testing.assert_array_equal(own.posterior_.predict(frame, task=data.names[0])["mean"], expected)
+    assert (TransferRegressor(task="source", method="map").fit(frame, y, error=0.1).posterior_.data.errors == 0.1).all()
+    with config_context(enable_metadata_routing=True):
+        routed = TransferRegressor(task="source", method="map").set_fit_request(error=True)
+        told = cross_validate(
+            routed, frame, y, cv=2, params={"error": error}, return_estimator=True, return_indices=True
+        )
+    for fold, rows in zip(told["estimator"], told["indices"]["train"], strict=True):
+        assert np.isnan(fold.posterior_.data.errors).sum() == np.isnan(error[rows]).sum()
+    with pytest.raises(ValueError, match="one for each of the"):
+        own.fit(frame, y, error=[0.1, 0.2])
 
 
 def test_classes_agree_with_fit(frame, labels):
