@@ -35,7 +35,7 @@ CLEAR = 4.0  # nats
 
 
 def compare(
-    posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *, paired: bool = False
+    posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *, paired: bool = False, refit: bool = False
 ) -> pd.DataFrame:
     """Compare models by how well they predict the target's observations when these are left out: see `leave_out`.
 
@@ -43,7 +43,7 @@ def compare(
     ----------
     posteriors : of the same observations of the target, by name
     target : the task that matters
-    by, paired : what is left out with each observation, as `leave_out` takes them; by default it alone
+    by, paired, refit : what is left out with each observation, and how, as `leave_out` takes them; by default it alone
 
     Returns
     -------
@@ -52,16 +52,16 @@ def compare(
         units) and ``se``; ``elpd_diff`` to the best and its standard error ``dse``; ``weight`` of the stack; ``rmse`` and
         ``coverage`` of 90 % intervals (of numbers), ``accuracy`` (of classes); ``pareto_k``, the largest, and ``bad_k``, how
         many are above 0.7 (neither of a mode, or of a few draws of theta): of more than a few rows, theta hangs on single ones
-        and these figures on a few draws of it, and a `score` of rows that were held back tells better. `arviz.plot_compare`
-        takes it as it is (ArviZ 0.x by two columns more, ``elpd_loo`` and
-        ``scale``, which it has where that is installed). `pointwise` tells which rows decide.
+        and these figures on a few draws of it; ``refit=True``, or a `score` of rows that were held back, tells better.
+        `arviz.plot_compare` takes it as it is (ArviZ 0.x by two columns more, ``elpd_loo`` and ``scale``, which it has where
+        that is installed). `pointwise` tells which rows decide.
 
     Raises
     ------
     DataError
         When the posteriors do not hold the same observations of the target, or densities meet probabilities.
     """
-    found = pointwise(posteriors, target, by, paired=paired)
+    found = pointwise(posteriors, target, by, paired=paired, refit=refit)
     density = found["log_density"].values.T
     groups = found["group"].values
     weights = stacking_weights(density, groups)
@@ -86,7 +86,7 @@ def compare(
 
 
 def pointwise(
-    posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *, paired: bool = False
+    posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *, paired: bool = False, refit: bool = False
 ) -> xr.Dataset:
     """What each model says of each observation of the target when it is left out: `compare`, row by row.
 
@@ -96,7 +96,7 @@ def pointwise(
         As `leave_out` (without the ``crps``), dims (model, row), with ``elpd_diff``, how much more the best model of all says
         of the row: `compare` adds these up. The rows, ``task`` and ``group`` are those of the first.
     """
-    scored = _scored(posteriors, target, by, paired)
+    scored = _scored(posteriors, target, by, paired, refit)
     found = xr.concat(
         list(scored.values()),
         pd.Index(list(scored), name="model"),
@@ -109,7 +109,9 @@ def pointwise(
     return found
 
 
-def _scored(posteriors: Mapping[str, Posterior], target: str, by: Groups, paired: bool) -> dict[str, xr.Dataset]:
+def _scored(
+    posteriors: Mapping[str, Posterior], target: str, by: Groups, paired: bool, refit: bool
+) -> dict[str, xr.Dataset]:
     if not posteriors:
         raise ValueError("Give at least one posterior to compare.")
     if not isinstance(posteriors, Mapping):
@@ -149,7 +151,7 @@ def _scored(posteriors: Mapping[str, Posterior], target: str, by: Groups, paired
                 f"The posteriors hold different observations of {target!r} ({name!r} has {len(own[0])}, the first "
                 f"{len(first[0])}): their scores cannot be compared. Fit all of them to the same rows."
             )
-        scored[name] = left_out_scores(posterior, by, target, paired, crps=False)
+        scored[name] = left_out_scores(posterior, by, target, paired, refit=refit, crps=False)
     return scored
 
 
@@ -159,7 +161,9 @@ def _brief(scored: xr.Dataset) -> dict[str, float]:
     return {"accuracy": float((scored["class_measured"] == scored["class_predicted"]).mean())}
 
 
-def stack(posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *, paired: bool = False) -> Stack:
+def stack(
+    posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *, paired: bool = False, refit: bool = False
+) -> Stack:
     """Mix posteriors with the weights that predict the target's left-out observations best: see `stacking_weights`, `leave_out`.
 
     Examples
@@ -172,7 +176,7 @@ def stack(posteriors: Mapping[str, Posterior], target: str, by: Groups = None, *
     >>> round(sum(btl.stack(both, target="exp").weights.values()), 6)
     1.0
     """
-    table = compare(posteriors, target, by, paired=paired)
+    table = compare(posteriors, target, by, paired=paired, refit=refit)
     return Stack(dict(posteriors), {name: float(table["weight"][name]) for name in posteriors}, target, table)
 
 
@@ -196,6 +200,7 @@ def fit_best(
     models: Mapping[str, Model] | None = None,
     by: Groups = None,
     paired: bool = False,
+    refit: bool = False,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -211,6 +216,8 @@ def fit_best(
     by, paired : what is left out with each observation of the target, as `leave_out` takes them; by default it alone. Where the
         same material was observed by several sources and new materials will have none, use ``by="row"`` or ``"inputs"``. For
         new metals that the sources know, ``by=table["metal"], paired=True``
+    refit : fit again without each observation on which theta hangs, as `leave_out` does: with a dozen of them beside many sources
+        up to a dozen times the time, and worth it
     options : for `fit`
 
     Returns
@@ -232,14 +239,14 @@ def fit_best(
     posteriors = {
         name: fit_whole(model, data, seed=seed, progress=progress, **options) for name, model in chosen.items()
     }
-    found = stack(posteriors, target, by, paired=paired)
+    found = stack(posteriors, target, by, paired=paired, refit=refit)
     if progress:
         table = found.comparison.drop(columns=["rank", "elpd_loo", "scale"], errors="ignore")
         print(f"Left-out observations of {target!r}, the best model first:\n{table.round(3).to_string()}")
         if (found.comparison["pareto_k"] > 1.0).any():
             print(
                 "A pareto_k above 1: single rows are far from what is expected of them, or theta hangs on them. Which they are, "
-                f"and what they decide, btl.pointwise(stack.posteriors, {target!r}) tells."
+                f"and what they decide, btl.pointwise(stack.posteriors, {target!r}) tells; refit=True leaves them out by fits."
             )
         if by is None and data.repeated:
             print(_of_repeated(data))
@@ -303,6 +310,7 @@ def transfer_report(
     model: Model | None = None,
     by: Groups = None,
     paired: bool = False,
+    refit: bool = False,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -313,8 +321,8 @@ def transfer_report(
     ----------
     target : the task to be predicted; the others are its sources
     model : the transfer model; `MultiTask` by default. In a `Difference` the parents of a source that is left out take its place
-    by, paired : what is left out with each observation of the target when it is predicted, as `leave_out` takes them, but
-        no label for each observation; by default it alone
+    by, paired, refit : what is left out with each observation of the target when it is predicted, and how, as `leave_out` takes
+        them, but no label for each observation; by default it alone
     options : for `fit`
 
     Returns
@@ -346,7 +354,7 @@ def transfer_report(
     def left(tasks: tuple[str, ...]) -> tuple[Posterior, xr.Dataset]:
         own = SingleTask(model.kernel) if len(tasks) == 1 else model.of_tasks(tasks)
         posterior = fit_whole(own, data.select(tasks), seed=seed, progress=progress, **options)
-        return posterior, left_out_scores(posterior, by, target, paired, crps=False)
+        return posterior, left_out_scores(posterior, by, target, paired, refit=refit, crps=False)
 
     together, whole = left(data.names)
     correlation = together.task_correlation()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,10 +13,12 @@ import pandas as pd
 import torch
 import xarray as xr
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from bayestl.cavity import LeftOut, laws, left_out
 from bayestl.columns import labels_of
 from bayestl.errors import DataError, listed, notice
+from bayestl.fitting import fit_whole
 from bayestl.likelihoods.predictive import Predictive, mixed
 from bayestl.materials import Sight
 from bayestl.models.problem import Problem
@@ -24,6 +28,7 @@ from bayestl.regression import Regression
 from bayestl.scoring import Scores
 
 Groups = str | Sequence[Any] | pd.Series | None  # what is left out together: see `leave_out`
+UNRELIABLE = 0.7  # k-hat of weights
 ENOUGH = 32  # draws of theta from which importance weights can be smoothed
 FEW = 400  # rows, of fewer of which single ones have a say in theta
 # Operations that the factorisations may take: up to 256 draws where they are cheap, and just enough where they are dear.
@@ -32,7 +37,9 @@ NEARLY = 0.1  # of the evidence bound, to which their sites settle: log densitie
 SETTLING = 8  # factorisations of each draw where sites must settle
 
 
-def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = None, paired: bool = False) -> xr.Dataset:
+def leave_out(
+    posterior: Posterior, by: Groups = None, *, task: str | None = None, paired: bool = False, refit: bool = False
+) -> xr.Dataset:
     """Judge every observation by what all other rows say of it, without refitting.
 
     The functions are conditioned on the other rows exactly (on a condensed table as exactly as its inducing pairs allow, on
@@ -51,12 +58,14 @@ def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = Non
     task : judge only the observations of this task
     paired : leave out only this task's observations of a group: what other tasks say of it stays known, as where predictions
         are wanted for materials that the sources know (with ``by=None`` it does anyway)
+    refit : fit again without each group whose weights are unreliable (``pareto_k`` above 0.7), with the posterior's method and
+        seed: as many fits as there are such groups. With a dozen rows beside many sources that may decide which model is best
 
     Returns
     -------
     xarray.Dataset
         As `Posterior.score`, with ``pareto_k`` beside it (above 0.7: the row has so much say in theta that its weights are
-        unreliable; NaN where too few draws of theta were used to tell) and the coordinate ``group``.
+        unreliable; NaN where too few draws of theta were used to tell; 0 after a refit) and the coordinate ``group``.
 
     Raises
     ------
@@ -75,7 +84,7 @@ def leave_out(posterior: Posterior, by: Groups = None, *, task: str | None = Non
     >>> scored.sizes["row"]
     3
     """
-    return left_out_scores(posterior, by, task, paired)
+    return left_out_scores(posterior, by, task, paired, refit=refit)
 
 
 def left_out_scores(
@@ -84,6 +93,7 @@ def left_out_scores(
     task: str | None = None,
     paired: bool = False,
     *,
+    refit: bool = False,
     crps: bool = True,
     regression: Regression | None = None,
 ) -> xr.Dataset:
@@ -120,9 +130,33 @@ def left_out_scores(
     weights = _weights_of_learned(posterior, regression, codes, wanted)
     for sight in posterior.sights(codes, wanted, regression):
         k[sight.chosen] = _judge(posterior, sight, codes, out, crps, weights)[sight.chosen]
+    if refit:
+        _fit_without(posterior, codes, np.unique(codes[wanted & (k > UNRELIABLE)]), wanted, out, k, crps)
     scored = out.labelled()
     scored["pareto_k"] = ("row", k)
     return scored.assign_coords(group=("row", labels)).isel(row=np.flatnonzero(wanted))
+
+
+def _fit_without(
+    posterior: Posterior, codes: NDArray[np.int64], groups: NDArray[np.int64], wanted: NDArray[np.bool_], out: Scores,
+    k: NDArray[np.float64], crps: bool,
+) -> None:  # fmt: skip
+    """Judge the observations of some groups by fits without each; where a task has no others, its judgement stays."""
+    data, record = posterior.data, posterior.record
+    shown = sys.stderr.isatty()
+    for group in tqdm(groups, desc="leave out: fits", leave=False, delay=2.0, disable=not shown):
+        own = codes == group
+        if len(np.unique(data.task_index[~own])) < len(data.tasks):
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of single fits, whose like was said of the whole
+            rest = fit_whole(
+                posterior.model, data.where(~own), method=record.method, seed=record.seed, progress=False
+            )  # fmt: skip
+        for t in np.unique(data.task_index[own & wanted]):
+            rows = np.flatnonzero(own & wanted & (data.task_index == t))
+            out.put(rows, *rest.measured_law(data, int(t), rows), crps=crps)
+            k[rows] = 0.0
 
 
 Weights = tuple[torch.Tensor, torch.Tensor]  # of the draws for each group (S, groups), and k-hat (groups)

@@ -118,7 +118,7 @@ def mixed_trial(model, trial):
     for t in range(4):
         index = torch.from_numpy(np.flatnonzero(empty.task_index == t))
         rows, p = problem.rows(t, index), problem.parameters_of(theta, t)
-        noise = problem.measurement_noise(theta, t, rows, seen=True)
+        noise = problem.measurement_noise(theta, t, rows)
         own = f[:60][problem.points.output == t][None, :, None]
         values[index.numpy()] = empty.tasks[t].likelihood.draw(own, noise, rows, p, generator)[0].numpy()
     data = dataclasses.replace(empty, values=values)

@@ -200,7 +200,7 @@ def test_log_likelihood_is_leave_one_out(posterior, data):
     mean, cov = without._marginals(without._inputs(only)[1], task)
     mean, problem = mean[..., 0], posterior._problem
     rows = problem.rows(task, torch.tensor([i]))
-    variance = cov[:, 0, 0, 0] + problem.measurement_noise(posterior.theta, task, rows, seen=True)[:, 0]
+    variance = cov[:, 0, 0, 0] + problem.measurement_noise(posterior.theta, task, rows)[:, 0]
     scale, location = posterior.scaling.scale[data.task_index[i]], posterior.scaling.location[data.task_index[i]]
     expected = scipy.stats.norm.logpdf(
         data.values[i], mean[:, 0].numpy() * scale + location, np.sqrt(variance.numpy()) * scale
@@ -214,10 +214,19 @@ def test_score_agrees_with_predict(posterior):
     for i in range(12):
         row = test.to_frame().iloc[[i]]
         level = float(score["pit"][i])
-        if np.isnan(test.errors[i]) and 1e-6 < level < 1 - 1e-6:
+        t = int(test.task_index[i])
+        if not np.isnan(test.errors[i]) or not 1e-6 < level < 1 - 1e-6:
+            continue
+        if posterior._problem.known_share[t] == 0:
             quantile = posterior.predict(row, task=row["task"].iloc[0], quantiles=[level])["quantile"]
             assert float(quantile[0, 0]) == pytest.approx(test.values[i], abs=1e-6)
-    i = int(np.flatnonzero(np.isnan(test.errors))[0])
+        else:  # where errors of some rows are known, its noise is that of those without
+            mean, cov = posterior._marginals(posterior._inputs(row)[1], t)
+            noise = posterior._mixed["noise"][:, posterior._problem.layout.noisy.index(t)]
+            y = (test.values[i] - posterior.scaling.location[t]) / posterior.scaling.scale[t]
+            below = torch.special.ndtr((y - mean[:, 0, 0]) / (cov[:, 0, 0, 0] + noise**2).sqrt()).mean()
+            assert level == pytest.approx(float(below), abs=1e-6)
+    i = int(np.flatnonzero(np.isnan(test.errors) & (np.array(posterior._problem.known_share)[test.task_index] == 0))[0])
     row = test.to_frame().iloc[[i]]
     draws = posterior.sample(row, row["task"].iloc[0], draws=8000, noise=True).values[:, 0]
     crps = (

@@ -364,6 +364,32 @@ def test_repeated_draws_are_smoothed_as_well():
     assert torch.isfinite(k).all()
 
 
+def test_rows_are_left_out_by_fits_where_weights_are_unreliable(monkeypatch):
+    """Those rows as fits without them say, the others as before; whole groups too."""
+    data = related(sources=12, targets=5)
+    posterior = btl.fit(btl.MultiTask(), data, seed=3, progress=False)
+    before = btl.leave_out(posterior, task="target")
+    middle = float(before["pareto_k"].median())
+    monkeypatch.setattr("bayestl.crossvalidation.UNRELIABLE", middle)
+    found = btl.leave_out(posterior, task="target", refit=True)
+    again = (before["pareto_k"] > middle).values
+    assert 0 < again.sum() < len(again)
+    own = np.flatnonzero(data.task_index == data.index_of("target"))
+    for i, fitted in zip(own, again, strict=True):
+        place = list(own).index(i)
+        if fitted:
+            rest = btl.fit(btl.MultiTask(), data.where(np.arange(len(data)) != i), seed=3, progress=False)
+            told = rest.score(data.select(["target"]).where(np.arange(len(own)) == place)).isel(row=0)
+            assert float(found["pareto_k"][place]) == 0.0
+        else:
+            told = before.isel(row=place)
+        for name in ("log_density", "mean", "crps", "pit"):
+            assert float(found[name][place]) == pytest.approx(float(told[name]), rel=1e-9)
+    monkeypatch.setattr("bayestl.crossvalidation.UNRELIABLE", -np.inf)
+    tables = [btl.compare({"a": posterior}, "target", by=by, refit=True) for by in (None, "row")]
+    assert all(table["bad_k"].iloc[0] == 0 for table in tables)
+
+
 def test_reweighting_corrects(helped):
     """Draws of a normal that is off and too wide, with the log ratios that they then have, are weighed into the right one."""
     posterior, size = helped["multitask"], 256
