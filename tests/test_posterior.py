@@ -21,6 +21,7 @@ from bayestl import storage
 from bayestl.archive import prior_draws
 from bayestl.fewshot import alike, widen
 from bayestl.likelihoods.base import Rows
+from bayestl.likelihoods.numeric import NOISE_FLOOR
 from bayestl.models.problem import Problem
 from bayestl.scaling import Pairs, Scaling
 
@@ -208,31 +209,43 @@ def test_log_likelihood_is_leave_one_out(posterior, data):
     np.testing.assert_allclose(ours[:, i], expected, rtol=1e-7, atol=1e-7)
 
 
-def test_score_agrees_with_predict(posterior):
-    test = table(12, seed=9)
+def test_scores_of_values_without_an_error_are_those_of_the_mixture(posterior):
+    """The noise is that of the rows without an error, of those that the fit saw."""
+    test, problem = table(12, seed=9), posterior._problem
     score = posterior.score(test)
-    for i in range(12):
-        row = test.to_frame().iloc[[i]]
-        level = float(score["pit"][i])
-        t = int(test.task_index[i])
-        if not np.isnan(test.errors[i]) or not 1e-6 < level < 1 - 1e-6:
-            continue
-        if posterior._problem.known_share[t] == 0:
-            quantile = posterior.predict(row, task=row["task"].iloc[0], quantiles=[level])["quantile"]
-            assert float(quantile[0, 0]) == pytest.approx(test.values[i], abs=1e-6)
-        else:  # where errors of some rows are known, its noise is that of those without
-            mean, cov = posterior._marginals(posterior._inputs(row)[1], t)
-            noise = posterior._mixed["noise"][:, posterior._problem.layout.noisy.index(t)]
-            y = (test.values[i] - posterior.scaling.location[t]) / posterior.scaling.scale[t]
-            below = torch.special.ndtr((y - mean[:, 0, 0]) / (cov[:, 0, 0, 0] + noise**2).sqrt()).mean()
-            assert level == pytest.approx(float(below), abs=1e-6)
-    i = int(np.flatnonzero(np.isnan(test.errors) & (np.array(posterior._problem.known_share)[test.task_index] == 0))[0])
-    row = test.to_frame().iloc[[i]]
-    draws = posterior.sample(row, row["task"].iloc[0], draws=8000, noise=True).values[:, 0]
+    for i in np.flatnonzero(np.isnan(test.errors)):
+        t, row = int(test.task_index[i]), test.to_frame().iloc[[i]]
+        mean, cov = posterior._marginals(posterior._inputs(row)[1], t)
+        noise = posterior._mixed["noise"][:, problem.layout.noisy.index(t)].square() + NOISE_FLOOR
+        mean, std = mean[:, 0, 0], (cov[:, 0, 0, 0] + noise).sqrt()
+        location, scale = posterior.scaling.location[t], posterior.scaling.scale[t]
+        y = (test.values[i] - location) / scale
+        assert float(score["pit"][i]) == pytest.approx(float(torch.special.ndtr((y - mean) / std).mean()), abs=1e-9)
+    z = np.random.default_rng(1).standard_normal((200, len(mean)))
+    draws = location + scale * (mean.numpy() + std.numpy() * z).ravel()
     crps = (
         np.abs(draws - test.values[i]).mean() - np.abs(draws - np.random.default_rng(0).permutation(draws)).mean() / 2
     )
     assert float(score["crps"][i]) == pytest.approx(crps, abs=0.05 * draws.std())
+
+
+@pytest.mark.parametrize("model", [btl.MultiTask(), btl.LatentTask(), btl.Difference.chain("a", "b", "c")], ids=repr)
+def test_score_agrees_with_predict(model):
+    """Where no errors are known a measured value is the quantile that its score says."""
+
+    def read(rows, seed):
+        frame = table(rows, seed=seed).to_frame().drop(columns="error")
+        return btl.TaskData.from_long(
+            frame, inputs=["x0", "x1", "phase"], task="task", value="value", tasks=["a", "b", "c"]
+        )
+
+    posterior, test = btl.fit(model, read(24, 0), method="map", progress=False), read(12, 9)
+    levels = posterior.score(test)["pit"].values
+    for i, level in enumerate(levels):
+        row = test.to_frame().iloc[[i]]
+        if 1e-6 < level < 1 - 1e-6:
+            quantile = posterior.predict(row, task=row["task"].iloc[0], quantiles=[level])["quantile"]
+            assert float(quantile[0, 0]) == pytest.approx(test.values[i], abs=1e-6)
 
 
 def test_wrong_questions_are_answered_clearly(posterior):
