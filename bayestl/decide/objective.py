@@ -104,8 +104,8 @@ class Objective:
         """Whether u is no straight line of the only function, and whether it ends in one value that none is better than."""
         at = torch.linspace(-FARTHEST, FARTHEST, 25).double() * self.sign
         steps = (self.function(at.expand(worlds, -1).unsqueeze(-1)) * self.sign).diff(dim=-1)
-        bent = bool((steps.diff(dim=-1).abs() > 1e-9 * steps.amax()).any())
-        return bent, bool((steps[..., -1] == 0).any())
+        straight = steps.diff(dim=-1).abs() <= 1e-9 * steps.amax()  # not where it is infinite at an end
+        return not bool(straight.all()), bool((steps[..., -1] == 0).any())
 
 
 class Sight(NamedTuple):
