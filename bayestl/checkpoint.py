@@ -79,10 +79,7 @@ class Checkpoint:
 
     def expect_sums(self, theta: Theta, pairs: Pairs) -> None:
         """Tell under which draws of theta, and at which pairs, the sums are: a fit that is interrupted leaves others."""
-        digest = hashlib.sha256(repr(list(theta)).encode())
-        for array in (*theta.values(), pairs.x, pairs.output):
-            digest.update(np.ascontiguousarray(array.numpy()).tobytes())
-        self.summed = digest.hexdigest()
+        self.summed = _digest(list(theta), [own.numpy() for own in (*theta.values(), pairs.x, pairs.output)])
 
     def write_sums(self, total: tuple[Any, ...], parts: int) -> None:
         """Note the sums over the first `parts` parts."""
@@ -126,7 +123,11 @@ def _fingerprint(model: Model, data: TaskData, options: tuple[Any, ...]) -> str:
     described = None if data.descriptors is None else data.descriptors.to_csv()
     parts = [] if data.parts is None else [mark_of(loader) for loader in data.parts.loaders]
     whole = (archive.describe(model), options, data.inputs, data.tasks, data.counts.tolist(), described, parts)
-    digest = hashlib.sha256(repr(whole).encode())
-    for array in (data.x, data.task_index, data.values, data.errors, data.details):
+    return _digest(whole, [data.x, data.task_index, data.values, data.errors, data.details])
+
+
+def _digest(said: Any, arrays: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256(repr(said).encode())
+    for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

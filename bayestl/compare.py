@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayestl.columns import SHARED
-from bayestl.crossvalidation import Groups, left_out_scores
+from bayestl.crossvalidation import UNRELIABLE, Groups, left_out_scores
 from bayestl.errors import DataError, listed
 from bayestl.export import for_plot_compare
 from bayestl.fitting import fit_whole
@@ -76,7 +76,7 @@ def compare(
             "elpd_diff": gap.sum(), "dse": 0.0 if i == best else len(density) * standard_error(gap, groups),
             "weight": weights[i], **_brief(own),
             "pareto_k": float(np.nanmax(k)) if np.isfinite(k).any() else np.nan,
-            "bad_k": int((k > 0.7).sum()) if np.isfinite(k).any() else None,
+            "bad_k": int((k > UNRELIABLE).sum()) if np.isfinite(k).any() else None,
         }  # fmt: skip
     table = pd.DataFrame(lines).T.sort_values("elpd", ascending=False).rename_axis("model").astype({"bad_k": float})
     if table["bad_k"].notna().all():

@@ -59,7 +59,8 @@ def leave_out(
     paired : leave out only this task's observations of a group: what other tasks say of it stays known, as where predictions
         are wanted for materials that the sources know (with ``by=None`` it does anyway)
     refit : fit again without each group whose weights are unreliable (``pareto_k`` above 0.7), with the posterior's method and
-        seed: as many fits as there are such groups. With a dozen rows beside many sources that may decide which model is best
+        seed: as many fits as there are such groups. With a dozen rows beside many sources that may decide which model is best.
+        A group that holds all rows of a task is judged as before, and named
 
     Returns
     -------
@@ -70,7 +71,7 @@ def leave_out(
     Raises
     ------
     DataError
-        For labels of groups that do not fit the observations.
+        For labels of groups that do not fit the observations, and to `refit` a table that is not in memory.
     ValueError
         Where `paired` is asked for without a `task`.
 
@@ -143,10 +144,15 @@ def _fit_without(
 ) -> None:  # fmt: skip
     """Judge the observations of some groups by fits without each; where a task has no others, its judgement stays."""
     data, record = posterior.data, posterior.record
-    shown = sys.stderr.isatty()
+    if posterior.inducing is not None and posterior.inducing.rows > len(data):
+        raise DataError(
+            "refit=True needs all rows, and the table is larger than memory. Hold rows out: posterior.score(test)."
+        )
+    shown, kept = sys.stderr.isatty(), list[int]()
     for group in tqdm(groups, desc="leave out: fits", leave=False, delay=2.0, disable=not shown):
         own = codes == group
         if len(np.unique(data.task_index[~own])) < len(data.tasks):
+            kept += data.rows[own & wanted].tolist()
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of single fits, whose like was said of the whole
@@ -157,6 +163,8 @@ def _fit_without(
             rows = np.flatnonzero(own & wanted & (data.task_index == t))
             out.put(rows, *rest.measured_law(data, int(t), rows), crps=crps)
             k[rows] = 0.0
+    if kept:
+        notice(f"Rows {listed(kept)} are not left out by a fit: without them a task has no rows. Their weights decide.")
 
 
 Weights = tuple[torch.Tensor, torch.Tensor]  # of the draws for each group (S, groups), and k-hat (groups)

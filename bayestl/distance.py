@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-ROUNDED = 1e-6  # of an input's range, that is no difference
+ROUNDED = 1e-6  # of an input's range, no difference to a kernel; rows and candidates are told apart by `columns.DIGITS`
 FAR_OUT = 1e6  # squared distance from the mean, in length scales, from which sums of squares lose what matters between other rows
 
 

@@ -61,8 +61,8 @@ class Objective:
         """Offset and weights."""
         if self.rising:
             return torch.zeros_like(mean[..., 0]), torch.full_like(mean, self.sign)
-        size = cov.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-12)
-        factor = torch.linalg.cholesky_ex(cov + 1e-9 * size[..., None, None] * torch.eye(mean.shape[-1]).double())[0]
+        typical = cov.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-12)
+        factor = torch.linalg.cholesky_ex(cov + 1e-9 * typical[..., None, None] * torch.eye(mean.shape[-1]).double())[0]
         level, slope = torch.zeros_like(mean[..., 0]), torch.zeros_like(mean)
         for e in normal_cloud(CLOUD, mean.shape[-1]):
             u = self.sign / self.size * self.function(mean + factor @ e) / CLOUD
