@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from bayestl.decide.search import Search
 
 
+STEP = 0.01  # of the objective, over which slopes are told
+
+
 def said(value: float) -> str:
     """A number to three digits, without an exponent where it is of a usual size."""
     rounded = float(f"{value:.3g}")
@@ -38,10 +41,10 @@ class Report:
             return view.variance.mean()
         return torch.einsum("wa,wab,wb->w", self.judge.share, view.covariance, self.judge.share).mean()
 
-    def _steepness(self, at: Float[Tensor, "W N"], step: Tensor) -> float:
+    def _steepness(self, at: Float[Tensor, "W N"]) -> float:
         """Units of the target for one of the objective, about some of its values."""
-        ends = [self.search.objective.observable(at + side * step.clamp_min(1e-9)) for side in (1, -1)]
-        return float(((ends[0] - ends[1]).abs() / (2 * step.clamp_min(1e-9))).mean())
+        ends = [self.search.objective.observable(at + side * STEP) for side in (1, -1)]
+        return float(((ends[0] - ends[1]).abs() / (2 * STEP)).mean())
 
     def _scale(self, r: int, view: Sight, best: Float[Tensor, " W"]) -> float:
         """Units of the target for one of the gain: the slope of the chord from the best so far to where the gain arises."""
@@ -50,7 +53,7 @@ class Report:
             return objective.size
         if self.search.hit:
             assert self.judge.level is not None
-            return self._steepness(self.judge.level[: len(best)], torch.full_like(best[:, None], 0.01))
+            return self._steepness(self.judge.level[: len(best)])
         if self.search.score == "expected_improvement":
             rise, weight = acquisition.improvements(own.own, own.own_variance.sqrt(), best[:, None])
         else:
@@ -60,7 +63,7 @@ class Report:
             best = mean.amax(-1)
             rise, weight = acquisition.rises(mean, slope[:, : mean.shape[-1]])
         if not torch.isfinite(weight).any():
-            return self._steepness(best[:, None], torch.full_like(best[:, None], 0.01))
+            return self._steepness(best[:, None])
         chord = (objective.observable(best[:, None] + rise) - objective.observable(best[:, None])).abs() / rise
         share = weight.flatten().softmax(0).reshape(weight.shape)
         return float((share * torch.where(share > 0, chord, 0.0)).sum())
@@ -79,9 +82,7 @@ class Report:
                     what = f"expected to bring {objective.name} {said(gain)}{unit} closer to what is wanted"
             case "variance":
                 before = float(self._total(view))
-                scale = self._steepness(
-                    view.mean, view.variance.sqrt()
-                )  # the same everywhere, but where functions are told apart
+                scale = self._steepness(view.mean)  # the same everywhere: what is learned is straight
                 gain = scale * (before**0.5 - max(before - gain, 0.0) ** 0.5)
                 what = f"expected to lower the standard deviation of {objective.name} by {said(gain)}{unit}"
             case "entropy":
@@ -95,7 +96,7 @@ class Report:
             case _:
                 value = self.judge.utility(own, std**2) if search.score == "thompson" else self.judge.bound(own, std)
                 if search.hit:
-                    gain = float((value - best[:, None]).mean()) * self._steepness(own, std)
+                    gain = float((value - best[:, None]).mean()) * self._steepness(own)
                 else:
                     gain = objective.sign * float(
                         (objective.observable(value) - objective.observable(best[:, None])).mean()
